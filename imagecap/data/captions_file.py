@@ -1,0 +1,181 @@
+"""Reading captions.json: from a file to rows whose every field has been checked. No picture is touched here."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagecap.config import DataSettings
+from imagecap.data.language import language_of
+from imagecap.data.records import Caption, Language, Problem, Split
+from imagecap.data.splits import split_named
+from imagecap.errors import ImageCapError
+
+CAPTIONS_FILE = "captions.json"
+
+_COLUMNS = frozenset({"image", "caption", "split", "language", "prompt"})
+_LANGUAGES: dict[str, Language] = {
+    "en": "en",
+    "english": "en",
+    "zh": "zh",
+    "chinese": "zh",
+    "中文": "zh",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A good row of captions.json.
+
+    Attributes:
+        number: position in the list, from 1.
+        image: the name as written.
+        split: None where the row has none.
+        caption: with language and prompt filled in.
+    """
+
+    number: int
+    image: str
+    split: Split | None
+    caption: Caption
+
+
+def read_rows(file: Path, settings: DataSettings) -> tuple[list[Row], list[Problem]]:
+    """Check every row of a captions.json.
+
+    Raises:
+        ImageCapError: there is no such file, it is not JSON (names line and column), or it holds no list of rows.
+    """
+    values = _read_json(file)
+    if not isinstance(values, list):
+        raise ImageCapError(
+            f'{file} must hold a list of rows such as {{"image": "a.jpg", "caption": "…"}}, not {_kind(values)}'
+        )
+    if not values:
+        raise ImageCapError(f"{file} has no rows")
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for number, value in enumerate(values, 1):
+        row = _check_row(number, value, settings)
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            problems.extend(row)
+    return rows, problems
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        raise ImageCapError(
+            f"{file} is missing; a data folder holds captions.json and a folder images/ with the pictures"
+        ) from None
+    except OSError as error:
+        raise ImageCapError(f"{file} cannot be read: {error.strerror}") from None
+    encoding = json.detect_encoding(raw)  # UTF-8, or UTF-16/32, with or without a byte order mark
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ImageCapError(f"{file} is not {encoding.upper()} text (line {line}); save it as UTF-8") from None
+    if not text.strip():
+        raise ImageCapError(f"{file} is empty; it must hold a list of rows")
+    try:
+        # NaN, which pandas writes into an empty cell, reads as null.
+        return json.loads(text, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        hint = ""
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+            hint = "; one object a line (JSON Lines) is not read: put the rows in one list [ …, … ]"
+        raise ImageCapError(
+            f"{file} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}{hint}"
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ImageCapError(f"{file} cannot be read as JSON: {error}") from None
+
+
+def _check_row(number: int, value: Any, settings: DataSettings) -> Row | list[Problem]:
+    """The row, or all that is wrong with its fields."""
+    if not isinstance(value, dict):
+        return [Problem(number, None, f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}')]
+    messages: list[str] = []
+    image = _text(value, "image", messages)
+    text = _text(value, "caption", messages)
+    optional: dict[str, str | None] = {}
+    for column in ("split", "language", "prompt"):
+        absent = value.get(column) in (None, "")  # an empty cell, as tables write it
+        optional[column] = None if absent else _text(value, column, messages)
+
+    split: Split | None = None
+    if optional["split"]:
+        split = split_named(optional["split"])
+        if split is None:
+            messages.append(f'split is "{_short(optional["split"])}"; write train, val, validation or test')
+    language: Language = language_of(text or "")
+    if optional["language"]:
+        named = _language_named(optional["language"])
+        if named is None:
+            messages.append(f'language is "{_short(optional["language"])}"; write en or zh')
+        else:
+            language = named
+
+    extra = {name: content for name, content in value.items() if name not in _COLUMNS}
+    if extra and not _is_unicode(json.dumps(extra, ensure_ascii=False)):
+        messages.append("a further column holds half a character (a lone surrogate \\ud800 … \\udfff)")
+    if messages or image is None or text is None:
+        shown = image if image is not None and _is_unicode(image) else None
+        return [Problem(number, shown, message) for message in messages]
+    prompt = optional["prompt"] or (settings.prompt_zh if language == "zh" else settings.prompt_en)
+    return Row(number, image, split, Caption(text.strip(), language, prompt, extra))
+
+
+def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
+    """A field that must be text with something in it; what is wrong with it goes to `messages`."""
+    if column not in row:
+        messages.append(f'the row has no "{column}"')
+        return None
+    value = row[column]
+    if not isinstance(value, str):
+        hint = "; write one row per caption" if column == "caption" and isinstance(value, list) else ""
+        messages.append(f"{column} must be text, not {_kind(value)}{hint}")
+        return None
+    if not value.strip():
+        messages.append(f"{column} is empty")
+        return None
+    if not _is_unicode(value):
+        messages.append(f"{column} holds half a character (a lone surrogate \\ud800 … \\udfff)")
+        return None
+    return value
+
+
+def _language_named(name: str) -> Language | None:
+    """Accepts codes with a region, such as `zh-CN` and `en_US`, and the languages' own names."""
+    return _LANGUAGES.get(re.split(r"[-_]", name.strip().lower())[0])
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,120 @@
+"""The user's folder of captioned pictures: read, checked in every row and picture, grouped and split.
+
+The folder holds `captions.json`, a list of rows `{"image": "a.jpg", "caption": "…"}`, and the pictures in `images/`.
+Optional columns of a row: `split`, `language`, `prompt`; any other is kept in `Caption.extra`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import CAPTIONS_FILE, Row, read_rows
+from imagecap.data.grouping import Repeats, digest_files, rows_by_file, stop_on_errors
+from imagecap.data.image_folder import read_image_folder
+from imagecap.data.picture_files import PictureFinder
+from imagecap.data.records import Caption, Language, Problem, Sample, Split, problem_lines
+from imagecap.data.splits import check_fractions, require_training, split_of
+from imagecap.errors import ImageCapError
+
+__all__ = [
+    "Caption",
+    "Language",
+    "Problem",
+    "Sample",
+    "Split",
+    "problem_lines",
+    "read_captions",
+    "read_image_folder",
+]
+
+IMAGES_FOLDER = "images"
+
+
+def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[list[Sample], list[Problem]]:
+    """Read the data folder; every row is checked and every picture decoded once before anything is returned.
+
+    Pictures come in the order of their first row. Two files with the same content are two samples, but always in
+    the same split, and a caption that both have is used once.
+
+    Args:
+        settings: `on_bad_data` decides whether errors stop or leave out what they concern; `language` keeps only
+            captions in one language, after everything has been checked.
+        folder: in place of `settings.data_path`.
+
+    Returns:
+        the samples, and the problems: errors (with `on_bad_data` = "skip" only) and warnings.
+
+    Raises:
+        ImageCapError: the data has errors and `on_bad_data` is "stop" (the message lists the first of them); or
+            captions.json or images/ is missing or unreadable as a whole; or nothing is left to train on.
+    """
+    check_fractions(settings)
+    folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
+    if not folder.is_dir():
+        raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
+    file, images = folder / CAPTIONS_FILE, folder / IMAGES_FOLDER
+    rows, problems = read_rows(file, settings)
+    if not images.is_dir():
+        raise ImageCapError(f"{images} is missing; the pictures that {CAPTIONS_FILE} names lie in it")
+
+    by_file, missing = rows_by_file(rows, PictureFinder(images))
+    digests, unreadable = digest_files(by_file, settings, str)
+    splits, conflicts = _explicit_splits(by_file, digests)
+    problems = sorted([*problems, *missing, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
+    stop_on_errors(problems, file, settings)
+
+    samples: list[Sample] = []
+    repeats = Repeats()
+    found: dict[str, int] = {}
+    for path, digest in digests.items():
+        if digest in conflicts:
+            continue
+        for row in by_file[path]:
+            found[row.caption.language] = found.get(row.caption.language, 0) + 1
+        captions = repeats.captions(
+            digest, (row for row in by_file[path] if settings.language in ("all", row.caption.language))
+        )
+        if captions:
+            split = splits.get(digest) or split_of(digest, settings)
+            samples.append(Sample(by_file[path][0].image, path, digest, split, captions))
+    problems += repeats.problems()
+    if not samples:
+        _raise_nothing_left(file, settings, found, problems)
+    require_training(samples, settings)
+    return samples, problems
+
+
+def _explicit_splits(
+    by_file: Mapping[Path, Sequence[Row]], digests: Mapping[Path, str]
+) -> tuple[dict[str, Split], dict[str, Problem]]:
+    """The splits that rows name, and the pictures whose rows disagree, both by digest.
+
+    By content, not by name: a copy under another name in another split would leak the test into the training.
+    """
+    splits: dict[str, Split] = {}
+    first: dict[str, Row] = {}
+    conflicts: dict[str, Problem] = {}
+    for path, digest in digests.items():
+        for row in by_file[path]:
+            if row.split is None:
+                continue
+            earlier = first.setdefault(digest, row)
+            splits[digest] = splits.get(digest, row.split)
+            if splits[digest] != row.split and digest not in conflicts:
+                same = "" if earlier.image == row.image else f" for {earlier.image}, which has the same pixels"
+                conflicts[digest] = Problem(
+                    row.number,
+                    row.image,
+                    f"the row puts the picture into {row.split}, but row {earlier.number} says {earlier.split}{same}",
+                )
+    return splits, conflicts
+
+
+def _raise_nothing_left(
+    file: Path, settings: DataSettings, found: Mapping[str, int], problems: Sequence[Problem]
+) -> None:
+    if found:
+        counts = ", ".join(f"{count} in {language}" for language, count in sorted(found.items()))
+        raise ImageCapError(f"{file} has no captions with language = {settings.language} ({counts})")
+    raise ImageCapError(f"{file} has no usable row:\n{problem_lines(problems)}")

@@ -1,0 +1,230 @@
+"""Reading one picture, whatever kind it is, as plain RGB pixels: the only door by which pictures come in.
+
+Nothing here changes Pillow's global state, so every function may be called from many threads at once.
+"""
+
+import hashlib
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from imagecap.errors import ImageCapError
+
+# Raster formats only. Pillow can also open EPS by running Ghostscript and formats that it merely guesses from a
+# loose header (TGA, PCX, …): neither belongs in a path that reads other people's files.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+
+# Encoders resize by the shorter side: a picture of 1 x 60,000 would become 224 x 13,000,000 pixels there.
+MAX_ASPECT_RATIO = 100
+
+# Warnings of Pillow say what the errors below say better, or what does not matter here (odd EXIF, palettes).
+# A filter and not `catch_warnings`, since that one is not safe with threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_STRIP_PIXELS = 1 << 20
+
+
+class PictureError(ImageCapError):
+    """A picture that cannot be used.
+
+    `reason` is the end of a sentence that starts with the name of the file: "is truncated or damaged (…)".
+    """
+
+    def __init__(self, reason: str, name: str = "the picture") -> None:
+        super().__init__(f"{name} {reason}")
+        self.reason = reason
+
+
+def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
+    """Decode a picture file into RGB.
+
+    EXIF orientation is applied; transparent parts lie on white; of an animation the first frame counts; 16-bit grey
+    is scaled to 8 bits. The result carries no EXIF, GPS or other metadata.
+
+    Args:
+        source: a file, or the content of one.
+        max_pixels: width x height above this is refused on the header alone, before anything is decoded.
+
+    Raises:
+        PictureError: the file is missing, empty, truncated, not a picture, or of absurd size. It is an
+            `ImageCapError` and names the file, or "the picture" where `source` is bytes.
+    """
+    try:
+        with open_image(source, max_pixels) as opened:
+            return decode_image(opened)
+    except PictureError as error:
+        if isinstance(source, bytes):
+            raise
+        raise PictureError(error.reason, str(source)) from error
+
+
+def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header only and check it; see `load_image`. The caller closes what it gets."""
+    if isinstance(source, bytes):
+        head, size = source[:64], len(source)
+    else:
+        head, size = _head_of(source)
+    if size == 0:
+        raise PictureError("is empty (0 bytes)")
+    try:
+        opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+    except UnidentifiedImageError:
+        raise PictureError(_why_unidentified(head)) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own limit, above which it opens nothing; max_pixels cannot lift it without global state.
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise PictureError(f"has more than the {limit} pixels that are accepted") from None
+    except Exception as error:  # a damaged header can make a plugin raise anything
+        raise PictureError(_damaged(error)) from error
+    width, height = opened.size
+    reason = None
+    if width * height > max_pixels:
+        reason = f"has {width} x {height} pixels, more than max_image_pixels = {max_pixels}"
+    elif min(width, height) < 1 or max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        reason = f"has {width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other"
+    if reason is not None:
+        opened.close()
+        raise PictureError(reason)
+    return opened
+
+
+def decode_image(opened: ImageFile.ImageFile) -> Image.Image:
+    """Decode an opened picture into upright RGB without metadata; see `load_image`."""
+    try:
+        opened.load()
+        image = to_rgb(opened)
+        turn = _TRANSPOSE.get(_orientation(opened))
+        if turn is not None:
+            image = image.transpose(turn)
+    except PictureError:
+        raise
+    except Exception as error:  # damaged data can make a decoder raise anything
+        raise PictureError(_damaged(error)) from error
+    image.info = {}
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A copy in RGB, transparent parts over white and more than 8 bits scaled to 8; `info` is kept.
+
+    Raises:
+        PictureError: the colour space (such as LAB) has no conversion.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = _scale_to_8_bits(image)
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA")
+        white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, alpha).convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise PictureError(f"has colours of the kind {image.mode}, which cannot be read; save it as RGB") from None
+
+
+def picture_digest(image: Image.Image) -> str:
+    """SHA-256 (hex) of size and RGB pixels: equal for equal pictures, whatever the file's name or metadata."""
+    if image.mode != "RGB":
+        image = to_rgb(image)
+    width, height = image.size
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    rows = max(1, _STRIP_PIXELS // max(width, 1))  # in strips, so that a big picture is not in memory twice
+    for top in range(0, height, rows):
+        digest.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
+    return digest.hexdigest()
+
+
+def thumbnail_jpeg(image: Image.Image, side: int) -> bytes:
+    """A JPEG of at most `side` x `side` pixels, ratio kept, never enlarged, free of any metadata."""
+    small = to_rgb(image)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.info = {}  # Pillow would write a comment or colour profile that it finds here
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=85, optimize=True)
+    return content.getvalue()
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _head_of(path: Path) -> tuple[bytes, int]:
+    """First bytes and size of a file."""
+    try:
+        if not path.is_file():  # also keeps a named pipe from blocking for ever
+            raise PictureError("is not a file" if path.exists() else "does not exist")
+        with path.open("rb") as file:
+            return file.read(64), path.stat().st_size
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from error
+
+
+def _why_unidentified(head: bytes) -> str:
+    """What a file that no decoder wants may be, by its first bytes."""
+    text = head.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the picture itself: run `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, not a picture; perhaps a download that failed"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "is an XML or SVG drawing, not a picture of pixels; save it as PNG"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "is a HEIC picture, which cannot be read; save it as JPEG"
+    signatures = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+    if head.startswith(signatures) or head[4:8] == b"ftyp":
+        return "is truncated or damaged: its header cannot be read"
+    return "is not a picture file (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, …)"
+
+
+def _damaged(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "does not fit in memory"
+    detail = " ".join(str(error).split())[:120]
+    return f"is truncated or damaged ({detail or type(error).__name__})"
+
+
+def _orientation(opened: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is broken: the pixels are still good."""
+    try:
+        value = opened.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # Pillow's EXIF parser raises anything from KeyError to struct.error on odd blocks
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats as 8-bit grey.
+
+    16-bit pictures use their whole range (65,535 is white). The wider kinds carry no range with them, so it is
+    guessed from the values: 0..1 (floats), 0..255, 0..65,535, and otherwise from smallest to largest.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = 0.0, 65535.0
+    if not image.mode.startswith("I;16"):
+        smallest, largest = float(values.min()), float(values.max())
+        if image.mode == "F" and smallest >= 0 and largest <= 1:
+            high = 1.0
+        elif smallest >= 0 and largest <= 255:
+            high = 255.0
+        elif smallest < 0 or largest > 65535:
+            low, high = smallest, max(largest, smallest + 1.0)
+    scaled = (values - low) * (255.0 / (high - low))
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))

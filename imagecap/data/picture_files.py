@@ -1,0 +1,117 @@
+"""From the name that captions.json gives to a file in the pictures' folder, and never to one outside it."""
+
+import os
+import re
+import stat
+import unicodedata
+from pathlib import Path
+
+from imagecap.data.images import PictureError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+# DVC can link the files of a tracked folder to its cache (`dvc config cache.type symlink`). Such a link leads to a
+# name made of the content's own hash, so it cannot be aimed at a file of somebody's choice.
+_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+
+
+class PictureFinder:
+    """Looks up pictures by name below one folder.
+
+    The folder itself may be a link, since whoever set the data up chose where it leads. What captions.json names may
+    not leave it: no `..`, no absolute path, and no link out of the resolved folder, except into a DVC cache.
+    Listings of folders are kept, and made only when a picture is missing, so that a lookup costs a system call or two.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._real_root = os.path.realpath(self.root)
+        self._listings: dict[Path, tuple[dict[str, str], dict[str, str]]] = {}
+
+    def find(self, name: str) -> Path:
+        """The file of a picture: absolute, below the folder's own (unresolved) path.
+
+        A name in another Unicode form (NFC or NFD, as when files came from a Mac) finds its file too.
+
+        Raises:
+            PictureError: the name leaves the folder, or there is no such file; a file that differs in case or
+                extension only is named.
+        """
+        parts = _parts_of(name)
+        written = "/".join(parts)
+        forms = (written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written))
+        for form in dict.fromkeys(forms):
+            path = self._checked(form)
+            if path is not None:
+                return path
+        raise PictureError(f"is not in {self.root.name}/{self._hint(parts)}")
+
+    def _checked(self, relative: str) -> Path | None:
+        """The file, or None if there is none of this name."""
+        path = self.root / relative
+        try:
+            # One lstat per part below the root; resolving the whole path for each picture is ten times as slow.
+            linked = any(stat.S_ISLNK(os.lstat(part).st_mode) for part in (path, *self._folders(path)))
+            mode = path.stat().st_mode
+        except OSError:
+            return None
+        if linked:
+            real = os.path.realpath(path)
+            if os.path.commonpath((real, self._real_root)) != self._real_root and not _DVC_CACHE.search(real):
+                raise PictureError(f"is a link that leaves {self.root.name}/; copy the file into the folder")
+        if not stat.S_ISREG(mode):
+            raise PictureError("is a folder, not a picture" if stat.S_ISDIR(mode) else "is not a regular file")
+        return path
+
+    def _folders(self, path: Path) -> list[Path]:
+        """The folders between the root and `path`."""
+        folders = []
+        while (path := path.parent) != self.root:
+            folders.append(path)
+        return folders
+
+    def _hint(self, parts: list[str]) -> str:
+        """What a missing picture's name may have meant; starts with a punctuation mark unless empty."""
+        inner = "/".join(parts[1:])
+        if inner and parts[0] == self.root.name and os.path.isfile(self.root / inner):  # noqa: PTH113 (long names)
+            return f'; names are relative to that folder: write "{inner}"'
+        by_name, by_stem = self._listing(self.root.joinpath(*parts[:-1]))
+        near = by_name.get(_folded(parts[-1])) or by_stem.get(_folded(Path(parts[-1]).stem))
+        if near:
+            other = "other capitals" if _folded(near) == _folded(parts[-1]) else "another extension"
+            return f'; there is "{near}", with {other}'
+        if os.path.isfile(self.root.parent.joinpath(*parts)):  # noqa: PTH113
+            return "; it lies beside that folder: move it in"
+        return ""
+
+    def _listing(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+        """Names in a folder, by folded name and by folded stem."""
+        if folder not in self._listings:
+            try:
+                names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+            except OSError:
+                names = []
+            by_name = {_folded(name): name for name in reversed(names)}
+            by_stem = {_folded(Path(name).stem): name for name in reversed(names)}
+            self._listings[folder] = by_name, by_stem
+        return self._listings[folder]
+
+
+def _parts_of(name: str) -> list[str]:
+    """The parts of a relative name, `.` and empty ones left out. Refuses what could lead elsewhere."""
+    if name.startswith(("/", "\\")) or _DRIVE.match(name):
+        raise PictureError("has an absolute path; write its name relative to the pictures' folder")
+    if ".." in re.split(r"[/\\]", name):
+        raise PictureError('leaves the pictures\' folder with ".."')
+    if "\\" in name:
+        raise PictureError('has a "\\" in its name; write "/" between folder and file')
+    if "\0" in name:
+        raise PictureError("has a NUL character in its name")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts:
+        raise PictureError("names no file")
+    return parts
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,1 @@
+"""The sample scenes: drawn pictures whose whole truth is known, with captions in English and Chinese."""

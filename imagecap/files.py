@@ -1,0 +1,89 @@
+"""Writing files so that a crash leaves either the old one or the new one, never half of one; reading JSON."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imagecap.errors import ImageCapError
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside `path`, sync, rename. The folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101  (mkstemp makes it private)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, content: str) -> None:
+    """Write `content` as UTF-8; see `atomic_write_bytes`."""
+    atomic_write_bytes(path, content.encode("utf-8"))
+
+
+def atomic_write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON with a final newline, characters kept as they are."""
+    atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ImageCapError: it is missing, or not JSON; says where.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ImageCapError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ImageCapError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ImageCapError(f"{path} is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise ImageCapError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then put it in the place of `path`.
+
+    A reader sees the old folder, for an instant none, then the new one: never a mixture.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        write(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+                file.chmod(0o666 & ~_umask())  # some libraries write files that only their owner may read
+        temporary.chmod(0o777 & ~_umask())
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / "old"
+            path.rename(old)
+        temporary.rename(path)
+        if old is not None:
+            shutil.rmtree(old.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
