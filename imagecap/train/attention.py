@@ -1,0 +1,94 @@
+"""Attention as two plain matrix products, for bfloat16 on the CPU, where torch's fused kernel is the slow one.
+
+Over a few hundred tokens the scores fit in the cache, and two products of the matrix library and a softmax take a half
+to a sixth of the time of `scaled_dot_product_attention` and its gradient (`python -m benchmarks.attention`). Scores
+and probabilities are rounded to bfloat16, as in transformers' own eager attention. Query heads that share a key head
+are rows of one product (grouped-query attention; Ainslie et al. 2023, arXiv:2305.13245), so keys are never repeated.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imagecap.model.imagecap_arch import ImageCaptioner
+
+PRODUCTS = "imagecap_products"
+LONGEST = 1024  # keys; beyond it the scores outgrow the cache and the fused kernel's memory is the better deal
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention in the dtype of its inputs.
+
+    Args:
+        query: `[batch, heads, queries, head]`.
+        key, value: `[batch, key heads, keys, head]`; every key head serves `heads / key heads` query heads in turn.
+        bias: `[batch, 1, queries, keys]`, added to the scores: 0, or -inf where a key is not seen.
+        scale: of the scores.
+
+    Returns:
+        `[batch, heads, queries, head]`.
+    """
+    batch, heads, queries, size = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    group = heads // key_heads
+    # autocast would widen the softmax to float32 and its probabilities with it: twice the memory and the time
+    with torch.autocast(query.device.type, enabled=False):
+        rows = query.reshape(batch * key_heads, group * queries, size)
+        columns = key.reshape(batch * key_heads, keys, size).transpose(1, 2)
+        if bias is None:
+            scores = torch.bmm(rows * scale, columns)
+        else:
+            wide = bias[:, None].expand(batch, key_heads, group, queries, keys)
+            scores = torch.baddbmm(wide.reshape(batch * key_heads, group * queries, keys), rows, columns, alpha=scale)
+        mixed = torch.bmm(torch.softmax(scores, dim=-1), value.reshape(batch * key_heads, keys, size))
+    return mixed.view(batch, heads, queries, size)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """`attend` behind transformers' interface of attention; what it does not know goes to the stock kernel."""
+    special = any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")) or dropout > 0
+    causal = attention_mask is None and bool(others.get("is_causal", getattr(module, "is_causal", False)))
+    if special or causal or key.shape[2] > LONGEST:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        mixed, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )
+        return mixed, None
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    dtype = value.dtype  # norms and rotary positions leave float32 behind
+    bias = None if attention_mask is None else attention_mask.to(dtype)
+    return attend(query.to(dtype), key.to(dtype), value, bias, scale).transpose(1, 2), None
+
+
+@contextmanager
+def plain_products(model: ImageCaptioner, active: bool) -> Iterator[None]:
+    """Let both parts of the model attend by `attend` for the length of the block, if `active`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    parts = [part.config for part in (model.decoder, model.vision_tower)]
+    parts = [config for config in parts if active and config._attn_implementation == "sdpa"]
+    if parts:
+        AttentionInterface.register(PRODUCTS, _forward)
+        AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
+    try:
+        for config in parts:
+            config._attn_implementation = PRODUCTS
+        yield
+    finally:
+        for config in parts:
+            config._attn_implementation = "sdpa"

@@ -1,0 +1,125 @@
+"""Norms and gated products that keep for their gradient only what cannot be computed again in no time.
+
+Stock modules keep every intermediate in float32. Here a norm keeps its input and one number a token, a gated product
+its two factors, and both are computed in few passes; the idea of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989), in
+plain torch. A module is replaced only if what it does on random input is what is computed here.
+"""
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imagecap.model.imagecap_arch import ImageCaptioner
+
+
+class _RmsNorm(torch.autograd.Function):
+    """`x / sqrt(mean(x²) + eps) * weight` (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).mul_(weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        wide = grad.to(normed.dtype)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (wide * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
+        # d/dx of a unit vector has no part along it
+        inner = wide * weight
+        along = torch.linalg.vecdot(inner, normed).div_(x.shape[-1]).unsqueeze(-1)
+        return inner.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    """`silu(gate) * up` (Shazeer 2020, arXiv:2002.05202)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
+        return grad_gate, nn.functional.silu(gate).mul_(grad)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Norm over the last dimension, computed in float32 at least.
+
+    Under autocast a float32 input gives the lower type, which the product that follows would round it to anyway.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    out = _RmsNorm.apply(x, weight, eps, dtype)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def gated_product(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up`, both of one shape and dtype."""
+    out = _GatedProduct.apply(gate, up)
+    assert isinstance(out, Tensor)
+    return out
+
+
+def lean_modules(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
+    """Modules of the language model that can be replaced, each with what to call in place of its `forward`."""
+    found: list[tuple[nn.Module, Any]] = []
+    kinds: dict[type, bool] = {}
+    for module in model.decoder.modules():
+        lean: Any = None
+        if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
+            lean = _lean_norm
+        elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+            lean = _lean_mlp
+        if lean is not None:
+            kind = type(module)
+            if kind not in kinds:
+                kinds[kind] = _same(module, lean)
+            if kinds[kind]:
+                found.append((module, types.MethodType(lean, module)))
+    return found
+
+
+def _lean_norm(module: Any, hidden_states: Tensor) -> Tensor:
+    return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+
+
+def _lean_mlp(module: Any, x: Tensor) -> Any:
+    return module.down_proj(gated_product(module.gate_proj(x), module.up_proj(x)))
+
+
+@torch.no_grad()
+def _same(module: Any, lean: Any) -> bool:
+    """Whether the replacement computes what the module does: Gemma's norms add 1 to the weight, some gates use GELU."""
+    weight = next(module.parameters())
+    x = torch.randn(7, weight.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
+        weight.device, weight.dtype
+    )
+    expected, found = module(x).float(), lean(module, x).float()
+    return bool((expected - found).abs().max() <= 2e-2 * expected.abs().max())
+
+
+@contextmanager
+def replaced(modules: list[tuple[nn.Module, Any]]) -> Iterator[None]:
+    """Let these modules compute by their replacements for the length of the block."""
+    for module, forward in modules:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, _ in modules:
+            vars(module).pop("forward", None)

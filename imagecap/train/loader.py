@@ -1,0 +1,110 @@
+"""Getting micro-steps ready ahead of time: pictures decoded and packed by threads while the model computes."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imagecap.data.images import load_image
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.augmentation import augmented, augments, hidden_tokens
+from imagecap.train.batch import PackedRows, pack
+from imagecap.train.features import FeatureCache
+from imagecap.train.plan import Plan, Step
+from imagecap.train.processes import Group
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+THREADS, AHEAD = 2, 4  # decoding is quick beside a step; a few steps ahead hide the slow ones
+VIEWS, WORDS = 1, 2  # in a seed: draws of views and of hidden words, apart from those of captions
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A micro-step, ready for the model; tensors are on the CPU.
+
+    Attributes:
+        names: the pictures' names, for messages.
+        rows: their captions, packed.
+        weights: what each label counts in the loss, `[labels]`.
+        cached: places in the batch whose features come from the cache, and those features.
+        fresh: places in the batch that must be encoded, and their pixels.
+    """
+
+    names: list[str]
+    rows: PackedRows
+    weights: Tensor
+    cached: tuple[list[int], Tensor | None]
+    fresh: tuple[list[int], Tensor | None]
+
+
+class Loader:
+    """Makes micro-steps of a plan's pictures."""
+
+    def __init__(
+        self, model: ImageCaptioner, plan: Plan, cache: FeatureCache | None, max_pixels: int, group: Group | None = None
+    ) -> None:
+        self.model, self.plan, self.cache, self.max_pixels = model, plan, cache, max_pixels
+        self.group = group or Group()
+        self.before = model.prompt_ids("").before
+
+    def pixels(self, picture: int, epoch: int | None = None) -> Tensor:
+        """A picture of the plan, decoded and preprocessed, in the view of an epoch: `[3, height, width]`."""
+        sample, settings = self.plan.samples[picture], self.plan.settings
+        image = load_image(sample.path, self.max_pixels)
+        if epoch is not None and augments(settings):
+            image = augmented(image, settings, np.random.default_rng([settings.train_seed, epoch, picture, VIEWS]))
+        return self.model.preprocess([image])[0]
+
+    def micro(self, part: list[tuple[int, list[int]]], epoch: int | None) -> Micro:
+        mine = self.group.share(part)
+        idle = not mine  # a last step of fewer pictures than processes: this one computes along, and counts nothing
+        part = mine or part[:1]
+        pictures = [picture for picture, _ in part]
+        digests = [self.plan.samples[picture].digest for picture in pictures]
+        kept = [place for place, digest in enumerate(digests) if self.cache is not None and digest in self.cache]
+        missing = sorted(set(range(len(part))) - set(kept))
+        rows = [[self.plan.branches[picture][number] for number in chosen] for picture, chosen in part]
+        features = None
+        if self.cache is not None and kept:
+            features = self.cache.read([digests[place] for place in kept])
+        packed = pack(rows, self.before, self.model.image_token_id, self.model.image_tokens)
+        share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
+        if share and epoch is not None:
+            hidden = hidden_tokens(packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], WORDS]))
+            packed.ids[hidden] = self.model.tokenizer.pad_token_id
+        weights = packed.weights(self.plan.settings.loss_weighting)
+        return Micro(
+            names=[self.plan.samples[picture].image for picture in pictures],
+            rows=packed,
+            weights=torch.zeros_like(weights) if idle else weights,
+            cached=(kept, features),
+            fresh=(
+                missing,
+                torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None,
+            ),
+        )
+
+    def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[Micro]]]:
+        """The steps in order, each prepared by a thread before it is needed."""
+        return ahead(lambda step: (step, [self.micro(part, step.epoch) for part in step.micro]), steps)
+
+
+def ahead(work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    """`map(work, jobs)`, in order, with a few jobs done ahead by threads; an exception comes out in its turn."""
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="loader")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
