@@ -1,0 +1,153 @@
+"""Beam search with the results of transformers' `generate` (`GenerationMixin._beam_search`, early_stopping=False).
+
+The search keeps, per picture, `beams` running captions and the `beams` best finished ones. A finished caption scores
+its sum of log-probabilities divided by length ** length_penalty. A picture is done as soon as it has `beams` finished
+captions and its best running one, scored at its present length, is not better than the worst of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imagecap.generate.engine import Engine
+from imagecap.generate.rules import Rules
+
+IMPOSSIBLE = -1.0e9  # transformers' stand-in for -inf; the same number gives the same rounding
+
+
+@dataclass
+class _Search:
+    """State of the pictures that still run. `length` is the step that the search has reached."""
+
+    tokens: Tensor  # [rows, beams, max_length] running captions
+    scores: Tensor  # [rows, beams] their sums of log-probabilities
+    ancestors: Tensor  # [rows, beams, length] cache slots that each running caption consists of
+    best_tokens: Tensor  # [rows, beams, max_length] finished captions, best first
+    best_scores: Tensor  # [rows, beams] their scores
+    best_ended: Tensor  # [rows, beams] whether there is a finished caption at all
+    index: Tensor  # [rows] row of the result
+
+    @classmethod
+    def start(cls, rows: int, beams: int, max_length: int, device: torch.device) -> "_Search":
+        tokens = torch.full((rows, beams, max_length), -1, dtype=torch.long, device=device)
+        scores = torch.zeros((rows, beams), device=device)
+        scores[:, 1:] = IMPOSSIBLE  # the first step must not choose the same token for every beam
+        return cls(
+            tokens=tokens,
+            scores=scores,
+            ancestors=torch.empty((rows, beams, 0), dtype=torch.long, device=device),
+            best_tokens=tokens.clone(),
+            best_scores=torch.full((rows, beams), IMPOSSIBLE, device=device),
+            best_ended=torch.zeros((rows, beams), dtype=torch.bool, device=device),
+            index=torch.arange(rows, device=device),
+        )
+
+    def keep_rows(self, order: Tensor) -> None:
+        """Reorder to the rows `order`; see `Engine.drop_rows`."""
+        for name, value in vars(self).items():
+            setattr(self, name, value[order])
+
+
+def _take(values: Tensor, chosen: Tensor) -> Tensor:
+    """Entries `chosen` `[rows, n]` of the second dimension of `values` `[rows, m, ...]`."""
+    index = chosen.view(*chosen.shape, *(1,) * (values.dim() - 2))
+    return values.gather(1, index.expand(*chosen.shape, *values.shape[2:]))
+
+
+def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` best continuations of each picture: score, beam and token, each `[rows, count]`, best first.
+
+    Args:
+        log_probabilities: `[rows, beams, vocabulary]` of the next token.
+        scores: `[rows, beams]` of the captions so far.
+        count: how many.
+    """
+    # The best of each beam first, then the best of these: the same set, with many short scans instead of one long one.
+    per_beam = min(count, log_probabilities.shape[-1])
+    values, tokens = log_probabilities.topk(per_beam, dim=-1)
+    totals, chosen = (values + scores[:, :, None]).flatten(1).topk(count, dim=-1)
+    return totals, chosen // per_beam, tokens.flatten(1).gather(1, chosen)
+
+
+def _advance(
+    search: _Search, log_probabilities: Tensor, end_ids: Tensor, step: int, length_penalty: float
+) -> tuple[Tensor, Tensor]:
+    """Choose the next tokens: updates `search`.
+
+    Returns:
+        The beam `[rows, beams]` that each running caption continues, and whether each picture `[rows]` is done.
+    """
+    beams, max_length = search.tokens.shape[1:]
+    # So many that `beams` of them go on even where every beam's best continuations are end tokens.
+    count = max(2, 1 + len(end_ids)) * beams
+    totals, parents, chosen = _candidates(log_probabilities, search.scores, count)
+    tokens = _take(search.tokens, parents)
+    tokens[:, :, step] = chosen
+    ended = torch.isin(chosen, end_ids) | (step + 1 == max_length)
+
+    running = totals + ended.float() * IMPOSSIBLE
+    kept = running.topk(beams, dim=-1).indices
+    search.tokens, search.scores = _take(tokens, kept), running.gather(1, kept)
+
+    # Only the best `beams` candidates may finish; the others are there to go on with.
+    finishing = ended.clone()
+    finishing[:, beams:] = False
+    final = totals / ((step + 1) ** length_penalty) + (~finishing).float() * IMPOSSIBLE
+    merged = torch.cat((search.best_scores, final), dim=1)
+    search.best_scores, best = merged.topk(beams, dim=-1)
+    search.best_tokens = _take(torch.cat((search.best_tokens, tokens), dim=1), best)
+    search.best_ended = torch.cat((search.best_ended, finishing), dim=1).gather(1, best)
+
+    possible = search.scores[:, :1] / ((step + 1) ** length_penalty)
+    worst = torch.where(search.best_ended, search.best_scores.amin(1, keepdim=True), IMPOSSIBLE)
+    return parents.gather(1, kept), ~(possible > worst).any(dim=1)
+
+
+def decode(
+    engine: Engine, logits: Tensor, rules: Rules, max_length: int, beams: int, length_penalty: float, captions: int = 1
+) -> tuple[list[list[int]], list[float]]:
+    """Search for the best captions of every row.
+
+    Args:
+        engine: after `prefill`, made for `beams` beams.
+        logits: `[rows, vocabulary]`, what `prefill` returned.
+        rules: how log-probabilities are changed.
+        max_length: most new tokens.
+        beams: captions followed at once.
+        length_penalty: finished scores are divided by length to this power.
+        captions: how many of each row, at most `beams`.
+
+    Returns:
+        Tokens of each row's `captions` best captions, best first, with the one that ended each, and their scores
+        (transformers' `sequences_scores`).
+    """
+    rows = alive = logits.shape[0]
+    search = _Search.start(rows, beams, max_length, logits.device)
+    tokens = torch.empty((rows, captions, max_length), dtype=torch.long, device=logits.device)
+    scores = torch.empty((rows, captions), device=logits.device)
+    logits = logits[:, None].expand(-1, beams, -1)
+    for step in range(max_length):
+        log_probabilities = rules.apply(logits.log_softmax(-1), search.tokens[:, :, :step])
+        parents, done = _advance(search, log_probabilities, rules.end_ids, step, length_penalty)
+        finished = range(alive) if step + 1 == max_length else [r for r, d in enumerate(done.tolist()) if d]
+        if finished:
+            leaving = torch.tensor(finished, device=logits.device)
+            tokens[search.index[leaving]] = search.best_tokens[leaving, :captions]
+            scores[search.index[leaving]] = search.best_scores[leaving, :captions]
+        if len(finished) == alive:
+            break
+        ancestors = _take(search.ancestors, parents)
+        if finished:
+            order = engine.drop_rows(alive, list(finished))
+            alive -= len(finished)
+            search.keep_rows(order)
+            ancestors = ancestors[order]
+            rules.keep_rows(order)
+        if step:
+            ancestors = engine.drop_dead_slots(ancestors)
+        new = engine.free_slots(beams).expand(alive, 1, beams).transpose(1, 2)
+        search.ancestors = torch.cat((ancestors, new), dim=2)
+        logits = engine.step_beams(search.tokens[:, :, step], search.ancestors)
+    sequences = [[token for token in row if token >= 0] for row in tokens.flatten(0, 1).tolist()]
+    return sequences, scores.flatten().tolist()
