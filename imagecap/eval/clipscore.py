@@ -1,0 +1,92 @@
+"""CLIPScore and RefCLIPScore by a local CLIP (Hessel et al. 2021, arXiv:2104.08718).
+
+CLIPScore is 2.5 · max(cos(picture, "A photo depicts " + caption), 0); RefCLIPScore its harmonic mean with the largest
+cosine, not below 0, between caption and a reference. The numbers are those of one CLIP: compare only what has the same
+model in its name.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imagecap.data.images import load_image
+from imagecap.errors import ImageCapError
+from imagecap.eval.items import Item
+
+WEIGHT = 2.5
+PROMPT = "A photo depicts "
+
+Floats = NDArray[np.float64]
+
+
+class ClipScorer:
+    """A CLIP with both towers, from a hub id or a local folder.
+
+    Raises:
+        ImageCapError: it is not here and cannot be had, or is no CLIP with a text tower.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+        from imagecap.model.checkpoint import find_checkpoint, quiet
+
+        folder = find_checkpoint(name, "clip_model")
+        try:
+            with quiet():
+                model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+                self._tokenizer = AutoTokenizer.from_pretrained(folder)
+                self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ImageCapError(
+                f"clip_model {name}: no CLIP with both towers can be loaded from it ({reason})"
+            ) from None
+        self._model = model.to(device).eval()
+        self._device = device
+        self.name = Path(name).name
+
+    def scores(
+        self, items: Sequence[Item], captions: Sequence[str], max_pixels: int, batch_size: int
+    ) -> tuple[Floats, Floats]:
+        """CLIPScore and RefCLIPScore of each caption. `[items]` each"""
+        images = self._batched([item.path for item in items], batch_size, lambda part: self._images(part, max_pixels))
+        said = self._batched([PROMPT + caption for caption in captions], batch_size, self._texts)
+        known = self._batched([PROMPT + each for item in items for each in item.references], batch_size, self._texts)
+        plain = WEIGHT * np.maximum((images * said).sum(-1), 0)
+        owner = np.repeat(np.arange(len(items)), [len(item.references) for item in items])
+        closest = np.zeros(len(items))
+        np.maximum.at(closest, owner, (said[owner] * known).sum(-1))
+        total = plain + closest
+        harmonic = np.divide(2 * plain * closest, total, out=np.zeros_like(total), where=total > 0)
+        return plain, harmonic
+
+    def _batched(self, values: Sequence[Any], size: int, embed: Callable[[Sequence[Any]], torch.Tensor]) -> Floats:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(values), size):
+                features = torch.nn.functional.normalize(embed(values[start : start + size]).double(), dim=-1)
+                parts.append(features.cpu().numpy())
+        return np.concatenate(parts)
+
+    def _images(self, paths: Sequence[Path], max_pixels: int) -> torch.Tensor:
+        pixels = self._processor([load_image(path, max_pixels) for path in paths], return_tensors="pt")["pixel_values"]
+        return _vectors(self._model.get_image_features(pixel_values=pixels.to(self._device)))
+
+    def _texts(self, texts: Sequence[str]) -> torch.Tensor:
+        longest = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        ).to(self._device)
+        return _vectors(
+            self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        )
+
+
+def _vectors(found: Any) -> torch.Tensor:
+    """The projected embeddings `[batch, projection]`, which some versions of transformers wrap."""
+    return found if isinstance(found, torch.Tensor) else found.pooler_output
