@@ -1,0 +1,145 @@
+"""The registered model: base64 pictures in, captions out. MLflow runs this file itself ("models from code")."""
+
+import itertools
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+# Before transformers is imported: the model is complete, nothing needs the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import mlflow.models
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from imagecap.config import ComputeSettings, GenerateSettings
+from imagecap.errors import ImageCapError
+from imagecap.generate.captioner import GeneratedCaption
+from imagecap.serve.request import (
+    COLUMN,
+    MOST_REQUEST_ROWS,
+    Limits,
+    check_table,
+    read_parameters,
+    read_picture,
+    read_pictures,
+)
+from imagecap.serve.scheduler import Scheduler, Timing
+
+_PIECE = 256  # rows of a large frame whose pictures are held at once
+
+_log = logging.getLogger("imagecap.serve")
+_log.setLevel(logging.INFO)
+if not _log.handlers:  # to the server's own log
+    _handler = logging.StreamHandler()
+    _handler.setFormatter(logging.Formatter("%(asctime)s imagecap %(levelname)s %(message)s"))
+    _log.addHandler(_handler)
+    _log.propagate = False
+
+
+class CaptionModel(PythonModel):
+    """Captions pictures with the stock checkpoint that lies among its artifacts.
+
+    The user's mistakes become status 400 with a sentence that names row and field, ours status 500 with a reference
+    to the server's log. Anything that is not an `MlflowException` would be a 400 with a stack trace.
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint and the defaults that were registered with it."""
+        from imagecap.model.builder import load
+
+        config = context.model_config or {}
+        folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")
+        self._limits = Limits(
+            max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
+            picture_folder=Path(folder) if folder else None,
+        )
+        self._errors_as_rows = bool(config.get("errors_as_rows", False))
+        self._defaults = json.loads(config.get("generate", "{}"))
+        started = time.monotonic()
+        self._scheduler = Scheduler(load(Path(context.artifacts["checkpoint"]), ComputeSettings()))
+        self._requests = itertools.count(1)
+        _log.info("model loaded in %.1f s", time.monotonic() - started)
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Caption the pictures of the column `image`; called from several threads at once.
+
+        Returns:
+            One row per picture: `caption`, and `score`, the mean log-probability of its tokens. Where `num_captions`
+            asks for more, also `others`: the other captions of the picture.
+        """
+        number, started = next(self._requests), time.monotonic()
+        try:
+            found, timing = self._predict(model_input, params)
+        except ImageCapError as error:
+            _log.info("request %d refused: %s", number, error)
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        except Exception as error:
+            _log.exception("request %d: captioning failed", number)
+            raise MlflowException(
+                f"captioning failed ({type(error).__name__}); the server's log says more", error_code=INTERNAL_ERROR
+            ) from None
+        _log.info(
+            "request %d: %d pictures in %.3f s, %.3f s of it queued, %d tokens",
+            number,
+            len(found),
+            time.monotonic() - started,
+            timing.queued,
+            timing.tokens,
+        )
+        return found
+
+    def _predict(self, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
+        if not isinstance(table, pd.DataFrame):
+            raise ImageCapError(f"expected a table with the column 'image', not {type(table).__name__}")
+        settings, prompt = read_parameters(params, self._defaults, self._limits)
+        if not self._errors_as_rows:
+            captions, timing = self._scheduler.caption(read_pictures(table, self._limits), prompt, settings)
+            return _frame(captions, settings), timing
+        return self._in_pieces(table, prompt, settings)
+
+    def _in_pieces(
+        self, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
+    ) -> tuple[pd.DataFrame, Timing]:
+        """A frame of any size, a piece at a time; a bad picture becomes a row with its error."""
+        check_table(table, self._limits)
+        parts, tokens, queued = [], 0, 0.0
+        values = list(table[COLUMN])
+        for start in range(0, len(values), _PIECE):
+            pictures, errors = [], {}
+            for row, value in enumerate(values[start : start + _PIECE], start):
+                try:
+                    pictures.append(read_picture(value, f"row {row + 1} of {len(values)}", self._limits))
+                except ImageCapError as error:
+                    errors[row - start] = str(error)
+            captions, timing = self._scheduler.caption(pictures, prompt, settings) if pictures else ([], Timing())
+            part = _frame(captions, settings)
+            good = [row for row in range(min(_PIECE, len(values) - start)) if row not in errors]
+            part = part.set_axis(good).reindex(range(len(good) + len(errors)))
+            part["error"] = pd.Series(errors, dtype="object")
+            parts.append(part)
+            tokens, queued = tokens + timing.tokens, max(queued, timing.queued)
+        return pd.concat(parts, ignore_index=True), Timing(queued, tokens)
+
+
+def _frame(captions: list[GeneratedCaption], settings: GenerateSettings) -> pd.DataFrame:
+    columns: dict[str, Any] = {
+        "caption": [one.text for one in captions],
+        "score": [one.score for one in captions],
+    }
+    if settings.num_captions > 1:
+        columns["others"] = [[other.text for other in one.others] for one in captions]
+    return pd.DataFrame(columns)
+
+
+mlflow.models.set_model(CaptionModel())

@@ -1,0 +1,249 @@
+"""Requests from many threads, decoded together by one: whoever is inside shares a batch, whenever they came.
+
+A caller's thread reads and resizes its pictures and then waits. The decoding thread lets new pictures join the running
+batch before each token (`generate.running`), so that a request neither waits for another to end nor makes it wait.
+What cannot share that batch, beam search above all, is decoded in batches of its own between two tokens.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from imagecap.config import GenerateSettings
+from imagecap.errors import ImageCapError
+from imagecap.generate.captioner import (
+    GeneratedCaption,
+    caption_pixels,
+    caption_text,
+    end_token_ids,
+    prefixes,
+    prompt_pieces,
+)
+from imagecap.generate.rules import Rules
+from imagecap.generate.running import Row, RunningBatch, can_run_ragged
+from imagecap.generate.sampling import row_uniforms
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+MOST_ROWS = 32  # pictures decoded together; more wait for a place
+# Products of a model below this size are too small to gain from another core; reading pictures gains more from it.
+_SMALL_MODEL = 50_000_000
+
+_log = logging.getLogger("imagecap.serve")
+
+
+@dataclass
+class Timing:
+    """What the pictures of a request went through.
+
+    Attributes:
+        queued: seconds from asking until the last picture joined a batch.
+        tokens: that were generated.
+    """
+
+    queued: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(eq=False)
+class _Job:
+    """One picture on its way."""
+
+    pixel_values: Tensor
+    pieces: tuple[list[int], list[int]]
+    prompt: str
+    settings: GenerateSettings
+    asked: float = field(default_factory=time.monotonic)
+    joined: float = 0.0
+    done: threading.Event = field(default_factory=threading.Event)
+    caption: GeneratedCaption | None = None
+    error: BaseException | None = None
+
+    @property
+    def length(self) -> tuple[int, int]:
+        return len(self.pieces[0]), len(self.pieces[1])
+
+    @property
+    def shares(self) -> bool:
+        """Whether it can join the running batch."""
+        return self.settings.num_beams == 1 and self.settings.num_captions == 1
+
+    def finish(self, caption: GeneratedCaption | None, error: BaseException | None = None) -> None:
+        self.caption, self.error = caption, error
+        self.done.set()
+
+
+class Scheduler:
+    """Captions pictures for any number of threads at once.
+
+    Args:
+        model: the captioner; nobody else may use it meanwhile.
+        most_rows: pictures decoded together.
+    """
+
+    def __init__(self, model: "ImageCaptioner", most_rows: int = MOST_ROWS) -> None:
+        self._model = model
+        self._most_rows = most_rows
+        self._ragged = can_run_ragged(model)
+        self._waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._pending: list[_Job] = []  # taken from the queue, not decoded yet
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def caption(
+        self, pictures: "Sequence[Image]", prompt: str | None, settings: GenerateSettings
+    ) -> tuple[list[GeneratedCaption], Timing]:
+        """Caption the pictures of one request; waits until all are done.
+
+        Args:
+            pictures: RGB pictures.
+            prompt: for all of them; None: the model's own.
+            settings: checked already.
+
+        Raises:
+            ImageCapError: there is no prompt, or it is too long for the model.
+            Exception: what the model raised.
+        """
+        if prompt is None:
+            prompt = self._model.info.get("prompt")
+            if prompt is None:
+                raise ImageCapError("params: prompt: the model brings none of its own; give one")
+        pieces = prompt_pieces(self._model, prompt, settings)
+        jobs = [_Job(self._model.preprocess([picture])[0], pieces, prompt, settings) for picture in pictures]
+        self._start()
+        for job in jobs:
+            self._waiting.put(job)
+        for job in jobs:
+            job.done.wait()
+        captions = []
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+            assert job.caption is not None
+            captions.append(job.caption)
+        timing = Timing(max(job.joined - job.asked for job in jobs), sum(len(each.token_ids) for each in captions))
+        return captions, timing
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                # a daemon: when the server is told to end, it has waited for its requests before
+                self._thread = threading.Thread(target=self._run, name="imagecap-decoding", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        self._model.llava.eval()
+        if sum(weight.numel() for weight in self._model.llava.parameters()) < _SMALL_MODEL:
+            torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+        batch = RunningBatch(self._model)
+        with torch.inference_mode():
+            while True:
+                self._take(wait=not batch.rows and not self._pending)
+                # before the step: a row that ends in a step that fails is in no batch any more
+                inside = [row.key for row in batch.rows]
+                try:
+                    inside += self._join(batch)
+                    self._decode_apart()
+                    if batch.rows:
+                        for row in batch.step():
+                            self._hand_out(row)
+                except BaseException as error:  # a bug or no memory: every caller must hear of it, and work goes on
+                    _log.exception("decoding failed")
+                    for job in inside:
+                        if not job.done.is_set():
+                            job.finish(None, error)
+                    batch = RunningBatch(self._model)
+
+    def _take(self, *, wait: bool) -> None:
+        if wait:
+            self._pending.append(self._waiting.get())
+        while not self._waiting.empty():
+            self._pending.append(self._waiting.get())
+
+    def _join(self, batch: RunningBatch) -> list[_Job]:
+        """Let waiting pictures join as far as there is room, oldest first, those of one prompt length together.
+
+        Returns:
+            those that joined.
+        """
+        if not self._ragged:
+            return []
+        joined: list[_Job] = []
+        room = self._most_rows - len(batch.rows)
+        joining = [job for job in self._pending if job.shares][:room]
+        for length in dict.fromkeys(job.length for job in joining):
+            group = [job for job in joining if job.length == length]
+            self._pending = [job for job in self._pending if job not in group]
+            try:
+                pixels = self._pixels(group)
+                prefix, prefix_ids = prefixes(
+                    self._model, self._model.encode_images(pixels), [job.pieces for job in group]
+                )
+                batch.admit(prefix, [self._row(job, prefix_ids[place]) for place, job in enumerate(group)])
+            except BaseException as error:  # only these: the rows that are running are untouched
+                _log.exception("reading pictures failed")
+                for job in group:
+                    job.finish(None, error)
+                continue
+            for job in group:
+                job.joined = time.monotonic()
+            joined += group
+        return joined
+
+    def _row(self, job: _Job, prefix_ids: Tensor) -> Row:
+        settings = job.settings
+        row = Row(settings, key=job)
+        changed = settings.repetition_penalty != 1.0 or settings.no_repeat_ngram_size or settings.min_length
+        if changed or settings.temperature > 0:
+            end = torch.tensor(end_token_ids(self._model), device=prefix_ids.device)
+            row.rules = Rules(settings, end, prefix_ids[None])
+        if settings.temperature > 0:
+            pixels = job.pixel_values[None].to(self._model.dtype)  # rounded as the model sees them, as `caption` does
+            uniforms = row_uniforms(settings.sample_seed, pixels, [job.prompt], settings.max_length)
+            row.uniforms = uniforms[0].to(prefix_ids.device)
+        return row
+
+    def _hand_out(self, row: Row) -> None:
+        text = caption_text(self._model, row.tokens, row.settings)
+        row.key.finish(GeneratedCaption(text, row.tokens, row.score))
+
+    def _decode_apart(self) -> None:
+        """Decode one batch of what cannot join: the oldest such picture, and all that go with it."""
+        apart = [job for job in self._pending if not (job.shares and self._ragged)]
+        if not apart:
+            return
+        first = apart[0]
+        group = [job for job in apart if job.settings == first.settings and job.length == first.length]
+        group = group[: self._most_rows]
+        self._pending = [job for job in self._pending if job not in group]
+        for job in group:
+            job.joined = time.monotonic()
+        try:
+            captions = caption_pixels(
+                self._model,
+                self._pixels(group),
+                [job.pieces for job in group],
+                [job.prompt for job in group],
+                first.settings,
+            )
+        except BaseException as error:
+            _log.exception("decoding failed")
+            for job in group:
+                job.finish(None, error)
+            return
+        for job, caption in zip(group, captions, strict=True):
+            job.finish(caption)
+
+    def _pixels(self, group: Sequence[_Job]) -> Tensor:
+        embedding = self._model.vision_tower.embeddings.patch_embedding.weight
+        return torch.stack([job.pixel_values for job in group]).to(self._model.device, embedding.dtype)
