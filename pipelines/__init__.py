@@ -1,0 +1,1 @@
+"""The stages that DVC runs and the Prefect flows that run DVC."""

@@ -1,0 +1,57 @@
+"""The flow `caption-folder`: captions of many pictures by a registered model; what is done is not done again."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from imagecap.errors import ImageCapError
+from pipelines import tasks
+from pipelines.shell import CommandFailed
+from pipelines.tasks import HOUR, RETRIES
+
+
+@flow(name="caption-folder")
+def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@champion") -> State[Any]:
+    """Caption all pictures of a folder with a registered model.
+
+    Args:
+        input: folder of pictures; relative to the checkout.
+        output_file: where the captions go; relative to the checkout. Running the flow again with the same file goes on
+            where it was.
+        model: models:/NAME@ALIAS or models:/NAME/VERSION.
+    """
+    try:
+        folder = bring_model(model)
+        caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file))
+    except (ImageCapError, CommandFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+    return Completed(message=f"captions by {model}: {output_file}")
+
+
+@task(name="bring-model", timeout_seconds=6 * HOUR, **RETRIES)
+def bring_model(model: str) -> str:
+    """The version's checkpoint as a local folder: as it lies in the store of the checkout, or downloaded."""
+    from imagecap.serve.command import resolve
+    from imagecap.serve.rescoring import version_files
+    from imagecap.store import connect
+
+    client = connect()
+    name, number = resolve(client, model)
+    place = tasks.ROOT / "checkpoints" / "versions" / f"{name}-{number}"
+    place.mkdir(parents=True, exist_ok=True)
+    folder = version_files(client, name, number, "checkpoint", place)
+    get_run_logger().info("%s is version %s: %s", model, number, folder)
+    return str(folder)
+
+
+@task(name="caption", timeout_seconds=7 * 24 * HOUR, **RETRIES)
+def caption(model_folder: str, pictures: str, output_file: str) -> None:
+    """`run.py caption`, which goes on where an earlier call with the same output file was interrupted."""
+    command = [sys.executable, "run.py", "caption", "--model_path", model_folder, "--input", pictures]
+    Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+    tasks.run([*command, "--output_file", output_file], "caption")

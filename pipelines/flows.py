@@ -1,0 +1,142 @@
+"""The Prefect flows that run the whole pipeline: `prefect deployment run 'train-pipeline/local'`.
+
+DVC decides what must run, Prefect sees that it does (retries, time limits, logs, cancelling), MLflow remembers.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import BaseModel
+
+from imagecap.config import (
+    ComputeSettings,
+    DataSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    ModelSettings,
+    PromoteSettings,
+    TrackingSettings,
+    TrainSettings,
+    read_params,
+)
+from imagecap.errors import ImageCapError
+from imagecap.lineage import dvc_file_hash, dvc_hash, locked_hash, locked_stages
+from imagecap.locks import exclusive
+from pipelines import tasks
+from pipelines.artifacts import report_markdown
+from pipelines.shell import CommandFailed
+from pipelines.tasks import HOUR, compare, evaluate_model, prepare_data, promote_or_keep, train_model, validate
+
+LOCKED = "another flow of this checkout"
+
+
+@flow(name="train-pipeline")
+def train_pipeline(
+    data: DataSettings | None = None,
+    model: ModelSettings | None = None,
+    train: TrainSettings | None = None,
+    generate: GenerateSettings | None = None,
+    evaluate: EvaluateSettings | None = None,
+    tracking: TrackingSettings | None = None,
+    promote: PromoteSettings | None = None,
+    compute: ComputeSettings | None = None,
+) -> State[Any]:
+    """Prepare, train, evaluate, compare with the champion, promote or keep. What did not change is skipped.
+
+    Args:
+        data: settings that replace those of params.yaml, such as {"language": "zh"}; unnamed ones stay.
+        model: likewise.
+        train: likewise, such as {"learning_rate": 0.0005}.
+        generate: likewise.
+        evaluate: likewise.
+        tracking: likewise.
+        promote: likewise.
+        compute: likewise.
+    """
+    sections: dict[str, BaseModel | None] = {
+        "data": data,
+        "model": model,
+        "train": train,
+        "generate": generate,
+        "evaluate": evaluate,
+        "tracking": tracking,
+        "promote": promote,
+        "compute": compute,
+    }
+    given = {name: section.model_dump(exclude_unset=True) for name, section in sections.items() if section}
+    try:
+        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+            return _run({name: values for name, values in given.items() if values})
+    except (ImageCapError, CommandFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+@flow(name="watch-data")
+def watch_data() -> State[Any]:
+    """Run the pipeline only if the data folder has changed since the last training; for a schedule."""
+    try:
+        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+            change = look_at_data()
+            if change is None:
+                return Completed(name="Skipped", message="the data has not changed since the last training")
+            get_run_logger().info("%s", change)
+            return _run({})
+    except (ImageCapError, CommandFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+@task(name="look-at-data", timeout_seconds=6 * HOUR)
+def look_at_data() -> str | None:
+    """Let DVC record the data folder if its content changed.
+
+    Returns:
+        what changed since the data was last prepared, as a sentence; None: nothing.
+    """
+    path = read_params(str(tasks.ROOT / "params.yaml")).data.data_path
+    if not (tasks.ROOT / path).is_dir():
+        raise ImageCapError(f"the data folder {path} is not there")
+    tracked = (tasks.ROOT / path).with_name(f"{(tasks.ROOT / path).name}.dvc")
+    if tracked.is_file():
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "status", "--json", str(tracked)],
+            cwd=tasks.ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or json.loads(done.stdout or "{}"):
+            tasks.run([sys.executable, "-m", "dvc", "add", path], "add")
+        now = dvc_file_hash(tracked)
+    else:
+        now = dvc_hash(tasks.ROOT / path)
+    before = locked_hash(locked_stages(tasks.ROOT), "prepare", "deps", path)
+    if now == before:
+        return None
+    return f"{path} has changed: {before or 'never prepared'} -> {now}"
+
+
+@task(name="notify", timeout_seconds=HOUR)
+def notify(done: dict[str, str], decision: str, version: str) -> None:
+    """Say in one log line and one page what came of it."""
+    create_markdown_artifact(
+        report_markdown(tasks.ROOT, done, decision, version), key="train-pipeline", description=version
+    )
+    get_run_logger().info("%s; %s", version, decision)
+
+
+def _run(overrides: dict[str, dict[str, Any]]) -> State[Any]:
+    validate(overrides)
+    done = {stage.name: str(stage(stage.name).message) for stage in (prepare_data, train_model, evaluate_model)}
+    decision = compare()
+    version = promote_or_keep()
+    notify(done, decision, version)
+    stages = ", ".join(f"{name} {what}" for name, what in done.items())
+    return Completed(message=f"{stages}; {version}; {decision}")

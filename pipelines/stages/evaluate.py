@@ -1,0 +1,108 @@
+"""Stage `evaluate`: caption the test pictures with `model/`, score them, write results, report, metrics and plots."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imagecap.config import Settings
+from imagecap.data.prepared import read_prepared
+from imagecap.errors import ImageCapError
+from imagecap.eval.compare import Comparison, compare_results
+from imagecap.files import atomic_write_json, replace_folder
+from imagecap.lineage import checkout_of
+from imagecap.tracking import champion_results, pipeline_run_id, tracked_run
+from pipelines.curves import read_curves
+from pipelines.floors import write_floors
+from pipelines.stages import EVALUATION, METRICS, MODEL, PLOTS, PREPARED, run_stage
+
+RESULTS = "eval_results.json"
+REPORT = "report.html"
+GALLERY = 12
+GALLERY_FILE = "gallery.png"
+
+
+def evaluate(settings: Settings) -> None:
+    """Write `evaluation/`, `metrics/test.json` and plots, and add them to the MLflow run that trained the model.
+
+    Raises:
+        ImageCapError: there are no test pictures, or what the evaluator raises.
+    """
+    data = read_prepared(PREPARED, Path(settings.data.data_path))
+    if not data.test:
+        raise ImageCapError(
+            "there are no test pictures: raise data.test_fraction in params.yaml or mark some with `split`: test"
+        )
+    from imagecap.eval.evaluator import evaluate as judge
+    from imagecap.eval.gallery import gallery_png
+    from imagecap.eval.report import write_report
+    from imagecap.model.builder import load
+
+    print(f"captioning {len(data.test)} test pictures")
+    found = judge(load(MODEL, settings.compute), data.test, settings, data.train).to_dict()
+    pictures = {sample.image: sample.path for sample in data.test}
+
+    comparison = _compared_with_champion(settings, found)
+
+    def write(folder: Path) -> None:
+        atomic_write_json(folder / RESULTS, found)
+        write_report(found, pictures, folder / REPORT, history=read_curves(PLOTS), comparison=comparison)
+
+    replace_folder(EVALUATION, write)
+    atomic_write_json(METRICS / "test.json", _rounded(tool_names(found["metrics"], found["names"])))
+    write_floors(found, PLOTS / "floors.json")
+    shown = spread(found["results"], GALLERY)
+    gallery_png([pictures[row["image"]] for row in shown], [row["caption"] for row in shown], PLOTS / GALLERY_FILE)
+    _track(settings, found)
+    print(f"report: {EVALUATION / REPORT}")
+    print("next: python run.py register")
+
+
+def spread(rows: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the rows, evenly spread: neither the best nor the first ones."""
+    return [rows[place * len(rows) // count] for place in range(count)] if len(rows) > count else list(rows)
+
+
+def _compared_with_champion(settings: Settings, found: dict[str, Any]) -> Comparison | None:
+    """For the report: against the registered champion, where there is one that was judged on the same pictures."""
+    earlier = champion_results(settings)
+    if earlier is None:
+        return None
+    try:
+        comparison = compare_results(earlier, found)
+        changed = any(row["baseline"] != row["candidate"] for row in comparison.pictures)
+        return comparison if changed else None  # often it is the same model
+    except ImageCapError as error:
+        print(f"note: not compared with the champion: {error}", file=sys.stderr)
+        return None
+
+
+def tool_names(metrics: dict[str, float], names: dict[str, str]) -> dict[str, float]:
+    """Metrics under names that say how they were made and that MLflow and DVC take: `CIDEr.zh-char`."""
+    return {
+        f"{name.rpartition('/')[0]}/{shown}".removeprefix("/"): value
+        for name, value in metrics.items()
+        for shown in [names.get(name, name.rpartition("/")[2]).replace("[", ".").replace("]", "")]
+    }
+
+
+def _track(settings: Settings, found: dict[str, Any]) -> None:
+    checkout = checkout_of()
+    with tracked_run(settings, "evaluate", pipeline_run_id(checkout) if checkout else None) as run:
+        named = tool_names(found["metrics"], found["names"])
+        run.metrics({f"test/{name}": value for name, value in named.items()}, 0)
+        for kind, floor in found["floors"].items():
+            named = tool_names(floor["metrics"], found["names"])
+            run.metrics({f"floors/{kind}/{name}": value for name, value in named.items()}, 0)
+        run.artifact(EVALUATION, "evaluation")
+        for plot in (PLOTS / GALLERY_FILE, PLOTS / "floors.json"):
+            run.artifact(plot, "plots")
+
+
+def _rounded(metrics: dict[str, float]) -> dict[str, float]:
+    """Six digits: more are noise that would fill `dvc metrics diff`."""
+    return {name: round(value, 6) for name, value in metrics.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(evaluate, lambda _: [str(PREPARED), str(MODEL)]))

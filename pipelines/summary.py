@@ -1,0 +1,59 @@
+"""The last words of `make run`: how good the model is, some of its captions, and what to type next."""
+
+import json
+import sys
+from pathlib import Path
+
+from imagecap.config import read_params
+from imagecap.errors import ImageCapError
+from imagecap.eval.summary import format_table
+from pipelines.stages import EVALUATION
+from pipelines.stages.evaluate import spread
+
+EXAMPLES = 3
+
+
+def summary() -> str:
+    """Metric table, three captioned pictures, the report, and the next commands.
+
+    Raises:
+        ImageCapError: nothing was evaluated yet.
+    """
+    file = EVALUATION / "eval_results.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ImageCapError(f"{file} is missing; run `dvc repro` (or `make run`) first") from None
+    settings = read_params()
+    name = settings.tracking.registered_model_name
+    images = Path(settings.data.data_path) / "images"
+    results = found["results"]
+    lines = ["", format_table(found), ""]
+    for row in spread(results, EXAMPLES):
+        lines.append(f"{images / row['image']}\n    {row['caption'] or '(no words)'}")
+    lines += [
+        "",
+        f"report           {EVALUATION / 'report.html'}",
+        "",
+        "What next (with .venv activated: . .venv/bin/activate)",
+        "  runs and models  make ui",
+        f"  serve            mlflow models serve -m models:/{name}@champion --env-manager local -p 5001",
+        "  one picture      python run.py generate --model_path model --image_path PICTURE",
+        "  another setting  dvc exp run -S train.learning_rate=0.0005 && dvc exp show",
+        "  your pictures    put captions.json and images/ into data/, then: dvc add data && make run",
+        "  real checkpoints dvc exp run -S model.vision_model_name=openai/clip-vit-base-patch16 "
+        "-S model.language_model_name=Qwen/Qwen3-0.6B",
+        "  deployment       prefect server start &",
+        "                   export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        "                   prefect work-pool create local --type process; prefect deploy --all --no-prompt",
+        "                   prefect worker start --pool local &",
+        "                   prefect deployment run 'train-pipeline/local' --watch",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        print(summary())
+    except ImageCapError as error:
+        sys.exit(f"error: {error}")

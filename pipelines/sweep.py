@@ -1,0 +1,259 @@
+"""The flow `sweep`: several trainings with other settings, side by side; the best by the validation pictures.
+
+Each is a DVC experiment in a scratch copy and a child of one MLflow run. The test pictures are not looked at: that
+would choose the settings by what they are judged by afterwards.
+"""
+
+import csv
+import io
+import itertools
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from imagecap.config import parse_settings, read_params
+from imagecap.errors import ImageCapError
+from imagecap.eval.wording import label_of
+from imagecap.files import atomic_write_bytes, atomic_write_text
+from imagecap.locks import exclusive
+from pipelines import tasks
+from pipelines.flows import LOCKED
+from pipelines.shell import CommandFailed, stream_many
+from pipelines.tasks import HOUR
+
+Value = bool | int | float | str | None
+_PLOT_NAMES = 40
+
+
+class Range(BaseModel):
+    """Values between two ends, for a random search; `log`: evenly over orders of magnitude."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    log: bool = False
+
+
+@flow(name="sweep")
+def sweep(
+    space: dict[str, list[Value] | Range],
+    method: Literal["grid", "random"] = "grid",
+    points: int = Field(default=10, gt=0),
+    seed: int = 0,
+    at_once: int = Field(default=1, gt=0),
+    metric: str = "CIDEr",
+) -> State[Any]:
+    """Train with several settings and say which are best on the validation pictures.
+
+    Args:
+        space: setting → values, such as {"train.learning_rate": [0.001, 0.003]}, or a range for a random search, such
+            as {"train.learning_rate": {"low": 0.0001, "high": 0.01, "log": true}}.
+        method: grid tries every combination, random draws `points` of them.
+        points: how many a random search tries.
+        seed: of the draws.
+        at_once: trainings side by side.
+        metric: by which they are ranked; of several languages its mean. val_loss: the lowest validation loss.
+    """
+    try:
+        chosen = space_points(space, method, points, seed)
+        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+            return _sweep(chosen, at_once, metric)
+    except (ImageCapError, CommandFailed) as error:
+        get_run_logger().error("%s", error)
+        return Failed(message=str(error))
+
+
+def space_points(
+    space: dict[str, list[Value] | Range], method: Literal["grid", "random"], points: int, seed: int
+) -> list[dict[str, Value]]:
+    """The settings to try, each checked against the schema before anything starts.
+
+    Raises:
+        ImageCapError: there is nothing to vary, a setting is unknown or out of range, or a grid has a range.
+    """
+    if not space or not all(isinstance(values, Range) or values for values in space.values()):
+        raise ImageCapError('space: name settings and values, such as {"train.learning_rate": [0.001, 0.003]}')
+    ranges = [name for name, values in space.items() if isinstance(values, Range)]
+    if method == "grid":
+        if ranges:
+            raise ImageCapError(f"space: {ranges[0]} is a range; a grid takes lists (or set method to random)")
+        lists = [values for values in space.values() if isinstance(values, list)]
+        found = [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
+    else:
+        chance = random.Random(seed)
+        drawn = ({name: _draw(values, chance) for name, values in space.items()} for _ in range(20 * points))
+        unlike = {json.dumps(point, sort_keys=True): point for point in drawn}
+        found = list(unlike.values())[:points]
+    now = read_params(str(tasks.ROOT / "params.yaml")).model_dump()
+    for point in found:
+        changed = {section: dict(values) for section, values in now.items()}
+        for name, value in point.items():
+            section, _, field = name.partition(".")
+            changed.setdefault(section, {})[field] = value
+        parse_settings(changed, "space")
+    return found
+
+
+def _draw(values: list[Value] | Range, chance: random.Random) -> Value:
+    if isinstance(values, list):
+        return chance.choice(values)
+    if values.log:
+        return float(f"{values.low * (values.high / values.low) ** chance.random():.6g}")
+    return float(f"{values.low + (values.high - values.low) * chance.random():.6g}")
+
+
+def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[Any]:
+    settings = read_params(str(tasks.ROOT / "params.yaml"))
+    from imagecap.store import connect, experiment
+    from imagecap.tracking import source_tags
+
+    client = connect()
+    parent = client.create_run(
+        experiment(client, settings.tracking.experiment_name),
+        run_name="sweep",
+        tags={**source_tags(), "imagecap.sweep": json.dumps(chosen)[:4000]},
+    ).info.run_id
+    folder = tasks.ROOT / "outputs" / f"sweep-{parent[:8]}"
+    status = "FAILED"
+    try:
+        try_points(chosen, at_once, parent, str(folder))
+        rows = rank(read_points(folder, chosen), metric)
+        message = leave(rows, str(folder))
+        for file in sorted(folder.glob("sweep.*")):
+            client.log_artifact(parent, str(file))
+        status = "FINISHED"
+        return Completed(message=message)
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(parent, status)
+
+
+@task(name="try-points", timeout_seconds=7 * 24 * HOUR)
+def try_points(chosen: list[dict[str, Value]], at_once: int, parent: str, folder: str) -> None:
+    """Train and validate every point; a point that fails leaves its reason in place of its figures."""
+    logger = get_run_logger()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    commands = []
+    for number, point in enumerate(chosen, 1):
+        name = f"{Path(folder).name}-{number:02}"
+        asked = json.dumps({"name": name, "settings": point, "parent": parent})
+        commands.append([sys.executable, "-m", "pipelines.sweep_point", asked, f"{folder}/{number:02}.json"])
+    results = stream_many(commands, lambda number, line: logger.info("%02d: %s", number + 1, line), tasks.ROOT, at_once)
+    for number, failure in enumerate(results, 1):
+        if failure is not None:
+            logger.error("%02d: %s", number, failure)
+            atomic_write_text(Path(folder) / f"{number:02}.json", json.dumps({"failed": str(failure)}))
+
+
+def read_points(folder: Path, chosen: list[dict[str, Value]]) -> list[dict[str, Any]]:
+    """A row per point: its number, its settings, and what `pipelines.sweep_point` found or why it failed."""
+    rows = []
+    for number, point in enumerate(chosen, 1):
+        found = json.loads((folder / f"{number:02}.json").read_text(encoding="utf-8"))
+        rows.append({"point": number, "settings": point, **found})
+    return rows
+
+
+def rank(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """The rows, best first, failures last, each with `value`, `low` and `high` of the metric.
+
+    Raises:
+        ImageCapError: no point has the metric.
+    """
+    for row in rows:
+        named = [name for name in row.get("metrics", {}) if metric in {name, name.rpartition("/")[2]}]
+        if not named:
+            continue
+        row["value"] = sum(row["metrics"][name] for name in named) / len(named)
+        row["shown"] = " and ".join(label_of(name, row.get("names", {})) for name in named)
+        ends = [row["intervals"][name] for name in named if name in row["intervals"]]
+        # of several languages the mean of their intervals: wider than the mean's own
+        row["low"], row["high"] = (
+            [sum(end[side] for end in ends) / len(ends) for side in (0, 1)] if ends else [None, None]
+        )
+    measured = [row for row in rows if "value" in row]
+    if not measured:
+        reasons = [row["failed"] for row in rows if "failed" in row]
+        known = sorted({name for row in rows for name in row.get("metrics", {})})
+        raise ImageCapError(reasons[0] if reasons else f"metric: {metric!r} was not measured; there are {known}")
+    measured.sort(key=lambda row: row["value"], reverse=metric != "val_loss")
+    return measured + [row for row in rows if "value" not in row]
+
+
+@task(name="leave-results", timeout_seconds=HOUR)
+def leave(rows: list[dict[str, Any]], folder: str) -> str:
+    """Write table and plot, and say which point is best, and which cannot be told from it."""
+    table = [
+        {
+            "point": row["point"],
+            "experiment": row.get("experiment", ""),
+            **row["settings"],
+            rows[0]["shown"]: row.get("value"),
+            "low": row.get("low"),
+            "high": row.get("high"),
+            "failed": row.get("failed", ""),
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    atomic_write_text(Path(folder) / "sweep.csv", text.getvalue())
+    atomic_write_bytes(Path(folder) / "sweep.png", _plot(rows))
+    create_table_artifact(table, key="sweep", description=f"by {rows[0]['shown']} on the validation pictures")
+    best = rows[0]
+    message = f"best: {best['experiment']} {json.dumps(best['settings'])}, validation {best['shown']} {_figure(best)}"
+    close = [row["experiment"] for row in rows[1:] if _overlap(best, row)]
+    if close:
+        message += f"; not to be told from it by its interval: {', '.join(close)}"
+    failed = sum("failed" in row for row in rows)
+    if failed:
+        message += f"; {failed} failed"
+    message += f"; take it with: dvc exp apply {best['experiment']} && dvc repro; table and plot: {folder}"
+    get_run_logger().info("%s", message)
+    return message
+
+
+def _overlap(best: dict[str, Any], row: dict[str, Any]) -> bool:
+    if "value" not in row or row["low"] is None or best["low"] is None:
+        return False
+    return bool(row["high"] >= best["low"] and row["low"] <= best["high"])
+
+
+def _figure(row: dict[str, Any]) -> str:
+    interval = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
+    return f"{row['value']:.3f}{interval}"
+
+
+def _plot(rows: list[dict[str, Any]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if "value" in row][:_PLOT_NAMES][::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.4 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(shown):
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color="#6c8ebf", linewidth=2)
+        axes.plot([row["value"]], [place], "o", color="#23395d")
+    axes.set_yticks(range(len(shown)), [_label(row) for row in shown])
+    axes.set_xlabel(f"{shown[0]['shown']} on the validation pictures, with its 95 % interval")
+    axes.grid(axis="x", alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def _label(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in row["settings"].items())

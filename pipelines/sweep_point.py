@@ -1,0 +1,86 @@
+"""One point of a sweep, a process of its own: a DVC experiment up to `train`, then the validation pictures.
+
+python -m pipelines.sweep_point '{"name": …, "settings": {"train.learning_rate": 0.001}, "parent": …}' FILE.json
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from imagecap.config import parse_settings
+from imagecap.data.prepared import read_prepared
+from imagecap.errors import ImageCapError
+from imagecap.files import atomic_write_json
+from imagecap.tracking import PARENT_RUN, forgiving
+from pipelines.processes import interrupt_on_sigterm
+from pipelines.shell import USER_ERROR, CommandFailed, stream
+from pipelines.stages import INTERRUPTED
+from pipelines.stages.evaluate import tool_names
+
+
+def try_point(asked: dict[str, Any], output: Path) -> None:
+    """Train with the settings of one point and write what the validation pictures say of the model.
+
+    Raises:
+        ImageCapError: there are no validation pictures, or what the evaluator raises.
+        CommandFailed: the training failed.
+    """
+    os.environ[PARENT_RUN] = asked["parent"]
+    changes = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked["settings"].items()]
+    flags = [part for change in changes for part in ("--set-param", change)]
+    dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", asked["name"], *flags, "train"]
+    stream(dvc, lambda line: print(line, flush=True), Path.cwd())
+    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+        atomic_write_json(
+            output, {"experiment": asked["name"], **_validate(asked["name"], Path(folder), asked["parent"])}
+        )
+
+
+def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
+    import yaml
+    from dvc.api import DVCFileSystem
+
+    files = DVCFileSystem(str(Path.cwd()), rev=experiment)
+    for name in ("model", "prepared"):
+        files.get(name, str(folder / name), recursive=True)
+    settings = parse_settings(yaml.safe_load(files.read_text("params.yaml")), "params.yaml")
+    run_id = json.loads(files.read_text("mlflow_run.json"))["run_id"]
+    trained = json.loads(files.read_text("metrics/train.json"))
+    validation = read_prepared(folder / "prepared", Path(settings.data.data_path)).validation
+    if not validation:
+        raise ImageCapError("there are no validation pictures to choose by: raise data.validation_fraction")
+    from imagecap.eval.evaluator import evaluate
+    from imagecap.model.builder import load
+
+    found = evaluate(load(folder / "model", settings.compute), validation, settings, []).to_dict()
+    metrics = {**found["metrics"], **{name: trained[name] for name in ("val_loss",) if name in trained}}
+    _track(run_id, tool_names(metrics, found["names"]), parent)
+    return {"run_id": run_id, "metrics": metrics, "intervals": found["intervals"], "names": found["names"]}
+
+
+def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
+    from imagecap.store import connect
+
+    client = connect()
+    with forgiving("the validation metrics"):
+        for name, value in metrics.items():
+            client.log_metric(run_id, f"validation/{name}", value)
+        if "mlflow.parentRunId" not in client.get_run(run_id).data.tags:  # DVC had it from an earlier run
+            client.set_tag(run_id, "mlflow.parentRunId", parent)
+
+
+if __name__ == "__main__":
+    try:
+        interrupt_on_sigterm()
+        try_point(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    except ImageCapError as error:
+        print(f"error: {error}")
+        sys.exit(USER_ERROR)
+    except CommandFailed as error:
+        print(f"error: {error}")
+        sys.exit(USER_ERROR if error.status == USER_ERROR else 1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,141 @@
+"""`make ui`: MLflow, Prefect and the report, each on an address of its own; Ctrl-C ends all."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from imagecap.errors import ImageCapError
+from imagecap.store import connect, find_store
+from pipelines.processes import LAUNCHER, interrupt_on_sigterm
+from pipelines.stages import EVALUATION
+
+HOST = "127.0.0.1"
+MLFLOW, PREFECT, REPORT = 5000, 4200, 5002
+_START_SECONDS = 180.0
+_END_SECONDS = 15.0
+
+
+def main() -> None:
+    """Start the three, print their addresses once they answer, and wait for Ctrl-C or for one to end.
+
+    Raises:
+        ImageCapError: a port is taken, or a server does not start.
+    """
+    ports = {name: int(os.environ.get(f"{name}_PORT", port)) for name, port in _DEFAULTS.items()}
+    for name, port in ports.items():
+        _check_free(name, port)
+    connect()  # makes the store, or heals it after a move
+    store = find_store().uri
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": store}
+    mlflow = ["mlflow", "server", "--host", HOST, "--port", str(ports["MLFLOW"]), "--workers", "1"]
+    prefect = ["prefect", "server", "start", "--host", HOST, "--port", str(ports["PREFECT"])]
+    servers: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        if not store.startswith(("http://", "https://")):
+            command = [*mlflow, "--backend-store-uri", store]
+            folder = find_store().folder
+            if folder is not None:
+                command += ["--default-artifact-root", str(folder / "artifacts")]
+            servers["MLflow"] = _start("MLflow", command, quiet)
+        servers["Prefect"] = _start("Prefect", prefect, {})
+        handler = partial(_Quiet, directory=str(EVALUATION))
+        report = ThreadingHTTPServer((HOST, ports["REPORT"]), handler)
+        Thread(target=report.serve_forever, daemon=True).start()
+        for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"])):
+            if name in servers:
+                _wait(name, port, servers[name])
+        print(f"MLflow   {_url(ports['MLFLOW']) if 'MLflow' in servers else store}")
+        print(f"Prefect  {_url(ports['PREFECT'])}")
+        print(f"report   {_url(ports['REPORT'])}/report.html")
+        print("Ctrl-C ends all three", flush=True)
+        while all(server.poll() is None for server in servers.values()):
+            time.sleep(0.5)
+        ended = next(name for name, server in servers.items() if server.poll() is not None)
+        raise ImageCapError(f"{ended} has ended; what it said is in {_log(ended)}")
+    finally:
+        _end(list(servers.values()))
+
+
+_DEFAULTS = {"MLFLOW": MLFLOW, "PREFECT": PREFECT, "REPORT": REPORT}
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Files of one folder, without a line for each request."""
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise ImageCapError(
+                f"port {port} of {HOST} is taken: is `make ui` running already? Another port: "
+                f"make ui {name}_PORT={port + 10}"
+            ) from None
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _log(name: str) -> Path:
+    return Path("outputs") / f"{name.lower()}.log"
+
+
+def _start(name: str, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """A server in a process group of its own, which ends with this process, by whatever death (Linux)."""
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), sys.executable, "-m", *command]
+    _log(name).parent.mkdir(exist_ok=True)
+    with _log(name).open("wb") as log:
+        return subprocess.Popen(
+            launch,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(name: str, port: int, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.2)
+    raise ImageCapError(f"{name} does not start; what it said is in {_log(name)}")
+
+
+def _end(servers: list["subprocess.Popen[bytes]"]) -> None:
+    for server in servers:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _END_SECONDS
+    for server in servers:
+        try:
+            server.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+if __name__ == "__main__":
+    try:
+        interrupt_on_sigterm()
+        main()
+    except ImageCapError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("ended")
