@@ -1,0 +1,1 @@
+"""The sample pictures and the tiny base checkpoints: how they were made."""
