@@ -1,0 +1,46 @@
+"""What several test modules share."""
+
+import os
+from pathlib import Path
+
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="true"
+)
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imagecap.config import ModelSettings
+from tests.tiny import write_tiny_clip, write_tiny_qwen
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Photographs, metric vectors and stand-in checkpoints that lie beside the checkout of the developers."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the developers' data folder is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    """Settings that name a tiny random CLIP and a tiny random Qwen3 on disk; nothing is frozen but the encoder."""
+    root = tmp_path_factory.mktemp("bases")
+    write_tiny_clip(root / "clip")
+    write_tiny_qwen(root / "qwen")
+    return ModelSettings(vision_model_name=str(root / "clip"), language_model_name=str(root / "qwen"))
+
+
+@pytest.fixture
+def tiny_model(tiny_bases: ModelSettings) -> "ImageCaptioner":
+    """A fresh captioner from `tiny_bases` (16 image tokens); random, deterministic, yours to change."""
+    from imagecap.model.builder import build
+
+    return build(tiny_bases)

@@ -1,0 +1,121 @@
+"""What captions.json may be, and what is said about one that is not."""
+
+import json
+
+import pytest
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import read_rows
+from imagecap.errors import ImageCapError
+
+SETTINGS = DataSettings()
+GOOD = {"image": "a.png", "caption": "A dog."}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[\n{"image": "a.png",\n "caption": oops}]', "line 3, column 13"),
+        (b'[{"image": "a.png", "caption": "x"},]', "line 1, column"),
+        (b'[{"image": "a.png"', "line 1, column"),
+        (b'{"image": "a", "caption": "b"}\n{"image": "c", "caption": "d"}\n', "line 2, column 1.*JSON Lines"),
+        (b"", "is empty"),
+        (b"  \n", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"[]", "has no rows"),
+        (b"{}", "list of rows .* not an object"),
+        (b'"text"', "not text"),
+        (b"null", "not null"),
+        (b'[\n{"image": "\xff\xfe\xfa"}]', r"not UTF-8 text \(line 2\)"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b"[" + b"9" * 5000 + b"]", "cannot be read as JSON"),
+    ],
+)
+def test_not_a_list_of_rows(data, content: bytes, message: str) -> None:
+    data.text(content)
+    with pytest.raises(ImageCapError, match=message):
+        read_rows(data.path / "captions.json", SETTINGS)
+
+
+def test_missing_file_and_folder_of_that_name(data) -> None:
+    file = data.path / "captions.json"
+    with pytest.raises(ImageCapError, match="is missing"):
+        read_rows(file, SETTINGS)
+    file.mkdir()
+    with pytest.raises(ImageCapError, match="cannot be read"):
+        read_rows(file, SETTINGS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_encodings(data, encoding: str) -> None:
+    data.text(json.dumps([{"image": "狗.png", "caption": "一只狗。"}], ensure_ascii=False).encode(encoding))
+    rows, problems = read_rows(data.path / "captions.json", SETTINGS)
+    assert not problems
+    assert (rows[0].image, rows[0].caption.text, rows[0].caption.language) == ("狗.png", "一只狗。", "zh")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.png", "not text"),
+        (["a.png", "A dog."], "not a list"),
+        (None, "not null"),
+        (7, "not a number"),
+        ({"caption": "A dog."}, 'no "image"'),
+        ({"image": "a.png"}, 'no "caption"'),
+        ({**GOOD, "image": 5}, "image must be text, not a number"),
+        ({**GOOD, "image": None}, "image must be text, not null"),
+        ({**GOOD, "image": ""}, "image is empty"),
+        ({**GOOD, "caption": ""}, "caption is empty"),
+        ({**GOOD, "caption": " \n\t\u3000"}, "caption is empty"),
+        ({**GOOD, "caption": True}, "caption must be text, not true"),
+        ({**GOOD, "caption": ["A dog.", "A cat."]}, "one row per caption"),
+        ({**GOOD, "caption": "half \ud800"}, "half a character"),
+        ({**GOOD, "image": "half \udfff.png"}, "half a character"),
+        ({**GOOD, "note": ["half \udfff"]}, "half a character"),
+        ({**GOOD, "split": "trian"}, '"trian"; write train'),
+        ({**GOOD, "split": 1}, "split must be text"),
+        ({**GOOD, "language": "ja"}, '"ja"; write en or zh'),
+        ({**GOOD, "language": []}, "language must be text, not a list"),
+        ({**GOOD, "prompt": {"a": 1}}, "prompt must be text, not an object"),
+    ],
+)
+def test_bad_rows(data, row: object, message: str) -> None:
+    data.text(json.dumps([GOOD, row, GOOD]))
+    rows, problems = read_rows(data.path / "captions.json", SETTINGS)
+    assert [good.number for good in rows] == [1, 3]
+    assert [problem.row for problem in problems] == [2]
+    assert problems[0].severity == "error"
+    assert message in problems[0].message
+    str(problems[0]).encode()  # can be printed
+
+
+def test_all_that_is_wrong_with_a_row_is_said(data) -> None:
+    data.rows({"image": "a.png", "caption": "", "split": "x", "language": "x"})
+    problems = read_rows(data.path / "captions.json", SETTINGS)[1]
+    assert len(problems) == 3
+    assert str(problems[0]) == "row 1 (a.png): caption is empty"
+
+
+def test_optional_columns(data) -> None:
+    data.rows(
+        {"image": "a.png", "caption": " A dog. ", "split": "Val", "language": "zh-CN", "prompt": "Who?", "place": "x"},
+        {"image": "a.png", "caption": "一只狗。", "split": None, "language": "", "prompt": None, "n": [1, {"a": 2}]},
+        {"image": "a.png", "caption": "A cat.", "language": "EN"},
+    )
+    settings = DataSettings(prompt_en="Say it.", prompt_zh="说吧。")
+    rows, problems = read_rows(data.path / "captions.json", settings)
+    assert not problems
+    first, second, third = (row.caption for row in rows)
+    assert (first.text, first.language, first.prompt, first.extra) == ("A dog.", "zh", "Who?", {"place": "x"})
+    assert (second.language, second.prompt, second.extra) == ("zh", "说吧。", {"n": [1, {"a": 2}]})
+    assert (third.language, third.prompt) == ("en", "Say it.")
+    assert [row.split for row in rows] == ["validation", None, None]
+
+
+def test_nan_of_pandas_is_null(data) -> None:
+    data.text('[{"image": "a.png", "caption": "A dog.", "split": NaN, "score": Infinity}]')
+    rows, problems = read_rows(data.path / "captions.json", SETTINGS)
+    assert not problems
+    assert rows[0].split is None
+    assert rows[0].caption.extra == {"score": None}

@@ -1,0 +1,90 @@
+"""Prepared data comes back as it was, wherever the checkout has moved."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from imagecap.data.dataset import read_captions
+from imagecap.data.prepared import data_digest, read_prepared, write_prepared
+from imagecap.errors import ImageCapError
+
+
+@pytest.fixture
+def folder(data, tmp_path: Path) -> Path:
+    names = [f"图 {number}.png" for number in range(12)]
+    data.add(*names, "sub/x.png")
+    splits = ["train", "val", "test"]
+    rows = [
+        {"image": name, "caption": f"一张\u2028{name}", "split": splits[number % 3], "note": {"n": number}}
+        for number, name in enumerate([*names, "sub/x.png"])
+    ]
+    rows[-1]["caption"] = "A caption."
+    data.rows(*rows, rows[0], {"image": "none.png", "caption": "x"})
+    return tmp_path / "prepared"
+
+
+def write(data, folder: Path):
+    settings = data.settings(on_bad_data="skip")
+    samples, problems = read_captions(settings)
+    write_prepared(samples, problems, settings, folder)
+    return samples
+
+
+def test_round_trip_and_summary(data, folder: Path) -> None:
+    samples = write(data, folder)
+    prepared = read_prepared(folder, data.path)
+    assert prepared.train == [sample for sample in samples if sample.split == "train"]
+    assert prepared.validation == [sample for sample in samples if sample.split == "validation"]
+    assert prepared.test == [sample for sample in samples if sample.split == "test"]
+    summary = prepared.summary
+    assert summary["pictures"] == {"all": 13, "train": 5, "validation": 4, "test": 4}
+    assert summary["captions"] == {"all": 13, "train": 5, "validation": 4, "test": 4}
+    assert summary["languages"] == {"en": 1, "zh": 12}
+    assert (summary["problems"]["error"], summary["problems"]["warning"]) == (1, 1)
+    assert len(summary["problems"]["list"]) == 2
+    assert summary["settings"]["split_seed"] == 0
+    assert str(data.path) not in "".join(file.read_text() for file in folder.iterdir())
+
+
+def test_moved_and_equal_bytes(data, folder: Path, tmp_path: Path) -> None:
+    write(data, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert sorted(before) == ["summary.json", "test.jsonl", "train.jsonl", "validation.jsonl"]
+    moved = shutil.move(data.path, tmp_path / "elsewhere")
+    prepared = read_prepared(folder, moved)
+    assert prepared.train[0].path == tmp_path / "elsewhere" / "images" / "图 0.png"
+    data.path, data.images = moved, moved / "images"
+    write(data, folder)  # also replaces the folder that is there
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_digest_of_the_data_ignores_order_and_names(data) -> None:
+    data.add("a.png", "b.png")
+    rows = [{"image": "a.png", "caption": "one"}, {"image": "b.png", "caption": "two"}]
+    data.rows(*rows)
+    first = data_digest(read_captions(data.settings())[0])
+    (data.images / "a.png").rename(data.images / "c.png")
+    rows[0]["image"] = "c.png"
+    data.rows(*reversed(rows))
+    assert data_digest(read_captions(data.settings())[0]) == first
+    rows[0]["caption"] = "One"
+    data.rows(*rows)
+    assert data_digest(read_captions(data.settings())[0]) != first
+
+
+def test_damage_is_said(data, folder: Path) -> None:
+    with pytest.raises(ImageCapError, match="is missing; make it"):
+        read_prepared(folder, data.path)
+    write(data, folder)
+    (data.images / "sub" / "x.png").unlink()
+    with pytest.raises(ImageCapError, match="1 pictures of the prepared data are no longer there"):
+        read_prepared(folder, data.path)
+    for damaged in ("{", json.dumps({"image": "a.png"}), json.dumps([1]), "7"):
+        (folder / "test.jsonl").write_text(damaged)
+        with pytest.raises(ImageCapError, match="is damaged"):
+            read_prepared(folder, data.path)
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(ImageCapError, match=r"test\.jsonl is missing"):
+        read_prepared(folder, data.path)

@@ -1,0 +1,325 @@
+"""The evaluation of a model, with a stand-in that says what the test wants it to say."""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagecap.config import Settings, parse_settings
+from imagecap.data.records import Caption, Sample
+from imagecap.data.scenes.language import captions as write_captions
+from imagecap.data.scenes.language import scene_string
+from imagecap.data.scenes.layout import sample_scene
+from imagecap.errors import ImageCapError
+from imagecap.eval.behaviour import behaviour, is_repetitive
+from imagecap.eval.bootstrap import score_intervals, share_interval
+from imagecap.eval.evaluator import Evaluation, evaluate
+from imagecap.eval.features import nearest, picture_features
+from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
+from imagecap.eval.metrics import METRICS, score
+from imagecap.generate.captioner import GeneratedCaption
+
+EOS = 9
+SETTINGS = parse_settings({"evaluate": {"bootstrap_samples": 200}, "generate": {"max_length": 5}}, "test")
+MODEL: Any = SimpleNamespace(
+    info={"prompt": "default prompt"}, llava=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=EOS))
+)
+
+
+class Speaker:
+    """Stands in for `caption`: says the given texts and remembers what it was asked."""
+
+    def __init__(self, texts: Sequence[str], ids: Sequence[int] = (1, 2, EOS)) -> None:
+        self.texts, self.ids = texts, list(ids)
+        self.prompts: list[str] = []
+        self.pictures = 0
+
+    def __call__(
+        self, model: Any, images: Iterable[Image.Image], prompts: Sequence[str], settings: Any, batch_size: int
+    ) -> list[GeneratedCaption]:
+        self.prompts = list(prompts)
+        self.pictures = sum(1 for _ in images)
+        return [GeneratedCaption(text, self.ids, -0.5) for text in self.texts]
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "a.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    return path
+
+
+def sample(path: Path, name: str, captions: Sequence[tuple[str, str]], **extra: Any) -> Sample:
+    return Sample(
+        name, path, name, "test", tuple(Caption(text, language, f"in {language}", extra) for text, language in captions)
+    )
+
+
+def first(items: Sequence[Any], training: Sequence[Sample]) -> list[int]:
+    return [0] * len(items)
+
+
+DOGS = [
+    ("A dog runs over the grass.", "The brown dog is running on grass.", "a dog on a lawn"),
+    ("Two boats lie on the beach.", "A pair of boats on the sand", "boats near the sea"),
+    ("A child eats an apple.", "A small child is eating an apple", "the child has an apple"),
+    ("A train stands in the station.", "The train waits at a platform", "train in a station"),
+]
+
+
+@pytest.fixture
+def english(picture: Path) -> list[Sample]:
+    return [
+        sample(picture, f"{index}.png", [(text, "en") for text in texts], place="out" if index < 2 else "in")
+        for index, texts in enumerate(DOGS)
+    ]
+
+
+@pytest.fixture
+def training(picture: Path) -> list[Sample]:
+    return [sample(picture, f"t{index}.png", [(texts[1], "en"), (texts[2], "en")]) for index, texts in enumerate(DOGS)]
+
+
+def run(samples: list[Sample], texts: Sequence[str], training: list[Sample], **changes: Any) -> Evaluation:
+    return evaluate(
+        MODEL, samples, changes.pop("settings", SETTINGS), training, caption=Speaker(texts), neighbours=first
+    )
+
+
+def test_one_language(english: list[Sample], training: list[Sample]) -> None:
+    texts = [texts[0] for texts in DOGS]
+    found = run(english, texts, training)
+    references = {each.image: [caption.text for caption in each.captions] for each in english}
+    expected = score(references, dict(zip(references, texts, strict=True)))
+    assert found.metrics == pytest.approx(expected.overall)
+    assert found.metrics["Bleu_4"] == pytest.approx(1.0)
+    assert set(found.intervals) == set(METRICS)
+    for name, (low, high) in found.intervals.items():
+        assert low - 1e-9 <= found.metrics[name] <= high + 1e-9
+    assert [row["image"] for row in found.results] == ["0.png", "1.png", "2.png", "3.png"]
+    assert found.results[1]["metrics"] == pytest.approx(expected.per_image["1.png"])
+    assert found.results[0]["references"] == list(DOGS[0])
+    assert found.results[0]["columns"] == {"place": "out"}
+    assert found.data["languages"] == {"en": 4}
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_floors_lie_below_a_good_model_and_shuffling_ruins_it(english: list[Sample], training: list[Sample]) -> None:
+    found = run(english, [texts[0] for texts in DOGS], training)
+    assert set(found.floors) == {"constant", "random", "neighbour", "human", "shuffled"}
+    for kind in ("constant", "random", "neighbour", "shuffled"):
+        assert found.floors[kind]["metrics"]["CIDEr"] < 0.5 * found.metrics["CIDEr"], kind
+    assert found.floors["constant"]["details"]["en"]["caption"] in {text for texts in DOGS for text in texts[1:]}
+    assert found.floors["human"]["metrics"]["CIDEr"] > found.floors["shuffled"]["metrics"]["CIDEr"]
+
+
+def test_a_model_that_ignores_the_picture_scores_the_same_when_shuffled(english: list[Sample]) -> None:
+    found = run(english, ["a dog on a lawn"] * 4, [])
+    assert found.floors["shuffled"]["metrics"] == pytest.approx({name: found.metrics[name] for name in METRICS})
+
+
+def test_slices(english: list[Sample]) -> None:
+    found = run(english, [DOGS[0][0], DOGS[1][0], "", ""], [])
+    rows = {row["value"]: row for row in found.slices}
+    assert set(rows) == {"in", "out"}
+    assert rows["out"]["n"] == 2
+    assert rows["out"]["metrics"]["Bleu_4"] == pytest.approx(1.0)
+    assert rows["in"]["metrics"]["CIDEr"] == 0
+    # the idf is the one of all pictures: the mean of the parts is the whole
+    mean = (rows["in"]["metrics"]["CIDEr"] + rows["out"]["metrics"]["CIDEr"]) / 2
+    assert mean == pytest.approx(found.metrics["CIDEr"])
+
+
+def test_two_languages_one_result_each(picture: Path) -> None:
+    samples = [
+        sample(picture, "a", [("a red cat", "en"), ("一只红色的猫", "zh")]),
+        sample(picture, "b", [("a blue dog", "en"), ("一只蓝色的狗", "zh")]),
+    ]
+    speaker = Speaker(["a red cat", "一只红色的猫", "a blue dog", "一只蓝色的狗"])
+    found = evaluate(MODEL, samples, SETTINGS, [], caption=speaker)
+    assert speaker.prompts == ["in en", "in zh"] * 2
+    assert speaker.pictures == 4
+    assert set(found.metrics) == {f"{language}/{name}" for language in ("en", "zh") for name in METRICS}
+    assert found.names["zh/CIDEr"] == "CIDEr[zh-char]"
+    assert found.names["en/CIDEr"] == "CIDEr"
+    assert [row["language"] for row in found.results] == ["en", "zh", "en", "zh"]
+    assert set(found.behaviour) == {"en", "zh"}
+
+
+def test_chinese_alone_has_plain_keys(picture: Path) -> None:
+    samples = [sample(picture, name, [(text, "zh")]) for name, text in (("a", "一只猫在跑"), ("b", "两只狗在睡"))]
+    found = run(samples, ["一只猫在跑", "狗"], [])
+    assert set(found.metrics) == set(METRICS)
+    assert found.names["Bleu_4"] == "Bleu_4[zh-char]"
+
+
+def test_pictures_without_references(picture: Path, english: list[Sample]) -> None:
+    speaker = Speaker(["something"])
+    found = evaluate(MODEL, [sample(picture, "x", [])], SETTINGS, [], caption=speaker)
+    assert speaker.prompts == ["default prompt"]
+    assert found.metrics == {}
+    assert found.floors == {}
+    assert "no metrics" in found.notes[0]
+    assert found.results[0]["references"] == []
+    mixed = run([*english, sample(picture, "x", [])], [*(texts[0] for texts in DOGS), "y"], [])
+    assert mixed.metrics["Bleu_4"] == pytest.approx(1.0)
+    assert any("1 pictures have no references" in note for note in mixed.notes)
+
+
+def test_the_prompt_of_the_settings_comes_first(picture: Path) -> None:
+    settings = Settings(generate=SETTINGS.generate.model_copy(update={"prompt": "mine"}))
+    speaker = Speaker(["x", "x"])
+    samples = [sample(picture, "a", [("a cat", "en")]), sample(picture, "b", [])]
+    evaluate(MODEL, samples, settings, [], caption=speaker)
+    assert speaker.prompts == ["mine", "mine"]
+
+
+def test_no_pictures_is_an_error() -> None:
+    with pytest.raises(ImageCapError, match="no pictures"):
+        evaluate(MODEL, [], SETTINGS, [])
+
+
+def test_scenes_are_judged_by_their_truth(picture: Path) -> None:
+    rng = random.Random(0)
+    samples, texts = [], []
+    for index in range(20):
+        scene = sample_scene(rng, held_out=index >= 10)
+        said = write_captions(scene, "en", rng, 3)
+        composition = "held-out" if index >= 10 else "seen"
+        samples.append(
+            sample(
+                picture,
+                str(index),
+                [(text, "en") for text in said[:2]],
+                scene=scene_string(scene),
+                composition=composition,
+            )
+        )
+        texts.append(said[2] if index < 15 else "a cat")
+    found = run(samples, texts, [])
+    assert found.metrics["true_share"] == pytest.approx(15 / 20)
+    assert found.metrics["true_share_seen"] == 1.0
+    assert found.metrics["true_share_held_out"] == pytest.approx(5 / 10)
+    assert found.floors["shuffled"]["metrics"]["true_share"] < 0.1
+    assert found.intervals["true_share_seen"][0] < 1.0
+    assert [row["true"] for row in found.results] == [True] * 15 + [False] * 5
+    composition = [row for row in found.slices if row["column"] == "composition"]
+    assert {(row["value"], row["metrics"]["true_share"]) for row in composition} == {("seen", 1.0), ("held-out", 0.5)}
+    lengths = [row for row in found.slices if row["column"] == "reference length"]
+    assert sum(row["n"] for row in lengths) == 20
+    assert found.word_classes["en"]["truth"]["objects"]["precision"] < 1.0
+    assert found.word_classes["en"]["references"]["counts"]["recall"] < 1.0
+    broken = sample(picture, "z", [("a", "en")], scene="3 grey cow", composition="seen")
+    with pytest.raises(ImageCapError, match="z: column scene"):
+        run([broken], ["a"], [])
+
+
+def test_the_same_data_has_the_same_hash(english: list[Sample]) -> None:
+    texts = [""] * 4
+    one = run(english, texts, []).data["split_hash"]
+    assert run(list(reversed(english)), texts, []).data["split_hash"] == one
+    assert run(english[:3], texts[:3], []).data["split_hash"] != one
+
+
+def test_truncated_captions_are_told_by_the_missing_end(english: list[Sample]) -> None:
+    texts = [""] * 4
+    cut = evaluate(MODEL, english, SETTINGS, [], caption=Speaker(texts, ids=[1] * 5))
+    ended = evaluate(MODEL, english, SETTINGS, [], caption=Speaker(texts, ids=[1, 1, 1, 1, EOS]))
+    assert cut.behaviour["en"]["truncated_share"] == 1
+    assert ended.behaviour["en"]["truncated_share"] == 0
+    assert cut.behaviour["en"]["empty_share"] == 1
+
+
+def test_behaviour() -> None:
+    found = behaviour(
+        ["A dog.", "a dog", "a cat sat sat sat", ""],
+        [["a dog runs"], ["a dog"], ["the cat sat"], ["x"]],
+        [False, True, False, False],
+        ["A dog!", "the cat"],
+        "en",
+    )
+    assert found["mean_length"] == pytest.approx(9 / 4)
+    assert found["empty_share"] == 0.25
+    assert found["truncated_share"] == 0.25
+    assert found["repetitive_share"] == 0.25
+    assert found["copied_from_training_share"] == 0.5
+    assert found["vocabulary"] == 4
+    assert found["distinct_1"] == pytest.approx(4 / 9)
+    assert found["distinct_captions_share"] == 0.75
+    assert found["reference_mean_length"] == pytest.approx(9 / 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a dog and a dog", False),
+        ("very very big", False),
+        ("very very very big", True),
+        ("on the red on the red mat", True),
+        ("a man a man", False),
+    ],
+)
+def test_repetition(text: str, expected: bool) -> None:
+    assert is_repetitive(text.split()) is expected
+
+
+def test_intervals_shrink_with_more_pictures_and_are_repeatable() -> None:
+    def width(copies: int) -> float:
+        rng = random.Random(1)
+        references = {str(i): [rng.choice(DOGS)[1]] for i in range(copies)}
+        found = score(references, {image: rng.choice(DOGS)[0] for image in references})
+        ends = score_intervals(found.columns, found.bleu, 300)
+        assert ends == score_intervals(found.columns, found.bleu, 300)
+        low, high = ends["ROUGE_L"]
+        assert low < found.overall["ROUGE_L"] < high
+        return high - low
+
+    assert width(200) < 0.6 * width(30)
+
+
+def test_interval_of_a_share() -> None:
+    low, high = share_interval(0, 20)
+    assert low == 0
+    assert high == pytest.approx(0.161, abs=0.001)
+    assert share_interval(20, 20) == pytest.approx((1 - high, 1.0))
+
+
+def test_shuffling_moves_every_caption() -> None:
+    for size in (2, 3, 50):
+        order = shuffled_order([str(i) for i in range(size)], 0)
+        assert sorted(order) == list(range(size))
+        assert all(place != index for place, index in enumerate(order))
+
+
+def test_best_constant_is_the_most_typical_caption() -> None:
+    training = {str(i): [f"a dog runs over field number {i}", f"word{i} other{i} things{i}"] for i in range(8)}
+    training["x"] = ["a dog runs over the field"]
+    assert "dog runs over" in best_constant(training, "en")
+
+
+def test_human_rounds_leave_the_candidate_out() -> None:
+    rounds = human_rounds({"a": ["one", "two"], "b": ["three"]}, "en")
+    assert [said for _, said in rounds] == [{"a": "one"}, {"a": "two"}]
+    assert rounds[0][0].tokens == [["two"]]
+    assert human_rounds({"b": ["three"]}, "en") == []
+
+
+def test_nearest_neighbour_by_the_models_features(tmp_path: Path) -> None:
+    colours = ["red", "lime", "blue"]
+    for colour in colours:
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{colour}.png")
+    model: Any = SimpleNamespace(
+        pixel_values=lambda images: torch.stack([torch.tensor(np.array(image)) for image in images]),
+        encode_images=lambda pixels: pixels.float().flatten(1, 2) + 1,
+    )
+    paths = [tmp_path / f"{colour}.png" for colour in colours]
+    features = picture_features(model, paths, 10_000, batch_size=2)
+    assert features.shape == (3, 3)
+    assert nearest(features[[2, 0]], features) == [2, 0]

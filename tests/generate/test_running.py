@@ -1,0 +1,100 @@
+"""Rows that join and leave a running batch say what they would have said alone."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from imagecap.config import GenerateSettings
+from imagecap.generate.captioner import caption, prefixes, prompt_pieces
+from imagecap.generate.running import Row, RunningBatch, _compacted, can_run_ragged
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+SETTINGS = GenerateSettings(max_length=14)
+PROMPTS = ("Describe this image.", "描述这张图片。", "a", "a red cat on a green mat, in a few words please")
+
+
+def alone(model: "ImageCaptioner", pictures: list[Image.Image]) -> list[tuple[list[int], float]]:
+    said = [caption(model, [each], PROMPTS[place % 4], SETTINGS)[0] for place, each in enumerate(pictures)]
+    return [(each.token_ids, each.score) for each in said]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("pace", [0, 1, 2, 5])
+def test_joining_and_leaving_changes_no_token(model: "ImageCaptioner", pictures: list[Image.Image], pace: int) -> None:
+    """A picture joins every `pace` steps (0: all at once), each with a prompt of another length."""
+    expected = alone(model, pictures)
+    assert len({len(tokens) for tokens, _ in expected}) > 2, "captions of various lengths"
+    batch = RunningBatch(model)
+    waiting = list(enumerate(pictures))
+    found: dict[int, Row] = {}
+    step = 0
+    most_ages = 0
+    while waiting or batch.rows:
+        while waiting and (pace == 0 or step % pace == 0):
+            place, picture = waiting.pop(0)
+            pieces = prompt_pieces(model, PROMPTS[place % 4], SETTINGS)
+            prefix, _ = prefixes(model, model.encode_images(model.pixel_values([picture])), [pieces])
+            batch.admit(prefix, [Row(SETTINGS, key=place)])
+            if pace:
+                break
+        most_ages = max(most_ages, len({len(row.tokens) for row in batch.rows}))
+        for row in batch.step():
+            found[row.key] = row
+        step += 1
+    assert pace == 0 or most_ages > 1, "rows of different ages were together"
+    for place, (tokens, score) in enumerate(expected):
+        assert found[place].tokens == tokens
+        assert found[place].score == pytest.approx(score, abs=1e-5)
+
+
+@torch.inference_mode()
+def test_logits_equal_those_of_the_whole_pass(model: "ImageCaptioner", pictures: list[Image.Image]) -> None:
+    """In float64: after every step, the logits are those of one pass over prefix and tokens."""
+    model.double()
+    batch = RunningBatch(model)
+    read: dict[int, torch.Tensor] = {}
+    for step in range(8):
+        if step % 2 == 0:
+            place = step // 2
+            pieces = prompt_pieces(model, PROMPTS[place], SETTINGS)
+            prefix, _ = prefixes(model, model.encode_images(model.pixel_values([pictures[place]])), [pieces])
+            read[place] = prefix
+            batch.admit(prefix, [Row(SETTINGS, key=place)])
+        for place, row in enumerate(batch.rows):
+            said = model.embed_tokens(torch.tensor([row.tokens], dtype=torch.long))
+            whole = model.decoder(inputs_embeds=torch.cat((read[row.key], said), dim=1)).last_hidden_state
+            expected = model.lm_head(whole[:, -1]).float()[0]
+            torch.testing.assert_close(batch._logits[place], expected, rtol=1e-6, atol=1e-6)
+        batch.step()
+
+
+@torch.inference_mode()
+def test_a_failed_prefix_leaves_the_others_alone(model: "ImageCaptioner", pictures: list[Image.Image]) -> None:
+    expected = alone(model, pictures[:1])[0][0]
+    batch = RunningBatch(model)
+    pieces = prompt_pieces(model, PROMPTS[0], SETTINGS)
+    prefix, _ = prefixes(model, model.encode_images(model.pixel_values(pictures[:1])), [pieces])
+    batch.admit(prefix, [Row(SETTINGS, key=0)])
+    batch.step()
+    with pytest.raises(RuntimeError):
+        batch.admit(torch.zeros(1, 3, 7), [Row(SETTINGS, key=1)])
+    done: list[Row] = []
+    while batch.rows:
+        done += batch.step()
+    assert [row.tokens for row in done] == [expected]
+
+
+def test_order_after_rows_left() -> None:
+    assert _compacted(6, [0, 2, 3, 5]) == [0, 5, 2, 3]
+    assert _compacted(3, []) == []
+    assert _compacted(3, [0, 1, 2]) == [0, 1, 2]
+
+
+def test_which_models_share_a_batch(model: "ImageCaptioner") -> None:
+    assert can_run_ragged(model)
+    model.decoder.config.layer_types = ["sliding_attention"]
+    assert not can_run_ragged(model)

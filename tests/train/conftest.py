@@ -1,0 +1,34 @@
+"""Small data sets for training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagecap.data.images import picture_digest
+from imagecap.data.records import Caption, Sample, Split
+from tests.tiny import picture
+
+WORDS = ["a red cat", "two blue dogs by a tree", "a green mat", "a cat on a mat", "one dog", "a red tree by a cat"]
+MakeSamples = Callable[..., list[Sample]]
+
+
+@pytest.fixture
+def make_samples(tmp_path: Path) -> MakeSamples:
+    """`make_samples(pictures, captions, first)`: random pictures with ragged captions in two languages."""
+
+    def make(pictures: int, captions: int = 3, first: int = 0, split: Split = "train") -> list[Sample]:
+        samples = []
+        for number in range(first, first + pictures):
+            image = picture(number)
+            path = tmp_path / "images" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            image.save(path)
+            texts = [WORDS[(number + 5 * turn) % len(WORDS)] for turn in range(captions)]
+            rows = [Caption(text, "en", "Describe this image.") for text in texts]
+            if number % 3 == 0:
+                rows.append(Caption("一只红色的猫", "zh", "描述这张图片。"))
+            samples.append(Sample(path.name, path, picture_digest(image), split, tuple(rows)))
+        return samples
+
+    return make

@@ -1,0 +1,71 @@
+"""Attention by plain products is the attention of torch."""
+
+import pytest
+import torch
+
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.attention import PRODUCTS, attend, plain_products
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "queries", "keys"), [(4, 4, 7, 7), (4, 2, 9, 9), (6, 1, 1, 5), (2, 2, 3, 8)]
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_equals_the_fused_kernel(heads: int, key_heads: int, queries: int, keys: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(heads * keys + masked)
+
+    def draw(rows: int, length: int) -> torch.Tensor:
+        values = torch.randn(3, rows, length, 8, generator=generator, dtype=torch.float64)
+        return values.requires_grad_()
+
+    query, key, value = draw(heads, queries), draw(key_heads, keys), draw(key_heads, keys)
+    bias = None
+    if masked:
+        seen = torch.rand(3, 1, queries, keys, generator=generator) > 0.5
+        seen[..., 0] = True
+        bias = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -torch.inf)
+    ours = attend(query, key, value, bias, 0.3)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    for mine, yours in zip(
+        torch.autograd.grad((ours * weights).sum(), (query, key, value)),
+        torch.autograd.grad((theirs * weights).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, yours, rtol=1e-11, atol=1e-11)
+
+
+def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
+    parts = [tiny_model.decoder.config, tiny_model.vision_tower.config]
+    with plain_products(tiny_model, False):
+        assert [each._attn_implementation for each in parts] == ["sdpa"] * 2
+    with plain_products(tiny_model, True):
+        assert [each._attn_implementation for each in parts] == [PRODUCTS] * 2
+        with plain_products(tiny_model, True):
+            pass
+        assert [each._attn_implementation for each in parts] == [PRODUCTS] * 2
+    assert [each._attn_implementation for each in parts] == ["sdpa"] * 2
+    tiny_model.llava.set_attn_implementation("eager")
+    with plain_products(tiny_model, True):
+        assert parts[0]._attn_implementation == "eager"
+
+
+def test_without_a_mask_a_language_model_still_sees_no_later_token(tiny_model: ImageCaptioner) -> None:
+    embeds = torch.randn(2, 9, 32)
+    with torch.no_grad():
+        expected = tiny_model.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        with plain_products(tiny_model, True):
+            found = tiny_model.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_picture_is_seen_alike(tiny_model: ImageCaptioner) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tiny_model.encode_images(pixels)
+        with plain_products(tiny_model, True):
+            found = tiny_model.encode_images(pixels)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

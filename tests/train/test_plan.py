@@ -1,0 +1,42 @@
+"""What is trained on and in which order."""
+
+from imagecap.config import TrainSettings
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.plan import Plan, data_hash
+from tests.train.conftest import MakeSamples
+
+
+def test_every_picture_once_an_epoch_in_another_order(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
+    settings = TrainSettings(batch_size=3, gradient_accumulation_steps=2)
+    plan = Plan(tiny_model, make_samples(11), settings)
+    assert plan.steps_per_epoch() == 2
+    orders = []
+    for epoch in range(3):
+        steps = plan.epoch(epoch)
+        assert [len(part) for step in steps for part in step.micro] == [3, 3, 3, 2]
+        assert sum(step.captions for step in steps) == plan.captions
+        orders.append([picture for step in steps for picture in step.pictures])
+        assert sorted(orders[-1]) == list(range(11))
+        assert plan.epoch(epoch, 1) == steps[1:]
+    assert orders[0] != orders[1] != orders[2]
+    other = Plan(tiny_model, plan.samples, settings.model_copy(update={"train_seed": 1}))
+    assert [picture for step in other.epoch(0) for picture in step.pictures] != orders[0]
+
+
+def test_captions_are_drawn_anew_each_epoch(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
+    plan = Plan(tiny_model, make_samples(4, captions=5), TrainSettings(captions_per_image=2))
+    drawn = [
+        {picture: chosen for step in plan.epoch(e) for part in step.micro for picture, chosen in part} for e in (0, 1)
+    ]
+    assert all(len(set(chosen)) == 2 for epoch in drawn for chosen in epoch.values())
+    assert drawn[0] != drawn[1]
+    step = plan.epoch(0)[0]
+    assert plan.weight(step) == sum(
+        len(plan.branches[picture][number].caption) for picture, chosen in step.micro[0] for number in chosen
+    )
+
+
+def test_the_hash_is_of_content(make_samples: MakeSamples) -> None:
+    samples = make_samples(3)
+    assert data_hash(samples) == data_hash(samples[::-1])
+    assert data_hash(samples) != data_hash(samples[:2])

@@ -1,0 +1,81 @@
+"""Two processes give the run of one with the doubled batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagecap.config import ModelSettings
+from imagecap.model.builder import load
+from tests.conftest import ROOT
+from tests.tiny import picture
+
+CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Seven pictures to train on, so that the last step has one fewer than processes, and two to validate on."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(9):
+        picture(number).save(folder / "images" / f"{number}.png")
+        split = "train" if number < 7 else "val"
+        rows += [{"image": f"{number}.png", "caption": text, "split": split} for text in CAPTIONS[: 1 + number % 3]]
+    (folder / "captions.json").write_text(json.dumps(rows))
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def trained(bases: ModelSettings, data: Path, output: Path, processes: int, batch: int, *more: str) -> str:
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    command = [
+        *(*start, str(ROOT / "run.py"), "train", "--data_path", str(data), "--output_dir", str(output)),
+        *("--vision_model_name", bases.vision_model_name, "--language_model_name", bases.language_model_name),
+        *("--batch_size", str(batch), "--num_epochs", "3", "--log_every", "1", "--device", "cpu", *more),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"),
+        ("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"),
+    ],
+    ids=["accumulated", "stages"],
+)
+@pytest.mark.long
+def test_two_processes_equal_one(tiny_bases: ModelSettings, data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    trained(tiny_bases, data, tmp_path / "one", 1, 4, *more)
+    said = trained(tiny_bases, data, tmp_path / "two", 2, 2, *more)
+    assert said.count("epoch 1/3") == 1, "one process speaks for both"
+    one, two = [
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(one) == len(two) > 3
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    for (name, mine), (_, yours) in zip(
+        load(tmp_path / "one" / "final").named_parameters(),
+        load(tmp_path / "two" / "final").named_parameters(),
+        strict=True,
+    ):
+        # AdamW turns rounding in tiny gradients into steps of the size of the rate
+        assert torch.allclose(mine, yours, atol=2e-3), name
