@@ -1,0 +1,58 @@
+"""The model, pictures and caption lengths that the benchmarks of decoding and serving share."""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from imagecap.config import ComputeSettings, ModelSettings
+from imagecap.data.images import load_image
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+PROMPT = "Describe this image."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where model and captions come from."""
+    parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
+    parser.add_argument("--model", type=Path, help="a trained model; default: the two checkpoints below, untrained")
+    parser.add_argument("--vision_model_name", default=ModelSettings().vision_model_name)
+    parser.add_argument("--language_model_name", default=ModelSettings().language_model_name)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+
+
+def model_of(arguments: argparse.Namespace) -> "ImageCaptioner":
+    """The captioner of the arguments, on the CPU, in their dtype."""
+    from imagecap.model.builder import build, load
+
+    compute = ComputeSettings(device="cpu", dtype=arguments.dtype)
+    if arguments.model:
+        model = load(arguments.model, compute)
+    else:
+        names = {name: getattr(arguments, name) for name in ("vision_model_name", "language_model_name")}
+        model = build(ModelSettings(**names), compute)
+        model.info["prompt"] = PROMPT
+    model.to(getattr(torch, arguments.dtype)).eval()
+    return model
+
+
+def pictures_and_captions(data: Path, count: int) -> tuple[list[Image.Image], list[str]]:
+    """The first `count` pictures, and all English captions."""
+    rows = json.loads(data.read_text(encoding="utf-8"))
+    folder = data.parent / "images" if (data.parent / "images").is_dir() else data.parent
+    names = list(dict.fromkeys(row["image"] for row in rows))
+    names = (names * (count // len(names) + 1))[:count]
+    captions = [row["caption"] for row in rows if row.get("language", "en") == "en"]
+    return [load_image(folder / name, 100_000_000) for name in names], captions
+
+
+def lengths_of(model: "ImageCaptioner", captions: list[str], count: int) -> list[int]:
+    """Tokens, end token included, of `count` captions drawn from all."""
+    drawn = random.Random(0).choices(captions, k=count)
+    return [len(model.caption_ids(caption, 64)) for caption in drawn]

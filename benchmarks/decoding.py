@@ -1,0 +1,258 @@
+"""Our decoding against transformers' `generate`, on the same stock checkpoint: `python -m benchmarks.decoding --help`.
+
+Same pictures, prompt, dtype and end of every caption: random weights never end one, so on both sides a logits processor
+ends each at the length of a caption drawn from the data. Both start from pixels; rounds alternate, medians are shown.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.generation.logits_process import LogitsProcessor
+
+from benchmarks import captioners, machine
+from imagecap.config import GenerateSettings
+from imagecap.generate import captioner
+from imagecap.generate.engine import Engine
+from imagecap.generate.rules import Rules
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+ROUNDS = 3
+
+
+def end_at(scores: Tensor, step: int, lengths: Tensor, end: int) -> Tensor:
+    """Scores `[rows, …, vocabulary]` that leave the end token only at the row's length, and never before."""
+    last = (lengths == step + 1).view(-1, *[1] * (scores.dim() - 1))
+    only_end = torch.full_like(scores, -torch.inf)
+    only_end[..., end] = scores[..., end]
+    without = scores.clone()
+    without[..., end] = -torch.inf
+    return torch.where(last, only_end, without)
+
+
+class _TheirLengths(LogitsProcessor):
+    def __init__(self, lengths: Tensor, prefix: int, end: int) -> None:
+        self.lengths, self.prefix, self.end = lengths, prefix, end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        lengths = self.lengths.repeat_interleave(len(scores) // len(self.lengths))
+        return end_at(scores, input_ids.shape[1] - self.prefix, lengths, self.end)
+
+
+class _Ours:
+    """Our decoding with the lengths, and a look at its cache."""
+
+    def __init__(self, model: "ImageCaptioner") -> None:
+        self.model = model
+        self.cache_bytes = 0
+        self.prefill_seconds = 0.0
+
+    def run(self, pixels: Tensor, lengths: Tensor, settings: GenerateSettings) -> list[list[int]]:
+        end, outer = captioner.end_token_ids(self.model)[0], self
+
+        class LengthRules(Rules):
+            def __init__(self, settings: GenerateSettings, end_ids: Tensor, prefix_ids: Tensor) -> None:
+                super().__init__(settings, end_ids, prefix_ids)
+                self.lengths = lengths
+
+            def apply(self, scores: Tensor, said: Tensor) -> Tensor:
+                return end_at(scores, said.shape[-1], self.lengths, end)
+
+            def keep_rows(self, order: Tensor) -> None:
+                super().keep_rows(order)
+                self.lengths = self.lengths[order]
+
+        class SeenEngine(Engine):
+            def prefill(self, prefix: Tensor) -> Tensor:
+                started = time.perf_counter()
+                logits = super().prefill(prefix)
+                outer.prefill_seconds = time.perf_counter() - started
+                return logits
+
+            def free_slots(self, count: int) -> Tensor:
+                outer.cache_bytes = max(outer.cache_bytes, self.cache.nbytes)
+                return super().free_slots(count)
+
+            def step(self, tokens: Tensor) -> Tensor:
+                logits = super().step(tokens)
+                outer.cache_bytes = max(outer.cache_bytes, self.cache.nbytes)
+                return logits
+
+        pieces = [captioner.prompt_pieces(self.model, captioners.PROMPT, settings)] * len(pixels)
+        before = captioner.Rules, captioner.Engine
+        captioner.Rules, captioner.Engine = LengthRules, SeenEngine  # type: ignore[misc]
+        try:
+            with torch.inference_mode():
+                found = captioner.caption_pixels(
+                    self.model, pixels, pieces, [captioners.PROMPT] * len(pixels), settings
+                )
+        finally:
+            captioner.Rules, captioner.Engine = before  # type: ignore[misc]
+        return [each.token_ids for each in found]
+
+
+def theirs(
+    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings
+) -> tuple[list[list[int]], int]:
+    """Tokens by `generate`, and the bytes of its cache."""
+    before, after = captioner.prompt_pieces(model, captioners.PROMPT, settings)
+    row = [*before, *[model.image_token_id] * model.image_tokens, *after]
+    ids = torch.tensor([row] * len(pixels))
+    cache = DynamicCache(config=model.decoder.config)
+    end = captioner.end_token_ids(model)[0]
+    out = model.llava.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=pixels,
+        do_sample=False,
+        num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty,
+        max_new_tokens=settings.max_length,
+        pad_token_id=model.tokenizer.pad_token_id,
+        logits_processor=[_TheirLengths(lengths, len(row), end)],
+        past_key_values=cache,
+    )
+    layers: list[Any] = list(cache.layers)
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    return [said[: int(length)] for said, length in zip(out[:, len(row) :].tolist(), lengths, strict=True)], size
+
+
+def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
+    """Operations of reading one batch of prefixes: two per weight of every block and token, and the attention."""
+    config = model.decoder.config
+    tokens = model.image_tokens + sum(map(len, captioner.prompt_pieces(model, captioners.PROMPT, GenerateSettings())))
+    weights = sum(weight.numel() for weight in model.decoder.layers.parameters())
+    heads = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    attention = 4 * tokens * tokens * heads * config.num_hidden_layers  # the full square, as it is computed
+    return rows * (2.0 * weights * tokens + attention)
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return sorted(values)[len(values) // 2]
+
+
+def compare(
+    model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int
+) -> tuple[dict[str, float], "_Ours"]:
+    """Both sides on one batch, in turn."""
+    settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
+    wanted, ours = torch.tensor(lengths), _Ours(model)
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    said: dict[str, list[list[int]]] = {}
+    size = 0
+    for turn in range(ROUNDS + 1):
+        started = time.perf_counter()
+        said["ours"] = ours.run(pixels, wanted, settings)
+        middle = time.perf_counter()
+        said["theirs"], size = theirs(model, pixels, wanted, settings)
+        if turn:
+            seconds["ours"].append(middle - started)
+            seconds["theirs"].append(time.perf_counter() - middle)
+    equal = sum(one == two for one, two in zip(said["ours"], said["theirs"], strict=True)) / len(lengths)
+    ratios = [two / one for one, two in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    figures = {
+        "ours": median(seconds["ours"]),
+        "theirs": median(seconds["theirs"]),
+        "ratio": median(ratios),
+        "cache": ours.cache_bytes / size,
+        "cache MB": ours.cache_bytes / 1e6,
+        "equal": equal,
+    }
+    return figures, ours
+
+
+def floor_seconds(model: "ImageCaptioner", length: int, peak: float, bandwidth: float) -> float:
+    """Batch 1 at the machine's limits: prefill at matmul peak, then the weights read once per further token."""
+    read = sum(weight.nbytes for weight in model.decoder.layers.parameters()) + model.lm_head.weight.nbytes
+    tower = sum(weight.numel() for weight in model.vision_tower.parameters())
+    vision = 2.0 * tower * model.image_tokens
+    return (prefill_flops(model, 1) + vision) / peak + (length - 1) * read / bandwidth
+
+
+def curve(run: Callable[[int], float], values: list[int]) -> list[tuple[int, float]]:
+    """Milliseconds per caption by a number."""
+    return [(value, 1000 * run(value)) for value in values]
+
+
+def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
+    """Cost of a caption against batch size, beams and length, as one picture."""
+    from matplotlib.figure import Figure
+
+    ours = _Ours(model)
+
+    def seconds(batch: int, beams: int, length: int) -> float:
+        settings = GenerateSettings(max_length=length, num_beams=beams)
+        chosen, lengths = pixels[:batch], torch.full((batch,), length)
+        ours.run(chosen, lengths, settings)
+        started = time.perf_counter()
+        ours.run(chosen, lengths, settings)
+        return (time.perf_counter() - started) / batch
+
+    most = len(pixels)
+    drawings: list[tuple[str, list[tuple[int, float]]]] = [
+        ("pictures at once", curve(lambda n: seconds(n, 1, 12), [n for n in (1, 2, 4, 8, 16, 32) if n <= most])),
+        ("beams (4 at once)", curve(lambda n: seconds(min(4, most), n, 12), [1, 2, 3, 5, 8])),
+        ("tokens (4 at once)", curve(lambda n: seconds(min(4, most), 1, n), [1, 4, 8, 16, 32, 64])),
+    ]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for place, (axis, points) in enumerate(drawings):
+        axes: Any = figure.add_subplot(1, 3, place + 1)
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color="#0f6b6b")
+        axes.set_xlabel(axis)
+        axes.set_ylabel("ms per caption" if place == 0 else "")
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    captioners.add_arguments(parser)
+    parser.add_argument("--greedy_batch", type=int, default=32)
+    parser.add_argument("--beam_batch", type=int, default=4)
+    parser.add_argument("--plot", type=Path, help="also draw cost against batch, beams and length into this PNG")
+    arguments = parser.parse_args()
+    model = captioners.model_of(arguments)
+    pictures, captions = captioners.pictures_and_captions(arguments.data, max(arguments.greedy_batch, 8))
+    lengths = captioners.lengths_of(model, captions, len(pictures))
+    with torch.inference_mode():
+        pixels = model.pixel_values(pictures)
+    dtype = getattr(torch, arguments.dtype)
+    peak, bandwidth = machine.matmul_peak(dtype), machine.read_bandwidth(dtype)
+    print(
+        f"{machine.describe()}, {arguments.dtype}: {peak / 1e9:.0f} GFLOP/s in matrix products, "
+        f"{bandwidth / 1e9:.1f} GB/s read; {model.image_tokens} image tokens a picture"
+    )
+    print("                    ours s   generate s   faster   cache     captions equal")
+    for name, beams, batch in (
+        ("beam 5", 5, arguments.beam_batch),
+        ("greedy", 1, arguments.greedy_batch),
+        ("greedy", 1, 1),
+    ):
+        found, ours = compare(model, pixels[:batch], lengths[:batch], beams)
+        print(
+            f"{name}, batch {batch:<4}  {found['ours']:10.3f} {found['theirs']:10.3f}   {found['ratio']:5.2f}x   "
+            f"{found['cache']:.2f}x   {found['equal']:9.0%}   (cache {found['cache MB']:.0f} MB)",
+            flush=True,
+        )
+        share = prefill_flops(model, batch) / ours.prefill_seconds / peak
+        print(f"    prefill {ours.prefill_seconds:.3f} s, {share:.0%} of the matrix-product peak")
+        if batch == 1:
+            floor = floor_seconds(model, lengths[0], peak, bandwidth)
+            print(f"    {lengths[0]} tokens; floor of this machine {floor:.3f} s: {found['ours'] / floor:.2f} times it")
+    if arguments.plot:
+        plot(model, pixels, arguments.plot)
+        print(f"plot: {arguments.plot}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A small captioner with random weights in the hub's formats, and photographs at its size: nothing is pretrained."""
+
+import csv
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from imagecap.data.images import load_image
+
+SIDE, STORED = 112, 128  # pixels of the shorter side: what the encoder sees, and what is stored to crop from
+VOCABULARY = 4000
+SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|image_pad|>")
+
+
+def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> list[str]:
+    """A data folder of small copies of the pictures; returns the training captions.
+
+    Args:
+        captions_file: rows of `image`, `caption` and perhaps `split`; the pictures lie in `images/` beside it.
+        splits_file: a CSV with the columns `image` and `split`, for rows that have none.
+    """
+    rows = json.loads(captions_file.read_text(encoding="utf-8"))
+    splits: dict[str, str] = {}
+    if splits_file is not None:
+        with splits_file.open(encoding="utf-8", newline="") as file:
+            splits = {row["image"]: row["split"] for row in csv.DictReader(file)}
+    for row in rows:
+        row["split"] = row.get("split") or splits[row["image"]]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+
+    def shrink(name: str) -> None:
+        target = folder / "images" / name
+        if not target.exists():
+            image = load_image(captions_file.parent / "images" / name, 100_000_000)
+            scale = STORED / min(image.size)
+            size = (round(image.width * scale), round(image.height * scale))
+            image.resize(size, Image.Resampling.LANCZOS).save(target, quality=95)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(shrink, sorted({row["image"] for row in rows})))
+    (folder / "captions.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return [row["caption"] for row in rows if row["split"] == "train"]
+
+
+def write_bases(captions: Sequence[str], folder: Path, width: int, seed: int) -> tuple[Path, Path]:
+    """A CLIP of 6 blocks, a Qwen3 of 4 and a byte-level BPE of the captions; returns the folders of both models."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    vision, language = folder / "vision", folder / "language"
+    heads = width // 64
+    torch.manual_seed(seed)
+    tower = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=6,
+        num_attention_heads=heads,
+        image_size=SIDE,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    CLIPVisionModel(tower).save_pretrained(vision)
+    pictures: Any = CLIPImageProcessorPil
+    pictures(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(vision)
+    size = _write_tokenizer(captions, language)
+    reader = Qwen3Config(
+        vocab_size=size,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=4,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(reader).save_pretrained(language)
+    return vision, language
+
+
+def _write_tokenizer(captions: Sequence[str], folder: Path) -> int:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=SPECIAL[1],
+        pad_token=SPECIAL[0],
+        additional_special_tokens=[SPECIAL[2]],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(folder)
+    return len(fast)

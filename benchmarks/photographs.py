@@ -1,0 +1,196 @@
+"""Does it learn from photographs, from nothing? `python -m benchmarks.photographs --help`.
+
+A small CLIP and a small Qwen3 with random weights are trained by `run.py train` on the training pictures and judged by
+`run.py eval` on the validation pictures, beside the constant caption that scores best and the model's own captions
+dealt to other pictures. With `--peer` transformers' `Trainer` on stock LLaVA gets the same starting weights, pictures
+and time, and so does ours.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.from_nothing import write_bases, write_data
+from benchmarks.stock_trainer import Row, train_stock
+from imagecap.eval.bootstrap import resample_weights
+from imagecap.eval.floors import best_constant
+from imagecap.eval.metrics import prepare_references, score
+
+RECIPE: dict[str, Any] = {
+    "vision_feature_layer": -1,
+    "freeze_vision_model": False,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "language_model_learning_rate": 1e-3,
+    "vision_model_learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "augment_crop": 0.3,
+    "augment_colour": 0.3,
+    "augment_flip": True,
+    "token_dropout": 0.3,
+    "validation_pictures": 300,
+    "best_by": "CIDEr",
+    "log_every": 100,
+}
+BEAMS = 4
+MEASURED = 480  # pictures to time the training on, which decides on the number of epochs
+
+
+def train_ours(bases: tuple[Path, Path], data: Path, output: Path, dtype: str, **changes: Any) -> dict[str, Any]:
+    """`run.py train` with the recipe; returns its summary."""
+    settings = {**RECIPE, **changes, "data_path": data, "output_dir": output, "dtype": dtype}
+    settings |= {"vision_model_name": bases[0], "language_model_name": bases[1]}
+    command = [sys.executable, "run.py", "train"]
+    for name, value in settings.items():
+        command += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    subprocess.run(command, check=True)
+    found: dict[str, Any] = json.loads((output / "train_summary.json").read_text())
+    return found
+
+
+def epochs_in(minutes: float, bases: tuple[Path, Path], data: Path, output: Path, dtype: str, pictures: int) -> int:
+    """How many epochs fit, by a short run: its steps, and its share of validation."""
+    changes = {"num_epochs": 1, "max_samples": MEASURED}
+    summary = train_ours(bases, data, output, dtype, **changes)
+    steps = summary["captions"] / summary["captions_per_second"]
+    around = summary["seconds"] - steps
+    return max(1, int(minutes * 60 / (steps * pictures / MEASURED + around)))
+
+
+def train_peer(bases: tuple[Path, Path], data: Path, output: Path, minutes: float, bf16: bool) -> None:
+    """The stock model from the same starting weights, every caption a row, with the rate that ours has."""
+    from imagecap.config import ModelSettings
+    from imagecap.model.builder import build
+
+    model = build(
+        ModelSettings(
+            vision_model_name=str(bases[0]),
+            language_model_name=str(bases[1]),
+            vision_feature_layer=-1,
+            freeze_vision_model=False,
+        )
+    )
+    model.info |= {"prompt": "Describe this image.", "prompts": {"en": "Describe this image."}}
+    rows = [
+        Row(data / "images" / row["image"], row["caption"])
+        for row in json.loads((data / "captions.json").read_text(encoding="utf-8"))
+        if row["split"] == "train"
+    ]
+    batch = 80  # as many captions as ours has in a step
+    stock: dict[str, Any] = {"bf16": bf16, "learning_rate": RECIPE["learning_rate"], "folder": output / "work"}
+    model.llava.train()
+    ends = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
+    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
+    model = build(
+        ModelSettings(
+            vision_model_name=str(bases[0]),
+            language_model_name=str(bases[1]),
+            vision_feature_layer=-1,
+            freeze_vision_model=False,
+        )
+    )
+    model.info |= {"prompt": "Describe this image.", "prompts": {"en": "Describe this image."}}
+    model.llava.train()
+    steps = int(minutes * 60 / seconds)
+    print(f"Trainer: {seconds:.2f} s a step of {batch} rows, {steps * batch / len(rows):.1f} epochs")
+    train_stock(model.llava, model.processor, rows, batch, max_steps=steps, **stock)
+    model.eval()
+    model.save(output / "final")
+
+
+def judge(model: Path, data: Path, output: Path, constant: str) -> dict[str, float]:
+    """CIDEr and BLEU-4 of beam search on the validation pictures, and the difference to the constant caption."""
+    command = [sys.executable, "run.py", "eval", "--model_path", str(model), "--test_dir", str(data / "validation")]
+    command += ["--training_data", str(data), "--output_file", str(output / "results.json")]
+    command += ["--report_file", str(output / "report.html"), "--num_beams", str(BEAMS), "--max_length", "30"]
+    subprocess.run(command, check=True)
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))["results"]
+    references = prepare_references({row["image"]: row["references"] for row in results})
+    ours = score(references, {row["image"]: row["caption"] for row in results}, meteor=False)
+    floor = score(references, {row["image"]: constant for row in results}, meteor=False)
+    mine = np.array([ours.per_image[row["image"]]["CIDEr"] for row in results])
+    theirs = np.array([floor.per_image[row["image"]]["CIDEr"] for row in results])
+    drawn = resample_weights(len(results), 2000) @ (mine - theirs) / len(results)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {
+        "CIDEr": ours.overall["CIDEr"],
+        "Bleu_4": ours.overall["Bleu_4"],
+        "constant": floor.overall["CIDEr"],
+        "low": float(low),
+        "high": float(high),
+    }
+
+
+def line(name: str, found: dict[str, float]) -> str:
+    """A row of the table."""
+    return (
+        f"| {name} | {found['CIDEr']:.3f} | {found['Bleu_4']:.3f} | {found['constant']:.3f} | "
+        f"{found['CIDEr'] / found['constant']:.2f}× | {found['low']:+.3f} to {found['high']:+.3f} |"
+    )
+
+
+def separate_validation(data: Path) -> None:
+    """The validation pictures as a folder of their own, which `run.py eval` takes."""
+    rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
+    kept = [{"image": row["image"], "caption": row["caption"]} for row in rows if row["split"].startswith("val")]
+    folder = data / "validation"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name in {row["image"] for row in kept}:
+        target = folder / "images" / name
+        if not target.exists():
+            os.link(data / "images" / name, target)
+    (folder / "captions.json").write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare, train, judge, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
+    parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--epochs", type=int, help="instead of as many as fit")
+    parser.add_argument("--width", type=int, default=256, help="of both models, a multiple of 64")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--peer", action="store_true", help="also the Trainer, for the same minutes")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    data, work = arguments.work / "data", arguments.work
+    captions = write_data(arguments.data, arguments.splits, data)
+    separate_validation(data)
+    bases = write_bases(captions, work / "bases", arguments.width, arguments.seed)
+    rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
+    training: dict[str, list[str]] = {}
+    for row in rows:
+        if row["split"] == "train":
+            training.setdefault(row["image"], []).append(row["caption"])
+    constant = best_constant(training, "en")
+    started = time.perf_counter()
+    epochs = arguments.epochs or epochs_in(
+        arguments.minutes, bases, data, work / "measured", arguments.dtype, len(training)
+    )
+    summary = train_ours(bases, data, work / "ours", arguments.dtype, num_epochs=epochs, train_seed=arguments.seed)
+    minutes = (time.perf_counter() - started) / 60
+    table = [line(f"ours, {epochs} epochs, {minutes:.0f} min", judge(work / "ours" / "final", data, work, constant))]
+    if arguments.peer:
+        train_peer(bases, data, work / "peer", arguments.minutes, arguments.dtype == "bfloat16")
+        found = judge(work / "peer" / "final", data, work / "peer", constant)
+        table.append(line(f"Trainer, {arguments.minutes:.0f} min", found))
+    print(f"\n{machine.describe()}, {arguments.dtype}; {summary['total_parameters']:,} weights")
+    print(f"the constant caption: {constant!r}\n")
+    print("| | CIDEr | BLEU-4 | CIDEr of the constant caption | ratio | difference, 95 % |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What `benchmarks.serving` compares the served model with: captioners behind the same MLflow server.
+
+`stock` is what people write: the stock checkpoint, `AutoProcessor` and `generate`, one request at a time. `single` is
+our engine with batching off. MLflow runs this file itself.
+"""
+
+import base64
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class Peer(PythonModel):
+    """Captions one request at a time, behind a lock."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint in the way of `kind`."""
+        config = context.model_config or {}
+        folder = context.artifacts["checkpoint"]
+        self._lock = threading.Lock()
+        self._kind = config["kind"]
+        if self._kind == "single":
+            from imagecap.config import ComputeSettings
+            from imagecap.model.builder import load
+
+            self._model: Any = load(Path(folder), ComputeSettings(device="cpu", dtype=config["dtype"]))
+            return
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=config["dtype"])
+        self._processor = AutoProcessor.from_pretrained(folder)
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": config["prompt"]}]}
+        self._text = self._processor.apply_chat_template([message])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """One row per picture."""
+        from PIL import Image
+
+        length = int((params or {}).get("max_length", 64))
+        pictures = [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in model_input["image"]]
+        with self._lock:
+            return pd.DataFrame({"caption": [self._caption(picture, length) for picture in pictures]})
+
+    def _caption(self, picture: Any, length: int) -> str:
+        if self._kind == "single":
+            from imagecap.config import GenerateSettings
+            from imagecap.generate.captioner import caption
+
+            return caption(self._model, [picture], None, GenerateSettings(max_length=length))[0].text
+        inputs = self._processor(images=picture, text=self._text, return_tensors="pt")
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        ids = self._model.generate(**inputs, do_sample=False, max_new_tokens=length)
+        said: str = self._processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said.strip()
+
+
+mlflow.models.set_model(Peer())
