@@ -3,7 +3,8 @@
 Python imports a module of this name at its start. `PYTHONPATH` is set to this folder, and the file that
 `IMAGECAP_TEST_FAULT` names, if it is there, says as JSON: `program` (part of the command line), `event` and `path` (an
 audit event and a part of its arguments), `count` (which time) and `do`: "stop" (SIGSTOP, until the test says
-otherwise), "kill" (SIGKILL), or "full" (from then on, as on a full disk). The events:
+otherwise), "kill" (SIGKILL), or "full" (from then on, as on a full disk). With `calls`, "kill" waits until the thread
+has made so many calls more, of Python's functions and C's: any moment can be named. The events:
 https://docs.python.org/3/library/audit_events.html
 """
 
@@ -27,8 +28,18 @@ def _install(fault: dict[str, Any]) -> None:
         if fault["do"] == "full":
             if seen >= fault["count"]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif seen == fault["count"] and fault.get("calls"):
+            sys.setprofile(count_calls)
         elif seen == fault["count"]:
             os.kill(os.getpid(), signal.SIGSTOP if fault["do"] == "stop" else signal.SIGKILL)
+
+    calls = 0
+
+    def count_calls(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+        if calls == fault["calls"]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
