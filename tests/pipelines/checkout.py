@@ -42,6 +42,7 @@ class Checkout:
     def environment(self, fault: Fault | None = None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
         ours = {"PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "PYTHONPATH": "", "DVC_NO_ANALYTICS": "1"}
+        ours["SHELL"] = "/bin/sh"  # runs the stages; as dash, it stays beside a command that is not exec'ed
         if fault is not None:
             self.arm(fault)
             ours |= {"PYTHONPATH": str(FAULTS), "IMAGECAP_TEST_FAULT": str(self.fault_file)}
