@@ -47,8 +47,10 @@ def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> l
     return [row["caption"] for row in rows if row["split"] == "train"]
 
 
-def write_bases(captions: Sequence[str], folder: Path, width: int, seed: int) -> tuple[Path, Path]:
-    """A CLIP of 6 blocks, a Qwen3 of 4 and a byte-level BPE of the captions; returns the folders of both models."""
+def write_bases(
+    captions: Sequence[str], folder: Path, width: int, vision_blocks: int, language_blocks: int, seed: int
+) -> tuple[Path, Path]:
+    """A CLIP, a Qwen3 and a byte-level BPE of the captions; returns the folders of both models."""
     from transformers import (
         CLIPImageProcessorPil,
         CLIPVisionConfig,
@@ -63,7 +65,7 @@ def write_bases(captions: Sequence[str], folder: Path, width: int, seed: int) ->
     tower = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=4 * width,
-        num_hidden_layers=6,
+        num_hidden_layers=vision_blocks,
         num_attention_heads=heads,
         image_size=SIDE,
         patch_size=14,
@@ -77,7 +79,7 @@ def write_bases(captions: Sequence[str], folder: Path, width: int, seed: int) ->
         vocab_size=size,
         hidden_size=width,
         intermediate_size=3 * width,
-        num_hidden_layers=4,
+        num_hidden_layers=language_blocks,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=64,

@@ -159,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--epochs", type=int, help="instead of as many as fit")
-    parser.add_argument("--width", type=int, default=256, help="of both models, a multiple of 64")
+    parser.add_argument("--width", type=int, default=192, help="of both models, a multiple of 64")
+    parser.add_argument("--vision_blocks", type=int, default=6)
+    parser.add_argument("--language_blocks", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--peer", action="store_true", help="also the Trainer, for the same minutes")
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data, work = arguments.work / "data", arguments.work
     captions = write_data(arguments.data, arguments.splits, data)
     separate_validation(data)
-    bases = write_bases(captions, work / "bases", arguments.width, arguments.seed)
+    blocks = arguments.vision_blocks, arguments.language_blocks
+    bases = write_bases(captions, work / "bases", arguments.width, *blocks, arguments.seed)
     rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
     training: dict[str, list[str]] = {}
     for row in rows:

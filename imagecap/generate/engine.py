@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from imagecap.errors import ImageCapError
-from imagecap.generate.attention import NAME, grouped_heads
+from imagecap.generate.attention import NAME
 from imagecap.generate.cache import SlotCache, without
+from imagecap.generate.token_step import next_hidden
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -53,7 +54,7 @@ class Engine:
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row (`[rows]`); return the logits `[rows, vocabulary]` after it, in float32."""
         embeddings = self.embed_tokens(tokens[:, None])
-        hidden = self.decoder(inputs_embeds=embeddings, past_key_values=self.cache, use_cache=True).last_hidden_state
+        hidden = next_hidden(self.decoder, embeddings, self.cache)
         self.steps += 1
         return self.lm_head(hidden[:, -1]).float()
 
@@ -76,14 +77,7 @@ class Engine:
         mask[:, :, : self.prefix_tokens] = 0
         mask[:, :, self.prefix_tokens :].scatter_(2, ancestors, 0)
         positions = torch.full_like(tokens, self.prefix_tokens + self.steps)
-        with grouped_heads(self.decoder.config):
-            hidden = self.decoder(
-                inputs_embeds=embeddings,
-                attention_mask=mask[:, None],
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state
+        hidden = next_hidden(self.decoder, embeddings, self.cache, positions, mask[:, None])
         self.steps += 1
         return self.lm_head(hidden).float()
 

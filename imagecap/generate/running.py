@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from imagecap.config import GenerateSettings
-from imagecap.generate.attention import grouped_heads
 from imagecap.generate.cache import SlotCache
 from imagecap.generate.captioner import end_token_ids
 from imagecap.generate.engine import Engine
 from imagecap.generate.rules import Rules
 from imagecap.generate.sampling import draw
+from imagecap.generate.token_step import next_hidden
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -235,19 +235,12 @@ class RunningBatch:
         cache.room_for_a_token()
         embeddings = self._model.embed_tokens(tokens[:, None])
         if cache.uniform:
-            hidden = self._decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
+            hidden = next_hidden(self._decoder, embeddings, cache)
         else:
             slots = torch.arange(cache.longest + 1, device=tokens.device)
-            hidden_slots = slots[None] > cache.lengths[:, None]
-            mask = embeddings.new_zeros(hidden_slots.shape).masked_fill(hidden_slots, torch.finfo(embeddings.dtype).min)
-            with grouped_heads(self._decoder.config):
-                hidden = self._decoder(
-                    inputs_embeds=embeddings,
-                    attention_mask=mask[:, None, None],
-                    position_ids=cache.lengths[:, None],
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state
+            unseen = slots[None] > cache.lengths[:, None]
+            mask = embeddings.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(embeddings.dtype).min)
+            hidden = next_hidden(self._decoder, embeddings, cache, cache.lengths[:, None], mask[:, None, None])
         cache.grew()
         return self._model.lm_head(hidden[:, -1]).float()
 

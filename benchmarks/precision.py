@@ -1,0 +1,92 @@
+"""What bfloat16 does to captions: `python -m benchmarks.precision --model model --data data/captions.json`.
+
+The same trained model decodes the same pictures in float32 and in bfloat16.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from imagecap.config import ComputeSettings, GenerateSettings
+from imagecap.data.images import load_image
+from imagecap.eval.metrics import prepare_references, score
+from imagecap.generate.captioner import caption, prefixes, prompt_pieces
+from imagecap.generate.engine import Engine
+from imagecap.model.builder import load
+
+
+@dataclass(frozen=True)
+class Found:
+    """Captions by number of beams with their seconds, and the logits of the first token `[pictures, vocabulary]`."""
+
+    captions: dict[int, list[str]]
+    seconds: dict[int, float]
+    logits: Tensor
+
+
+def decode(folder: Path, dtype: str, files: list[Path], beams: list[int], batch: int) -> Found:
+    """All pictures in one type."""
+    model = load(folder, ComputeSettings(device="cpu", dtype=dtype))
+    model.to(getattr(torch, dtype)).eval()
+    captions, seconds = {}, {}
+    for count in beams:
+        started = time.perf_counter()
+        images = (load_image(file, 100_000_000) for file in files)
+        found = caption(model, images, None, GenerateSettings(num_beams=count, max_length=40), batch)
+        captions[count], seconds[count] = [each.text for each in found], time.perf_counter() - started
+    logits = []
+    with torch.inference_mode():
+        pieces = prompt_pieces(model, str(model.info["prompt"]), GenerateSettings())
+        for start in range(0, len(files), batch):
+            pixels = model.pixel_values([load_image(file, 100_000_000) for file in files[start : start + batch]])
+            prefix, _ = prefixes(model, model.encode_images(pixels), [pieces] * len(pixels))
+            logits.append(Engine(model).prefill(prefix))
+    return Found(captions, seconds, torch.cat(logits))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a trained model")
+    parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
+    parser.add_argument("--split", help="only the rows of this split")
+    parser.add_argument("--batch_size", type=int, default=32)
+    arguments = parser.parse_args()
+    references: dict[str, list[str]] = {}
+    for row in json.loads(arguments.data.read_text(encoding="utf-8")):
+        if row.get("language", "en") == "en" and arguments.split in (None, row.get("split")):
+            references.setdefault(row["image"], []).append(row["caption"])
+    folder = arguments.data.parent / "images" if (arguments.data.parent / "images").is_dir() else arguments.data.parent
+    files = [folder / name for name in references]
+    beams = [1, 5]
+    plain, short = (
+        decode(arguments.model, dtype, files, beams, arguments.batch_size) for dtype in ("float32", "bfloat16")
+    )
+    apart = (plain.logits - short.logits).abs()
+    print(f"{machine.describe()}; {len(files)} pictures")
+    print(
+        f"logits of the first token: bfloat16 differs by {apart.mean():.3f} on average, {apart.max():.3f} at most "
+        f"(their standard deviation is {plain.logits.std():.2f})"
+    )
+    prepared = prepare_references(references)
+    print("beams  captions equal  CIDEr float32  bfloat16  seconds float32  bfloat16")
+    for count in beams:
+        said = plain.captions[count], short.captions[count]
+        equal = sum(one == two for one, two in zip(*said, strict=True)) / len(files)
+        ciders = [
+            score(prepared, dict(zip(references, each, strict=True)), meteor=False).overall["CIDEr"] for each in said
+        ]
+        print(
+            f"{count:5}  {equal:14.1%}  {ciders[0]:13.3f}  {ciders[1]:8.3f}  {plain.seconds[count]:15.2f}  "
+            f"{short.seconds[count]:8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

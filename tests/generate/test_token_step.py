@@ -1,0 +1,111 @@
+"""The step that is written out equals the language model's own, for each kind that it is written out for."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from imagecap.generate.attention import grouped_heads
+from imagecap.generate.cache import SlotCache
+from imagecap.generate.token_step import is_plain, next_hidden
+
+ROWS, PREFIX, HIDDEN = 3, 7, 24
+SIZES: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+KINDS = {
+    "qwen3": Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8),
+    "qwen3, a key head for each": Qwen3Config(**SIZES, num_key_value_heads=4, head_dim=8, attention_bias=True),
+    "qwen2": Qwen2Config(**SIZES, num_key_value_heads=1),
+    "llama": LlamaConfig(**SIZES, num_key_value_heads=2, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    "llama, long": LlamaConfig(
+        **SIZES,
+        num_key_value_heads=2,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "mistral": MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=None),
+}
+
+
+def random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config, attn_implementation="sdpa").double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.5)
+    return model
+
+
+def stock(model: PreTrainedModel, embeddings: Tensor, cache: SlotCache, **arguments: Any) -> Tensor:
+    with grouped_heads(model.config):
+        output = model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True, **arguments)
+    assert isinstance(output.last_hidden_state, Tensor)
+    return output.last_hidden_state
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = random_model(KINDS[kind]).to(dtype)
+    assert is_plain(model)
+    cache = SlotCache(3, room=4)
+    model(inputs_embeds=torch.randn(ROWS, PREFIX, HIDDEN, dtype=dtype), past_key_values=cache, use_cache=True)
+    other = copy.deepcopy(cache)
+    for tokens in (1, 1, 5, 2, 1):  # a token a row, then beams and back
+        embeddings = torch.randn(ROWS, tokens, HIDDEN, dtype=dtype)
+        if tokens == 1:
+            expected, found = stock(model, embeddings, cache), next_hidden(model, embeddings, other)
+        else:
+            mask = torch.zeros(ROWS, 1, tokens, cache.slots + tokens, dtype=dtype)
+            mask.masked_fill_(torch.rand(mask.shape) < 0.3, torch.finfo(dtype).min)
+            mask[..., -tokens:] = (1 - torch.eye(tokens, dtype=dtype)) * torch.finfo(dtype).min  # a beam sees its own
+            positions = torch.randint(PREFIX, 30, (ROWS, tokens))
+            expected = stock(model, embeddings, cache, attention_mask=mask, position_ids=positions)
+            found = next_hidden(model, embeddings, other, positions, mask)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        for mine, theirs in zip(other.slot_layers, cache.slot_layers, strict=True):
+            held, wanted = mine.key_slots[:, :, : mine.slots], theirs.key_slots[:, :, : theirs.slots]
+            torch.testing.assert_close(held, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=50, n_embd=24, n_layer=3, n_head=4),
+        MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=4),
+        Qwen2Config(**SIZES, num_key_value_heads=2, use_sliding_window=True, max_window_layers=1, sliding_window=4),
+    ],
+)
+@torch.inference_mode()
+def test_the_others_run_as_they_are(config: PreTrainedConfig) -> None:
+    model = random_model(config)
+    assert not is_plain(model)
+    cache = SlotCache(3, room=4)
+    model(inputs_embeds=torch.randn(ROWS, PREFIX, HIDDEN).double(), past_key_values=cache, use_cache=True)
+    other, embeddings = copy.deepcopy(cache), torch.randn(ROWS, 1, HIDDEN).double()
+    assert torch.equal(next_hidden(model, embeddings, other), stock(model, embeddings, cache))
