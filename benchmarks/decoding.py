@@ -254,7 +254,7 @@ def main() -> None:
         share = prefill_flops(model, batch) / ours.prefill_seconds / peak
         needed = (prefill_flops(model, batch) + encoder_flops(model, batch)) / peak
         print(
-            f"    prefill {ours.prefill_seconds:.3f} s, {share:.0%} of the matrix-product peak; encoding and prefill at "
+            f"    prefill {ours.prefill_seconds:.3f} s, {share:.0%} of the matrix-product peak; encoder and prefill at "
             f"the peak {needed:.3f} s, with which nothing is faster than {found['theirs'] / needed:.2f}x"
         )
         if batch == 1:

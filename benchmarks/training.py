@@ -151,13 +151,13 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"{machine.describe()}; matrix products reach {peak / 1e9:.0f} GFLOP/s in {arguments.dtype}\n")
     print("| captions a picture | | captions/s | with encoding | peak memory, GB | share of the matmul peak |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for captions in (5, 1):
-        batch = arguments.batch if captions > 1 else 4 * arguments.batch
-        mine = measured(arguments, "ours", batch=batch, captions=captions, dtype=arguments.dtype)
-        print(
-            f"| {captions} | ours, {batch} pictures | {mine['captions_per_second']:.2f} | {mine['with_encoding']:.2f} "
-            f"| {mine['bytes'] / GB:.2f} | {mine['flops_per_second'] / peak:.0%} |"
-        )
+    for captions, batches in ((5, arguments.batches), (1, [4 * max(arguments.batches)])):
+        own = [measured(arguments, "ours", batch=batch, captions=captions, dtype=arguments.dtype) for batch in batches]
+        for batch, mine in zip(batches, own, strict=True):
+            print(
+                f"| {captions} | ours, {batch} pictures | {mine['captions_per_second']:.2f} | "
+                f"{mine['with_encoding']:.2f} | {mine['bytes'] / GB:.2f} | {mine['flops_per_second'] / peak:.0%} |"
+            )
         kinds = [arguments.dtype, "float32"] if captions > 1 and arguments.dtype != "float32" else [arguments.dtype]
         for dtype in kinds:
             rows, theirs = best_stock(arguments, captions, dtype)
@@ -165,18 +165,19 @@ def compare(arguments: argparse.Namespace) -> None:
                 f"| | Trainer, {dtype}, {rows} rows | {theirs['captions_per_second']:.2f} | "
                 f"| {theirs['bytes'] / GB:.2f} | |"
             )
-            ratio = mine["captions_per_second"] / theirs["captions_per_second"]
-            encoded = mine["with_encoding"] / theirs["captions_per_second"]
-            print(
-                f"| | **ours / Trainer** | {ratio:.2f}× | {encoded:.2f}× | {mine['bytes'] / theirs['bytes']:.2f}× | |"
-            )
+            for batch, mine in zip(batches, own, strict=True):
+                ratio = mine["captions_per_second"] / theirs["captions_per_second"]
+                encoded = mine["with_encoding"] / theirs["captions_per_second"]
+                print(
+                    f"| | **ours, {batch} / Trainer** | {ratio:.2f}× | {encoded:.2f}× | "
+                    f"{mine['bytes'] / theirs['bytes']:.2f}× | |"
+                )
 
 
 def scaling(arguments: argparse.Namespace) -> None:
     """Cost against captions per picture and against batch size."""
     print("\n| captions a picture | pictures a step | captions/s | peak memory, GB |\n| --- | --- | --- | --- |")
-    shapes = [(captions, arguments.batch) for captions in (1, 2, 5, 10)]
-    shapes += [(5, batch) for batch in (1, 4, 16) if batch != arguments.batch]
+    shapes = [(1, 4), (2, 4), (5, 4), (10, 4), (5, 1), (5, 16)]
     for captions, batch in shapes:
         found = measured(arguments, "ours", batch=batch, captions=captions, dtype=arguments.dtype)
         print(f"| {captions} | {batch} | {found['captions_per_second']:.2f} | {found['bytes'] / GB:.2f} |")
@@ -191,11 +192,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trained_blocks", type=int, default=2, help="last blocks of the language model that train")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch", type=int, default=4, help="pictures a step, for ours")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="pictures a step, for ours")
     parser.add_argument("--stock_batches", type=int, nargs="+", default=[4, 8, 16], help="rows a step, for the peer")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--scaling", action="store_true", help="also captions per picture and batch sizes")
     parser.add_argument("--one", choices=("ours", "stock"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=4, help=argparse.SUPPRESS)
     parser.add_argument("--captions", type=int, default=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one:
