@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_all_documents_serve_by_the_same_line() -> None:
     assert len({serve_line(name) for name in FILES}) == 1
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("name", FILES)
 def test_the_curl_line_is_answered(served: tuple[Checkout, int], name: str) -> None:
     (block,) = [block for block in blocks(name, "bash") if "/invocations" in block]
