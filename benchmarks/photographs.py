@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.from_nothing import write_bases, write_data
-from benchmarks.stock_trainer import Row, train_stock
+from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.floors import best_constant
 from imagecap.eval.metrics import prepare_references, score
@@ -69,16 +69,16 @@ def train_peer(bases: tuple[Path, Path], data: Path, output: Path, minutes: floa
     """The stock model from the same starting weights, every caption a row, with the rate that ours has."""
     from imagecap.config import ModelSettings
     from imagecap.model.builder import build
+    from imagecap.model.imagecap_arch import ImageCaptioner
 
-    model = build(
-        ModelSettings(
-            vision_model_name=str(bases[0]),
-            language_model_name=str(bases[1]),
-            vision_feature_layer=-1,
-            freeze_vision_model=False,
-        )
-    )
-    model.info |= {"prompt": "Describe this image.", "prompts": {"en": "Describe this image."}}
+    def starting() -> ImageCaptioner:
+        names = {"vision_model_name": str(bases[0]), "language_model_name": str(bases[1])}
+        model = build(ModelSettings(**names, vision_feature_layer=-1, freeze_vision_model=False))
+        model.info |= {"prompt": PROMPT, "prompts": {"en": PROMPT}}
+        model.llava.train()
+        return model
+
+    model = starting()
     rows = [
         Row(data / "images" / row["image"], row["caption"])
         for row in json.loads((data / "captions.json").read_text(encoding="utf-8"))
@@ -86,19 +86,9 @@ def train_peer(bases: tuple[Path, Path], data: Path, output: Path, minutes: floa
     ]
     batch = 80  # as many captions as ours has in a step
     stock: dict[str, Any] = {"bf16": bf16, "learning_rate": RECIPE["learning_rate"], "folder": output / "work"}
-    model.llava.train()
     ends = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
     seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    model = build(
-        ModelSettings(
-            vision_model_name=str(bases[0]),
-            language_model_name=str(bases[1]),
-            vision_feature_layer=-1,
-            freeze_vision_model=False,
-        )
-    )
-    model.info |= {"prompt": "Describe this image.", "prompts": {"en": "Describe this image."}}
-    model.llava.train()
+    model = starting()
     steps = int(minutes * 60 / seconds)
     print(f"Trainer: {seconds:.2f} s a step of {batch} rows, {steps * batch / len(rows):.1f} epochs")
     train_stock(model.llava, model.processor, rows, batch, max_steps=steps, **stock)
