@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from imagecap.config import GenerateSettings
+from imagecap.generate.attention import NAME
 from imagecap.generate.cache import SlotCache
 from imagecap.generate.captioner import end_token_ids
 from imagecap.generate.engine import Engine
 from imagecap.generate.rules import Rules
 from imagecap.generate.sampling import draw
-from imagecap.generate.token_step import next_hidden
+from imagecap.generate.token_step import has_no_window, next_hidden
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -262,7 +263,6 @@ def can_run_ragged(model: "ImageCaptioner") -> bool:
     return (
         "position_ids" in inspect.signature(model.decoder.forward).parameters
         and not getattr(config, "alibi", False)
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not (getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None))
-        and config._attn_implementation in ("sdpa", "eager", "imagecap_grouped_sdpa")
+        and has_no_window(config)
+        and config._attn_implementation in ("sdpa", "eager", NAME)
     )

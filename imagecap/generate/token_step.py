@@ -50,11 +50,13 @@ def next_hidden(
 def is_plain(decoder: Any) -> bool:
     """Whether this language model's step is the one that is written out here."""
     config = decoder.config
-    return (
-        type(decoder) in _PLAIN
-        and config._attn_implementation in ("sdpa", NAME)
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not (getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None))
+    return type(decoder) in _PLAIN and config._attn_implementation in ("sdpa", NAME) and has_no_window(config)
+
+
+def has_no_window(config: Any) -> bool:
+    """Whether every layer attends over all that came before."""
+    return set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"} and not (
+        getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
     )
 
 
