@@ -1,5 +1,6 @@
 """BLEU, ROUGE-L and CIDEr-D equal to coco-caption, without Java."""
 
+from imagecap.eval.metrics.cider import Cider
 from imagecap.eval.metrics.ngrams import References
 from imagecap.eval.metrics.scores import METRICS, Scores, prepare_references, score
 from imagecap.eval.metrics.tokenizers import TOKENIZERS, display_name, resolve_tokenizer, tokenize
@@ -7,6 +8,7 @@ from imagecap.eval.metrics.tokenizers import TOKENIZERS, display_name, resolve_t
 __all__ = [
     "METRICS",
     "TOKENIZERS",
+    "Cider",
     "References",
     "Scores",
     "display_name",

@@ -1,7 +1,7 @@
 """The scores of coco-caption: corpus and per-image BLEU 1-4, ROUGE-L and CIDEr-D, vectorised over images.
 
 Same numbers as pycocoevalcap 1.2 (`Bleu(4)` with the closest reference length, `Rouge`, `Cider`), its fudge terms
-included: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015.
+included: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015 (`cider.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagecap.errors import ImageCapError
+from imagecap.eval.metrics.cider import Cider, sums
 from imagecap.eval.metrics.java import MeteorScores, has_meteor, meteor_scores
 from imagecap.eval.metrics.ngrams import (
     ORDERS,
@@ -29,7 +30,6 @@ Floats = NDArray[np.float64]
 # BLEU's guards against division by zero, as in coco-caption: they show in the scores of hopeless captions.
 _SMALL, _TINY = 1e-9, 1e-15
 _ROUGE_BETA = 1.2
-_CIDER_SIGMA = 6.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def score(
     per_image = bleu_scores(bleu.correct, bleu.guess, bleu.length, bleu.reference_length)
     columns = {f"Bleu_{order + 1}": per_image[:, order] for order in range(ORDERS)}
     columns["ROUGE_L"] = _rouge(prepared, tokens)
-    columns["CIDEr"] = _cider(prepared, counts)
+    columns["CIDEr"] = Cider(prepared).of_counts(np.arange(len(prepared.images)), counts)
     overall = overall_scores(columns, bleu)
     matches = _meteor(prepared, tokens) if meteor and prepared.language == "en" and has_meteor() else None
     if matches is not None:
@@ -160,12 +160,6 @@ def _meteor(references: References, tokens: Sequence[list[str]]) -> MeteorScores
     return meteor_scores(wanted, [" ".join(each) for each in tokens])
 
 
-def cider(references: References, tokens: Sequence[list[str]]) -> Floats:
-    """CIDEr-D alone, of one tokenised caption per image. `[images]`"""
-    counts, _ = count_hypotheses(references, tokens)
-    return _cider(references, counts)
-
-
 def overall_scores(columns: Mapping[str, Floats], bleu: BleuParts, chosen: NDArray | None = None) -> dict[str, float]:
     """Corpus scores of all images, or of the `chosen` ones (indices or a mask): BLEU from summed counts, means else."""
     pick = slice(None) if chosen is None else chosen
@@ -186,11 +180,6 @@ def bleu_scores(correct: Floats, guess: Floats, length: Floats, reference_length
     with np.errstate(over="ignore", under="ignore"):
         penalty = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
     return np.asarray(bleu * penalty[..., None])
-
-
-def _sums(at: NDArray[np.int64], values: NDArray, size: int) -> Floats:
-    """Sums of the values by index. (Of nothing, `bincount` makes integers.)"""
-    return np.bincount(at, weights=values, minlength=size).astype(np.float64)
 
 
 def _total(bleu: BleuParts, pick: slice | NDArray) -> Floats:
@@ -215,7 +204,7 @@ def _bleu_parts(references: References, counts: Sequence[Counts], lengths: NDArr
         image, times = own.caption[known], own.times[known]
         found, place = find(level.image_gram, image * max(len(level.codes), 1) + own.gram[known])
         matches = np.where(found, np.minimum(times, level.most[place] if len(level.most) else 0), 0)
-        correct[:, order] = _sums(image, matches, images)
+        correct[:, order] = sums(image, matches, images)
     guess = np.maximum(lengths[:, None] - np.arange(ORDERS)[None, :], 0).astype(np.float64)
     # the closest reference length; of two equally close ones the shorter
     distance = np.abs(references.lengths - lengths[references.image_of])
@@ -253,38 +242,3 @@ def _common_subsequence(masks: Mapping[str, int], size: int, tokens: Sequence[st
             matches = row & mask
             row = (row + matches) | (row - matches)
     return size - (row & ones).bit_count()
-
-
-def _cider(references: References, counts: Sequence[Counts]) -> Floats:
-    """CIDEr-D: tf-idf cosine with clipped counts and a Gaussian penalty on length, which is counted in bigrams."""
-    images = len(references.images)
-    total = len(references.tokens)
-    log_images = np.log(float(images))
-    own_bigrams = _sums(counts[1].caption, counts[1].times, images)
-    their_bigrams = np.maximum(references.lengths - 1, 0).astype(np.float64)
-    delta = own_bigrams[references.image_of] - their_bigrams
-    penalty = np.exp(-(delta**2) / (2 * _CIDER_SIGMA**2))
-    similarity = np.zeros(total)
-    for level, own in zip(references.levels, counts, strict=True):
-        size = len(level.codes)
-        idf = log_images - np.log(np.maximum(level.images_with, 1))
-        # what no reference holds counts as seen in one image, for the norm
-        own_idf = np.full(len(own.gram), log_images)
-        known = own.gram < size
-        own_idf[known] = idf[own.gram[known]]
-        own_norm = np.sqrt(_sums(own.caption, (own.times * own_idf) ** 2, images))
-        gram = level.postings % max(size, 1)
-        their_norm = np.sqrt(_sums(level.caption, (level.times * idf[gram]) ** 2, total))
-        wanted = own.caption[known] * max(size, 1) + own.gram[known]
-        first = np.searchsorted(level.postings, wanted, side="left")
-        length = np.searchsorted(level.postings, wanted, side="right") - first
-        step = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
-        entry = np.repeat(first, length) + step
-        times = np.repeat(own.times[known], length)
-        weight = np.repeat(idf[own.gram[known]], length)
-        dot = np.minimum(times, level.times[entry]) * level.times[entry] * weight**2
-        value = _sums(level.caption[entry], dot, total)
-        norm = own_norm[references.image_of] * their_norm
-        similarity += np.divide(value, norm, out=value, where=norm != 0) * penalty
-    summed = _sums(references.image_of, similarity, images)
-    return np.asarray(summed / ORDERS / references.counts * 10.0)
