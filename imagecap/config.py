@@ -85,6 +85,13 @@ class TrainSettings(_Section):
     projector_epochs: int = Field(
         0, ge=0, description="of the epochs, the first in which the projector trains alone, with a schedule of its own"
     )
+    cider_epochs: int = Field(
+        0,
+        ge=0,
+        description="of the epochs, the last in which the model learns from the CIDEr of captions it samples itself",
+    )
+    cider_samples: int = Field(5, gt=1, description="captions sampled per picture in cider_epochs")
+    cider_rate: float = Field(0.1, gt=0, description="learning rates of cider_epochs, as a share of those before")
     max_samples: int | None = Field(None, gt=0, description="use at most this many training pictures")
     captions_per_image: int | None = Field(
         None, gt=0, description="captions drawn per picture and epoch; absent: all of them"
@@ -141,6 +148,15 @@ class TrainSettings(_Section):
     def _agree(self) -> "TrainSettings":
         if self.patience is not None and self.best_by is None:
             raise ValueError("patience needs best_by, which says what is to get better")
+        if self.cider_epochs and self.best_by == "val_loss":
+            raise ValueError(
+                "best_by val_loss would throw away what cider_epochs learn: set best_by to CIDEr, or to none"
+            )
+        if self.projector_epochs + self.cider_epochs > self.num_epochs:
+            raise ValueError(
+                f"projector_epochs ({self.projector_epochs}) and cider_epochs ({self.cider_epochs}) are counted in "
+                f"num_epochs ({self.num_epochs}): raise num_epochs"
+            )
         if self.projector_epochs and self.projector_epochs >= self.num_epochs:
             raise ValueError(
                 f"projector_epochs ({self.projector_epochs}) must be below num_epochs ({self.num_epochs}): to train "
@@ -229,6 +245,9 @@ class ComputeSettings(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, then MPS, then CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="type of the matrix products; auto: bfloat16 on a GPU that has it, else float32"
+    )
+    compile: bool = Field(
+        False, description="in training: torch.compile the models' blocks, which makes the first steps take minutes"
     )
 
 

@@ -12,7 +12,7 @@ and gradients equal those of one row per caption (in float64 to 1e-15), while th
 are computed once. Message trees like this are how Molmo is trained (Deitke et al. 2024, arXiv:2409.17146).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +55,15 @@ class PackedRows:
     image_start: int
 
     def to(self, device: torch.device) -> "PackedRows":
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-        return PackedRows(**moved, image_start=self.image_start)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PackedRows":
+        """In memory from which a GPU copies without being waited for."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedRows":
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return PackedRows(**changed, image_start=self.image_start)
 
     def weights(self, weighting: str) -> Tensor:
         """What each label counts in the loss, `[labels]`: all the same, or so that captions, or pictures, do."""

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imagecap.config import Settings
 from imagecap.train.augmentation import augments
 from imagecap.train.engine import Engine
 from imagecap.train.features import FeatureCache, features_key
-from imagecap.train.loader import Loader, ahead
+from imagecap.train.loader import Loader, ahead, threads_for
 from imagecap.train.plan import Plan
 from imagecap.train.progress import bar, say
 from imagecap.train.signals import Stop
@@ -60,12 +60,18 @@ def _encode_all(engine: Engine, cache: FeatureCache, plans: Sequence[Plan], sett
         )
         missing = missing[:room]
     loaders = {id(plan): Loader(engine.model, plan, None, settings.data.max_image_pixels) for plan in plans}
+
+    def read(places: list[tuple[Plan, int]]) -> tuple[list[str], Tensor]:
+        digests = [plan.samples[picture].digest for plan, picture in places]
+        return digests, torch.stack([loaders[id(plan)].pixels(picture) for plan, picture in places])
+
+    size = engine.encoded_at_once
+    batches = [missing[first : first + size] for first in range(0, len(missing), size)]
     with cast_once(engine), bar("encoding pictures", len(missing), "picture") as shown:
-        for digest, tensor in ahead(
-            lambda place: (place[0].samples[place[1]].digest, loaders[id(place[0])].pixels(place[1])), missing
-        ):
-            cache.add(digest, engine.encode(tensor[None])[0])
-            shown.update()
+        for digests, pixels in ahead(read, batches, threads_for(engine.model.device)):
+            for digest, features in zip(digests, engine.encode(pixels).to("cpu"), strict=True):
+                cache.add(digest, features)
+            shown.update(len(digests))
             if stop:
                 return
 

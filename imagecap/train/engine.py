@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.attention import PRODUCTS, plain_products
+from imagecap.train.compilation import compiled_blocks
 from imagecap.train.forward import packed_loss
 from imagecap.train.lean import lean_modules, replaced
 from imagecap.train.loader import Micro
@@ -37,15 +38,23 @@ class Update:
 
 
 class Engine:
-    """Runs the model in one dtype; frozen encoders run without gradients."""
+    """Runs the model in one dtype; frozen encoders run without gradients.
 
-    def __init__(self, model: ImageCaptioner, dtype: torch.dtype, group: Group | None = None) -> None:
+    Args:
+        compiled: steps run compiled blocks, which need none of our own kernels.
+    """
+
+    def __init__(
+        self, model: ImageCaptioner, dtype: torch.dtype, group: Group | None = None, *, compiled: bool = False
+    ) -> None:
         self.model, self.dtype, self.group = model, dtype, group or Group()
         self._loss: Callable[[Micro, float], Tensor] = self.loss
         self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
         self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
-        self.products = model.device.type == "cpu" and dtype == torch.bfloat16
-        self._lean = lean_modules(model) if self.products else []
+        self.products = model.device.type == "cpu" and dtype == torch.bfloat16 and not compiled
+        self._replacements = lean_modules(model) if self.products else []
+        if compiled:
+            self._replacements = compiled_blocks(model, encoder=self.encoder_trains)
         # float16 loses small gradients unless the loss is scaled up; the scale finds itself
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=dtype == torch.float16)
 
@@ -54,6 +63,15 @@ class Engine:
         """What computes attention: features from one kernel are not, to the last bit, those from another."""
         return PRODUCTS if self.products else "stock"
 
+    @property
+    def encoded_at_once(self) -> int:
+        """Pictures that a frozen encoder takes at once.
+
+        On the CPU one: features then depend on nothing but the picture, so that a run with a cache, without one, or
+        resumed gives the same numbers.
+        """
+        return 1 if self.model.device.type == "cpu" else ENCODE_ON_GPU
+
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in the chosen dtype; weights that train, sums and norms stay float32."""
         if self.dtype == torch.float32:
@@ -61,18 +79,14 @@ class Engine:
         return torch.autocast(self.model.device.type, self.dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Patch features, `[pictures, patches, vision_hidden]`, in the dtype in which they are cached.
-
-        On the CPU a frozen encoder takes one picture at a time: features then depend on nothing but the picture, so
-        that a run with a cache, without one, or resumed gives the same numbers.
-        """
-        pixels = pixels.to(self.model.device, self.model.vision_tower.dtype)
+        """Patch features, `[pictures, patches, vision_hidden]`, in the dtype in which they are cached."""
+        pixels = pixels.to(self.model.device, self.model.vision_tower.dtype, non_blocking=True)
         if self.encoder_trains:
             with self.autocast():
                 return self.model.encode_images(pixels)
-        at_once = 1 if self.model.device.type == "cpu" else ENCODE_ON_GPU
+        parts = pixels.split(self.encoded_at_once)
         with torch.no_grad(), self.autocast(), plain_products(self.model, self.products):
-            return torch.cat([self.model.encode_images(part) for part in pixels.split(at_once)]).to(self.feature_dtype)
+            return torch.cat([self.model.encode_images(part) for part in parts]).to(self.feature_dtype)
 
     def features(self, micro: Micro) -> Tensor:
         """Features of a micro-step's pictures, from the cache or the encoder, in the batch's order."""
@@ -84,7 +98,7 @@ class Engine:
         if cached is None:
             return fresh
         mixed = fresh.new_empty(len(kept) + len(missing), *fresh.shape[1:])
-        mixed[missing], mixed[kept] = fresh, cached.to(fresh.device)
+        mixed[missing], mixed[kept] = fresh, cached.to(fresh.device, non_blocking=True)
         return mixed
 
     def loss(self, micro: Micro, share: float, *, weighted: bool = True) -> Tensor:
@@ -92,7 +106,7 @@ class Engine:
         rows = micro.rows.to(self.model.device)
         exact = torch.float64 if self.model.dtype == torch.float64 else torch.float32
         weights = micro.weights if weighted else torch.ones_like(micro.weights)
-        row_weights = weights.to(exact).to(self.model.device) * share
+        row_weights = weights.to(exact).to(self.model.device, non_blocking=True) * share
         with self.autocast():
             features = self.features(micro)
             if self.dtype == torch.float32:
@@ -145,8 +159,8 @@ class Engine:
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:
-        """Our attention, norms and gated products in place of the stock ones, where they are faster."""
-        with plain_products(self.model, self.products), replaced(self._lean):
+        """In place of the stock modules compiled blocks, or where they are faster our attention, norms and products."""
+        with plain_products(self.model, self.products), replaced(self._replacements):
             yield
 
     def _alone(self, *, unless: bool) -> AbstractContextManager[None]:
@@ -162,7 +176,7 @@ class Engine:
         for batch in batches:
             for micro in batch:
                 with self._kernels():
-                    total += self.loss(micro, 1.0, weighted=False).double().cpu()
+                    total += self.loss(micro, 1.0, weighted=False).cpu().double()
                 labels += len(micro.rows.labels)
         return total.item() / max(1, labels)
 

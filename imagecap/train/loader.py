@@ -1,5 +1,6 @@
 """Getting micro-steps ready ahead of time: pictures decoded and packed by threads while the model computes."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,22 +21,25 @@ from imagecap.train.processes import Group
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-THREADS, AHEAD = 2, 4  # decoding is quick beside a step; a few steps ahead hide the slow ones
+THREADS, THREADS_ON_GPU = 2, 8  # decoding is quick beside a step on the CPU, but not beside one on a GPU
+AHEAD = 2  # jobs per thread: a few steps ahead hide the slow ones
 VIEWS, WORDS = 1, 2  # in a seed: draws of views and of hidden words, apart from those of captions
 
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-step, ready for the model; tensors are on the CPU.
+    """A micro-step, ready for the model; tensors are on the CPU, for a GPU in memory that it reads by itself.
 
     Attributes:
-        names: the pictures' names, for messages.
+        pictures: their places in the plan.
+        names: their names, for messages.
         rows: their captions, packed.
         weights: what each label counts in the loss, `[labels]`.
         cached: places in the batch whose features come from the cache, and those features.
         fresh: places in the batch that must be encoded, and their pixels.
     """
 
+    pictures: list[int]
     names: list[str]
     rows: PackedRows
     weights: Tensor
@@ -79,30 +83,37 @@ class Loader:
             hidden = hidden_tokens(packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], WORDS]))
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
+        fresh = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
+        # copies that the device need not be waited for start from pinned memory
+        pinned = self.model.device.type == "cuda"
         return Micro(
+            pictures=pictures,
             names=[self.plan.samples[picture].image for picture in pictures],
-            rows=packed,
+            rows=packed.pinned() if pinned else packed,
             weights=torch.zeros_like(weights) if idle else weights,
-            cached=(kept, features),
-            fresh=(
-                missing,
-                torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None,
-            ),
+            cached=(kept, features.pin_memory() if pinned and features is not None else features),
+            fresh=(missing, fresh.pin_memory() if pinned and fresh is not None else fresh),
         )
 
     def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[Micro]]]:
         """The steps in order, each prepared by a thread before it is needed."""
-        return ahead(lambda step: (step, [self.micro(part, step.epoch) for part in step.micro]), steps)
+        threads = threads_for(self.model.device)
+        return ahead(lambda step: (step, [self.micro(part, step.epoch) for part in step.micro]), steps, threads)
 
 
-def ahead(work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+def threads_for(device: torch.device) -> int:
+    """How many threads get data ready for a model on this device."""
+    return THREADS if device.type == "cpu" else max(THREADS, min(THREADS_ON_GPU, os.cpu_count() or THREADS))
+
+
+def ahead(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = THREADS) -> Iterator[Result]:
     """`map(work, jobs)`, in order, with a few jobs done ahead by threads; an exception comes out in its turn."""
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="loader")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
     waiting: deque[Future[Result]] = deque()
     try:
         for job in jobs:
             waiting.append(pool.submit(work, job))
-            if len(waiting) > AHEAD:
+            if len(waiting) > AHEAD * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

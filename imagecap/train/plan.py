@@ -132,6 +132,19 @@ def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
             )
 
 
+def prompts_of(sample: Sample) -> dict[str, str]:
+    """The languages of a picture's captions, each with its first prompt: what a model is to caption it by."""
+    prompts: dict[str, str] = {}
+    for caption in sample.captions:
+        prompts.setdefault(caption.language, caption.prompt)
+    return prompts
+
+
+def texts_in(sample: Sample, language: str) -> list[str]:
+    """A picture's captions in a language."""
+    return [caption.text for caption in sample.captions if caption.language == language]
+
+
 def data_hash(samples: Sequence[Sample]) -> str:
     """SHA-256 over pictures and captions, independent of file names and of order."""
     rows = sorted(

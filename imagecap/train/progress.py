@@ -20,11 +20,12 @@ class RunLog(Protocol):
 class Meter:
     """Time of the updates of this process: all of it, and the part spent waiting for data.
 
-    The first update is left out of the rates, since it pays for warming up, unless it is the only one; validation,
-    saving and encoding pictures for the cache never come in.
+    The first `warm_up` updates are left out of the rates, since they pay for warming up, unless there are no others;
+    validation, saving and encoding pictures for the cache never come in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int = 1) -> None:
+        self.warm_up = warm_up
         self.updates = 0
         self.seconds = 0.0
         self.waited = 0.0
@@ -32,7 +33,7 @@ class Meter:
 
     def add(self, seconds: float, waited: float, captions: int) -> None:
         self.updates += 1
-        if self.updates == 2:
+        if self.updates == self.warm_up + 1:
             self.seconds, self.waited, self.captions = 0.0, 0.0, 0
         self.seconds += seconds
         self.waited += waited
@@ -47,7 +48,7 @@ class Meter:
         return self.waited / self.seconds if self.seconds else 0.0
 
     def seconds_left(self, updates: int) -> float:
-        return self.seconds / max(1, self.updates - 1) * updates
+        return self.seconds / max(1, self.updates - self.warm_up) * updates
 
 
 def say(line: str) -> None:

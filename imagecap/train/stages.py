@@ -1,4 +1,4 @@
-"""The two-stage recipe: first the projector alone, then everything that is to train (LLaVA; arXiv:2304.08485)."""
+"""Stages of a training: the projector alone (LLaVA; arXiv:2304.08485), then all that is to train, then by CIDEr."""
 
 from imagecap.config import TrainSettings
 from imagecap.train.optimizer import part_of, rate_factor
@@ -6,11 +6,12 @@ from imagecap.train.state import Weights
 
 
 class Stages:
-    """Which weights train in an epoch, and at which share of their rate; without `projector_epochs` one stage."""
+    """Which weights train in an epoch, from what, and at which share of their rate; by default one stage."""
 
     def __init__(self, settings: TrainSettings, weights: Weights, steps_per_epoch: int) -> None:
         self.settings, self.weights = settings, weights
         self.first = settings.projector_epochs * steps_per_epoch
+        self.last = (settings.num_epochs - settings.cider_epochs) * steps_per_epoch
         self.steps = settings.num_epochs * steps_per_epoch
 
     def choose_weights(self, epoch: int) -> None:
@@ -21,5 +22,12 @@ class Stages:
 
     def rate_factor(self, step: int) -> float:
         """Share of the peak rate at a step; each stage has a warm-up and a schedule of its own."""
-        start, end = (0, self.first) if step < self.first else (self.first, self.steps)
-        return rate_factor(step - start, end - start, self.settings.warmup_ratio, self.settings.schedule)
+        ends = [self.first, self.last, self.steps]
+        end = next((end for end in ends if step < end), self.steps)
+        start = max([0, *(each for each in ends if each < end)])
+        share = self.settings.cider_rate if self.by_reward(step) else 1.0
+        return share * rate_factor(step - start, end - start, self.settings.warmup_ratio, self.settings.schedule)
+
+    def by_reward(self, step: int) -> bool:
+        """Whether a step, counted from 0, learns from sampled captions and not from people's."""
+        return step >= self.last

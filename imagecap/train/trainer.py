@@ -29,6 +29,7 @@ from imagecap.train.optimizer import build_optimizer, set_learning_rates
 from imagecap.train.plan import Plan, Step, check_lengths, data_hash, describe
 from imagecap.train.processes import Group, joined
 from imagecap.train.progress import Meter, Reporter, RunLog, Stopwatch, bar, clock, say
+from imagecap.train.self_critical import SelfCritical
 from imagecap.train.signals import Stop, stop_signals
 from imagecap.train.stages import Stages
 from imagecap.train.state import (
@@ -115,7 +116,7 @@ class _Run:
         self.output = Path(self.options.output_dir)
         self.data_hash = data_hash([*self.training, *self.held_out.samples])
         self.key = run_key(settings, model, self.data_hash, self.dtype)
-        self.engine = Engine(model, self.dtype, group)
+        self.engine = Engine(model, self.dtype, group, compiled=settings.compute.compile)
         self.weights = trained(model)
         self.stages = Stages(self.options, self.weights, self.plan.steps_per_epoch())
         self.optimizer = build_optimizer(model, self.options)
@@ -146,12 +147,15 @@ class _Run:
     def all(self) -> TrainSummary:
         """The whole run; see `train`."""
         self._announce()
+        self.watch.lap()  # setting up is not encoding
         plans, pixels = [self.plan, self.held_out], self.settings.data.max_image_pixels
         cache = features_of(self.engine, self.folder / "features", plans, self.settings, self.stop)
         if self.stop:
             self._leave()
         encoded = self.watch.lap() if cache is not None else 0.0
         loader = Loader(self.model, self.plan, cache, pixels, self.group)
+        if self.options.cider_epochs:
+            self.critic = SelfCritical(self.engine, loader)
         self.validator = Validator(self.engine, Loader(self.model, self.held_out, cache, pixels), self.options)
         while self.progress.epoch < self.options.num_epochs and not self.best.given_up:
             self.stages.choose_weights(self.progress.epoch)
@@ -195,21 +199,30 @@ class _Run:
         self._end_epoch()
 
     def _update(self, step: Step, micro_steps: list[Micro]) -> tuple[float, float]:
-        """One update; counts it, and handles what is not finite. Returns its loss and the projector's rate."""
+        """One update; counts it, and handles what is not finite. Returns its loss and the projector's rate.
+
+        Where sampled captions are learnt from, the loss is their mean CIDEr, negative.
+        """
         progress, weight = self.progress, self.plan.weight(step)
+        by_reward, reward = self.stages.by_reward(progress.step), 0.0
+        if progress.step == self.stages.last:  # one kind of loss is not averaged with the other
+            progress.window_loss = progress.window_weight = 0.0
+        if by_reward:
+            micro_steps, weight, reward = self.critic.step(step, micro_steps, progress.epoch)
         rates = set_learning_rates(self.optimizer, self.stages.rate_factor(progress.step))
         update = self.engine.update(self.optimizer, micro_steps, weight, self.options.max_grad_norm)
+        loss = -reward if by_reward else update.loss
         if update.bad:
             self._not_finite(update.bad)
         else:
             self.skips_in_a_row = 0
-            progress.epoch_loss += update.loss * weight
+            progress.epoch_loss += loss * weight
             progress.epoch_weight += weight
-            progress.window_loss += update.loss * weight
+            progress.window_loss += loss * weight
             progress.window_weight += weight
         progress.step += 1
         progress.epoch_step += 1
-        return update.loss, rates["projector"]
+        return loss, rates["projector"]
 
     def _not_finite(self, names: list[str]) -> None:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

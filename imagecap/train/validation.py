@@ -9,7 +9,7 @@ from imagecap.config import GenerateSettings, TrainSettings
 from imagecap.eval.metrics import References, prepare_references, score
 from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader
-from imagecap.train.plan import Plan
+from imagecap.train.plan import Plan, prompts_of, texts_in
 
 CAPTION_TOKENS = 40  # people's captions have some 12; one that never ends should not hold everything up
 
@@ -46,7 +46,7 @@ class Validator:
         for language, captions in sorted(said.items()):
             if language not in self._references:
                 self._references[language] = prepare_references(
-                    {picture: _texts(self.plan, int(picture), language) for picture in captions}, language
+                    {picture: texts_in(self.plan.samples[int(picture)], language) for picture in captions}, language
                 )
             scores[language] = score(self._references[language], captions, language, meteor=False).overall["CIDEr"]
         return scores
@@ -93,11 +93,6 @@ def _by_prompt(plan: Plan) -> dict[tuple[str, str], list[int]]:
     """Pictures by language and the first prompt of their captions in it."""
     groups: dict[tuple[str, str], list[int]] = {}
     for picture, sample in enumerate(plan.samples):
-        for language in dict.fromkeys(caption.language for caption in sample.captions):
-            prompt = next(caption.prompt for caption in sample.captions if caption.language == language)
+        for language, prompt in prompts_of(sample).items():
             groups.setdefault((language, prompt), []).append(picture)
     return groups
-
-
-def _texts(plan: Plan, picture: int, language: str) -> list[str]:
-    return [caption.text for caption in plan.samples[picture].captions if caption.language == language]

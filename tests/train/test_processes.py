@@ -57,8 +57,9 @@ def trained(bases: ModelSettings, data: Path, output: Path, processes: int, batc
     [
         ("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"),
         ("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"),
+        ("--cider_epochs", "1", "--cider_samples", "2", "--max_caption_tokens", "6"),
     ],
-    ids=["accumulated", "stages"],
+    ids=["accumulated", "stages", "self-critical"],
 )
 @pytest.mark.long
 def test_two_processes_equal_one(tiny_bases: ModelSettings, data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:

@@ -142,6 +142,18 @@ def test_cached_features_give_the_same_run(
     assert history(tmp_path / "cached")[0].keys() == history(tmp_path / "other")[0].keys()
 
 
+def test_pictures_encoded_several_at_once(
+    tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: every picture gets its own features."""
+    samples = make_samples(5)
+    run(tmp_path / "one", build(tiny_bases), samples)
+    monkeypatch.setattr(Engine, "encoded_at_once", 3)
+    run(tmp_path / "three", build(tiny_bases), samples)
+    for mine, yours in zip(history(tmp_path / "one"), history(tmp_path / "three"), strict=True):
+        assert mine == pytest.approx(yours, rel=1e-5)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 8])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_and_resumed_equals_uninterrupted(

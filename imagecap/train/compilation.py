@@ -1,0 +1,50 @@
+"""torch.compile of the transformer blocks, for the length of a training step.
+
+Only the blocks: they are alike, so that one compilation serves all of them. Rows are ragged, so shapes are compiled as
+unknown from the start; a batch of one picture is compiled apart. Decoding runs the stock blocks, whose cache would be
+compiled anew for every layer.
+"""
+
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import nn
+
+from imagecap.errors import ImageCapError
+from imagecap.model.checkpoint import reason
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model.utils import blocks_of
+
+# all blocks share one compiled function: encoder or language model, frozen or not, with gradients or not, one or many
+# pictures; above the limit torch would run them uncompiled without a word
+VARIANTS = 64
+
+
+def compiled_blocks(model: ImageCaptioner, *, encoder: bool) -> list[tuple[nn.Module, Any]]:
+    """Blocks of the language model, each with its compiled `forward`; with `encoder` those of the vision encoder too.
+
+    They compile when they first run. The modules stay as they are: see `lean.replaced`.
+
+    Raises:
+        ImageCapError: torch.compile does not work here, most likely for want of a compiler.
+    """
+    _require_compiler(model.device)
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    blocks = [*blocks_of(model.decoder), *(model.vision_tower.encoder.layers if encoder else [])]
+    return [(block, torch.compile(block.forward, dynamic=True)) for block in blocks]
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile and run next to nothing, so that what is missing is said before any work."""
+
+    def shifted(values: torch.Tensor) -> torch.Tensor:
+        return values.sin() + 1
+
+    try:
+        torch.compile(shifted)(torch.ones(8, device=device))
+    except Exception as error:  # no compiler, no headers, no Triton, no torch.compile for this Python: no common base
+        raise ImageCapError(
+            f"compile: torch.compile does not work on {device.type} here ({reason(error)}): install a C++ compiler "
+            "(g++) and the headers of Python, or leave it out"
+        ) from error

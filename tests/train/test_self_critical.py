@@ -1,0 +1,138 @@
+"""Learning from sampled captions: what they are worth, and that the step is the plain policy gradient."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagecap.config import ModelSettings, TrainSettings, parse_settings
+from imagecap.data.images import load_image
+from imagecap.errors import ImageCapError
+from imagecap.eval.metrics import score
+from imagecap.model.builder import build
+from imagecap.train.batch import Branch
+from imagecap.train.engine import Engine
+from imagecap.train.loader import Loader
+from imagecap.train.plan import Plan, Step
+from imagecap.train.self_critical import SelfCritical
+from imagecap.train.stages import Stages
+from tests.train.conftest import MakeSamples
+from tests.train.test_exactness import assert_close, gradients, plain_losses
+from tests.train.test_recipes import stopped_and_resumed
+from tests.train.test_trainer import history, run
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_step_is_the_gradient_of_the_expected_reward(
+    tiny_bases: ModelSettings, make_samples: MakeSamples, frozen: bool
+) -> None:
+    model = build(tiny_bases.model_copy(update={"freeze_vision_model": frozen}))
+    model.llava.double().eval()
+    samples = make_samples(4)
+    # six tokens: these weights say anything, and stock LLaVA cannot read a caption that holds the image token
+    settings = TrainSettings(cider_epochs=1, cider_samples=3, token_dropout=0.5, max_caption_tokens=6)
+    plan = Plan(model, samples, settings)
+    engine, loader = Engine(model, torch.float32), Loader(model, plan, None, 10_000_000)
+    critic = SelfCritical(engine, loader)
+    said: list[list[str]] = [[] for _ in samples]
+    step = Step([[(0, [0, 1, 2, 3]), (1, [0, 1, 2])], [(3, [0, 1, 2, 3]), (2, [0])]], epoch=1)
+    parts = [loader.micro(part, 1) for part in step.micro]
+    micro_steps, weight, reward = critic.step(step, parts, 1)
+    assert weight == 3 * (2 + 1 + 2 + 1), "three samples of every language of every picture"
+    for micro in micro_steps:
+        engine.loss(micro, 1 / weight).backward()
+    found = gradients(model)
+
+    expected, rewards = torch.zeros((), dtype=torch.float64), []
+    for micro in micro_steps:
+        captions: list[list[int]] = [[] for _ in range(int(micro.rows.owners.max()) + 1)]
+        for owner, label in zip(micro.rows.owners.tolist(), micro.rows.labels.tolist(), strict=True):
+            captions[owner].append(label)
+        for picture in micro.pictures:
+            image = load_image(samples[picture].path, 10_000_000)
+            languages = ["en"] if picture in (1, 2) else ["en", "zh"]
+            for language in languages:
+                ids, captions = captions[:3], captions[3:]
+                texts = [model.tokenizer.decode(each, skip_special_tokens=True).strip() for each in ids]
+                said[picture] += texts
+                worth = [reward_of(samples, picture, language, text) for text in texts]
+                rewards += worth
+                prompt = model.prompt_ids(prompts(samples)[language]).after
+                rows = [Branch(tuple(prompt), tuple(each)) for each in ids]
+                for number, losses in enumerate(plain_losses(model, [image], [rows])):
+                    others = (sum(worth) - worth[number]) / 2
+                    expected = expected + losses.sum() * (worth[number] - others) / weight
+    expected.backward()
+    assert reward == pytest.approx(sum(rewards) / weight, abs=1e-6)
+    assert_close(found, gradients(model), 1e-10)
+    assert len({text for texts in said for text in texts}) > 6, "samples differ"
+
+
+def prompts(samples: list[Any]) -> dict[str, str]:
+    return {caption.language: caption.prompt for sample in samples for caption in sample.captions}
+
+
+def reward_of(samples: list[Any], picture: int, language: str, text: str) -> float:
+    """CIDEr of one caption by the public scorer, the other pictures getting anything."""
+    references = {
+        str(place): texts
+        for place, sample in enumerate(samples)
+        if (texts := [caption.text for caption in sample.captions if caption.language == language])
+    }
+    hypotheses = dict.fromkeys(references, "") | {str(picture): text}
+    return score(references, hypotheses, language, meteor=False).per_image[str(picture)]["CIDEr"]
+
+
+def test_samples_depend_on_the_picture_and_the_epoch_only(tiny_bases: ModelSettings, make_samples: MakeSamples) -> None:
+    model = build(tiny_bases)
+    plan = Plan(model, make_samples(3), TrainSettings(cider_epochs=1))
+    loader = Loader(model, plan, None, 10_000_000)
+    critic = SelfCritical(Engine(model, torch.float32), loader)
+
+    def said(pictures: list[int], epoch: int) -> list[list[int]]:
+        part = [(picture, [0]) for picture in pictures]
+        [micro], _, _ = critic.step(Step([part], epoch), [loader.micro(part, epoch)], epoch)
+        rows = micro.rows
+        return [rows.labels[rows.predicts // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
+
+    assert said([0, 1, 2], 4) == [*said([0], 4), *said([1], 4), *said([2], 4)]
+    assert said([0], 4) != said([0], 5)
+
+
+def test_reward_rises(tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path) -> None:
+    model = build(tiny_bases.model_copy(update={"freeze_vision_model": False}))
+    changes: dict[str, Any] = {"language_model_learning_rate": 3e-3, "vision_model_learning_rate": 1e-3}
+    run(tmp_path, model, make_samples(6), num_epochs=60, cider_epochs=20, cider_rate=0.3, **changes)
+    losses = [entry["train_loss"] for entry in history(tmp_path) if "train_loss" in entry]
+    first, last = -sum(losses[40:45]) / 5, -sum(losses[-5:]) / 5
+    assert last > 1.1 * first > 0, "the mean CIDEr of samples, negative, is the loss of these epochs"
+
+
+def test_going_on_in_the_middle_equals_an_uninterrupted_run(
+    tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path
+) -> None:
+    stopped_and_resumed(tiny_bases, make_samples, tmp_path, cider_epochs=2, best_by="CIDEr")
+
+
+def test_the_stage_has_a_schedule_of_its_own(tiny_bases: ModelSettings) -> None:
+    settings = TrainSettings(num_epochs=6, projector_epochs=1, cider_epochs=2, cider_rate=0.25, warmup_ratio=0)
+    stages = Stages(settings, {}, steps_per_epoch=10)
+    assert [stages.rate_factor(step) for step in (0, 10, 40)] == [1, 1, 0.25]
+    assert max(stages.rate_factor(step) for step in (9, 39, 59)) < 0.1
+    assert [stages.by_reward(step) for step in (0, 39, 40, 59)] == [False, False, True, True]
+    assert not Stages(TrainSettings(), {}, 10).by_reward(29)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cider_epochs": 4, "num_epochs": 3}, "raise num_epochs"),
+        ({"cider_epochs": 2, "projector_epochs": 2, "num_epochs": 3}, "raise num_epochs"),
+        ({"cider_epochs": 1, "best_by": "val_loss"}, "set best_by to CIDEr"),
+        ({"cider_samples": 1}, "cider_samples"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImageCapError, match=message):
+        parse_settings({"train": changes}, "params.yaml")
