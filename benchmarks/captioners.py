@@ -4,7 +4,7 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
 
 
-def model_of(arguments: argparse.Namespace) -> "ImageCaptioner":
-    """The captioner of the arguments, on the CPU, in their dtype."""
+def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
+    """The captioner of the arguments, in their dtype."""
     from imagecap.model.builder import build, load
 
-    compute = ComputeSettings(device="cpu", dtype=arguments.dtype)
+    compute = ComputeSettings(device=device, dtype=arguments.dtype)
     if arguments.model:
         model = load(arguments.model, compute)
     else:

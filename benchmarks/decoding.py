@@ -55,7 +55,7 @@ class _Ours:
         self.prefill_seconds = 0.0
 
     def run(self, pixels: Tensor, lengths: Tensor, settings: GenerateSettings) -> list[list[int]]:
-        end, outer = captioner.end_token_ids(self.model)[0], self
+        end, outer, device = captioner.end_token_ids(self.model)[0], self, self.model.device
 
         class LengthRules(Rules):
             def __init__(self, settings: GenerateSettings, end_ids: Tensor, prefix_ids: Tensor) -> None:
@@ -71,8 +71,10 @@ class _Ours:
 
         class SeenEngine(Engine):
             def prefill(self, prefix: Tensor) -> Tensor:
+                machine.wait_for(device)
                 started = time.perf_counter()
                 logits = super().prefill(prefix)
+                machine.wait_for(device)
                 outer.prefill_seconds = time.perf_counter() - started
                 return logits
 
@@ -104,7 +106,7 @@ def theirs(
     """Tokens by `generate`, and the bytes of its cache."""
     before, after = captioner.prompt_pieces(model, captioners.PROMPT, settings)
     row = [*before, *[model.image_token_id] * model.image_tokens, *after]
-    ids = torch.tensor([row] * len(pixels))
+    ids = torch.tensor([row] * len(pixels), device=model.device)
     cache = DynamicCache(config=model.decoder.config)
     end = captioner.end_token_ids(model)[0]
     out = model.llava.generate(
@@ -121,7 +123,7 @@ def theirs(
     )
     layers: list[Any] = list(cache.layers)
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    return [said[: int(length)] for said, length in zip(out[:, len(row) :].tolist(), lengths, strict=True)], size
+    return [said[:length] for said, length in zip(out[:, len(row) :].tolist(), lengths.tolist(), strict=True)], size
 
 
 def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
@@ -148,23 +150,29 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
+def clock(model: "ImageCaptioner") -> float:
+    """The time, in seconds, when the model's device has done all it was given."""
+    machine.wait_for(model.device)
+    return time.perf_counter()
+
+
 def compare(
     model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int
 ) -> tuple[dict[str, float], "_Ours"]:
     """Both sides on one batch, in turn."""
     settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
-    wanted, ours = torch.tensor(lengths), _Ours(model)
+    wanted, ours = torch.tensor(lengths, device=model.device), _Ours(model)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     said: dict[str, list[list[int]]] = {}
     size = 0
     for turn in range(ROUNDS + 1):
-        started = time.perf_counter()
+        started = clock(model)
         said["ours"] = ours.run(pixels, wanted, settings)
-        middle = time.perf_counter()
+        middle = clock(model)
         said["theirs"], size = theirs(model, pixels, wanted, settings)
         if turn:
             seconds["ours"].append(middle - started)
-            seconds["theirs"].append(time.perf_counter() - middle)
+            seconds["theirs"].append(clock(model) - middle)
     equal = sum(one == two for one, two in zip(said["ours"], said["theirs"], strict=True)) / len(lengths)
     ratios = [two / one for one, two in zip(seconds["ours"], seconds["theirs"], strict=True)]
     figures = {
@@ -197,11 +205,11 @@ def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
 
     def seconds(batch: int, beams: int, length: int) -> float:
         settings = GenerateSettings(max_length=length, num_beams=beams)
-        chosen, lengths = pixels[:batch], torch.full((batch,), length)
+        chosen, lengths = pixels[:batch], torch.full((batch,), length, device=model.device)
         ours.run(chosen, lengths, settings)
-        started = time.perf_counter()
+        started = clock(model)
         ours.run(chosen, lengths, settings)
-        return (time.perf_counter() - started) / batch
+        return (clock(model) - started) / batch
 
     most = len(pixels)
     drawings: list[tuple[str, list[tuple[int, float]]]] = [
@@ -224,19 +232,20 @@ def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--greedy_batch", type=int, default=32)
     parser.add_argument("--beam_batch", type=int, default=4)
     parser.add_argument("--plot", type=Path, help="also draw cost against batch, beams and length into this PNG")
     arguments = parser.parse_args()
-    model = captioners.model_of(arguments)
+    model = captioners.model_of(arguments, arguments.device)
     pictures, captions = captioners.pictures_and_captions(arguments.data, max(arguments.greedy_batch, 8))
     lengths = captioners.lengths_of(model, captions, len(pictures))
     with torch.inference_mode():
         pixels = model.pixel_values(pictures)
-    dtype = getattr(torch, arguments.dtype)
-    peak, bandwidth = machine.matmul_peak(dtype), machine.read_bandwidth(dtype)
+    dtype, device = getattr(torch, arguments.dtype), model.device
+    peak, bandwidth = machine.matmul_peak(dtype, device), machine.read_bandwidth(dtype, device)
     print(
-        f"{machine.describe()}, {arguments.dtype}: {peak / 1e9:.0f} GFLOP/s in matrix products, "
+        f"{machine.describe(device)}, {arguments.dtype}: {peak / 1e9:.0f} GFLOP/s in matrix products, "
         f"{bandwidth / 1e9:.1f} GB/s read; {model.image_tokens} image tokens a picture"
     )
     print("                    ours s   generate s   faster   cache     captions equal")

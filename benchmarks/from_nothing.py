@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagecap.data.images import load_image
 
-SIDE, STORED = 112, 128  # pixels of the shorter side: what the encoder sees, and what is stored to crop from
+SIDE, STORED = 96, 112  # pixels: the side of what the encoder sees, and the shorter side of what is stored
 VOCABULARY = 4000
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|image_pad|>")
 
@@ -68,12 +68,13 @@ def write_bases(
         num_hidden_layers=vision_blocks,
         num_attention_heads=heads,
         image_size=SIDE,
-        patch_size=14,
+        patch_size=16,
         hidden_act="gelu",
     )
     CLIPVisionModel(tower).save_pretrained(vision)
     pictures: Any = CLIPImageProcessorPil
-    pictures(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(vision)
+    # the whole picture, narrowed to a square: a cut would lose what captions speak of
+    pictures(size={"height": SIDE, "width": SIDE}, do_center_crop=False).save_pretrained(vision)
     size = _write_tokenizer(captions, language)
     reader = Qwen3Config(
         vocab_size=size,

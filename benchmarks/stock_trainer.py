@@ -74,21 +74,37 @@ def train_stock(
     learning_rate: float = 5e-5,
     stop_after: float | None = None,
     collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]] | None = None,
-) -> list[float]:
-    """Train with the Trainer's own defaults; returns the moments at which the steps ended, in seconds.
+    compiled: bool = False,
+    workers: int = 0,
+    on_cpu: bool | None = None,
+) -> tuple[list[float], list[float]]:
+    """Train with the Trainer's own defaults.
+
+    On a GPU the Trainer waits for it once a step, before the optimizer's part, to see whether the loss is finite; so
+    does ours.
 
     Args:
         rows: captions, each with its picture.
         bf16: products in bfloat16 by autocast.
         folder: for what the Trainer wants to write.
         stop_after: seconds after which no further step begins.
+        compiled: by the Trainer's own `torch_compile`.
+        workers: processes that decode and preprocess pictures; 0: the training process itself.
+        on_cpu: None: only where there is no GPU.
+
+    Returns:
+        The moments at which the steps ended, in seconds, and how long each waited for its data.
     """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     started = time.perf_counter()
     ends: list[float] = []
+    waits: list[float] = []
 
     class Clock(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            waits.append(time.perf_counter() - (ends[-1] if ends else started))
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             ends.append(time.perf_counter())
             if stop_after is not None and ends[-1] - started > stop_after:
@@ -104,9 +120,10 @@ def train_stock(
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available() if on_cpu is None else on_cpu,
+        torch_compile=compiled,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=workers,
         save_strategy="no",
         report_to="none",
         logging_strategy="no",
@@ -120,4 +137,4 @@ def train_stock(
         callbacks=[Clock()],
     )
     trainer.train()
-    return ends
+    return ends, waits
