@@ -157,13 +157,19 @@ def stock(arguments: argparse.Namespace) -> Found:
 def measured(
     arguments: argparse.Namespace, side: str, *, batch: int, captions: int, dtype: str, compiled: bool = False
 ) -> Found:
-    """One side in a process of its own."""
+    """One side in a process of its own.
+
+    Raises:
+        MemoryError: there is not enough of it.
+    """
     command = [sys.executable, "-m", "benchmarks.training", "--one", side, *(["--compile"] if compiled else [])]
     for name in ("data", "vision_model_name", "language_model_name", "trained_blocks", "steps", "warmup", "device"):
         command += [f"--{name}", str(getattr(arguments, name))]
     command += ["--batch", str(batch), "--captions", str(captions), "--dtype", dtype]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and "out of memory" in done.stderr:
+        raise MemoryError
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     found: Found = json.loads(done.stdout.splitlines()[-1])
@@ -238,10 +244,16 @@ def best_stock(arguments: argparse.Namespace, captions: int, dtype: str, modes: 
     batches = sorted(arguments.stock_batches)
     for batch in batches[:-1] if dtype == "float32" and len(batches) > 1 else batches:
         for compiled in modes:
-            found = measured(arguments, "stock", batch=batch, captions=captions, dtype=dtype, compiled=compiled)
             name = f"Trainer, {'torch_compile, ' if compiled else ''}{dtype}, {batch} rows"
+            try:
+                found = measured(arguments, "stock", batch=batch, captions=captions, dtype=dtype, compiled=compiled)
+            except MemoryError:
+                print(f"| | {name} | out of memory |", flush=True)
+                continue
             print(row(arguments, captions, name, found, peak, first=False), flush=True)
             tried.append(found)
+    if not tried:
+        raise SystemExit("the Trainer ran out of memory at every one of --stock_batches: give smaller ones")
     return max(tried, key=lambda found: found["captions_per_second"])
 
 
