@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,6 @@ class References:
         words: id of every word.
         lengths: words per reference. `[references]`
         levels: n-grams of 1 to 4 words.
-        masks: per reference, bit positions of each token: what the longest common subsequence needs.
     """
 
     images: list[str]
@@ -68,12 +68,16 @@ class References:
     words: dict[str, int]
     lengths: Ints
     levels: list[Level] = field(repr=False)
-    masks: list[dict[str, int]] = field(repr=False)
 
     @property
     def counts(self) -> Ints:
         """How many references each image has. `[images]`"""
         return np.bincount(self.image_of, minlength=len(self.images)).astype(np.int64)
+
+    @cached_property
+    def masks(self) -> list[dict[str, int]]:
+        """Per reference, bit positions of each token: what the longest common subsequence needs, and nothing else."""
+        return [token_masks(each) for each in self.tokens]
 
 
 def index_references(
@@ -104,7 +108,6 @@ def index_references(
         words=words,
         lengths=lengths,
         levels=levels,
-        masks=[token_masks(each) for each in flat],
     )
 
 
