@@ -3,7 +3,7 @@
 A small CLIP and a small Qwen3 with random weights are trained by `run.py train` on the training pictures, first on the
 captions that people wrote, then by the CIDEr of captions that the model samples. `run.py eval` judges both on the
 validation pictures, beside the constant caption that scores best and the model's own captions dealt to other pictures.
-With `--sides peer` transformers' `Trainer` on stock LLaVA gets the same starting weights, pictures and time.
+The part `peer` is transformers' `Trainer` on stock LLaVA from the same starting weights.
 """
 
 import argparse
@@ -42,7 +42,6 @@ RECIPE: dict[str, Any] = {
     "log_every": 100,
 }
 BY_REWARD: dict[str, Any] = {**RECIPE, "batch_size": 32, "token_dropout": 0, "warmup_ratio": 0.03}
-LIKELIHOOD = 0.5  # share of the minutes that go to people's captions
 BEAMS = 4
 MEASURED = 480  # pictures to time the training on, which decides on the number of epochs
 
@@ -66,14 +65,21 @@ def epochs_in(minutes: float, pictures: int, start: dict[str, Path], data: Path,
     return max(1, int(minutes * 60 / (steps * pictures / MEASURED + around)))
 
 
-def train_peer(bases: tuple[Path, Path], data: Path, output: Path, minutes: float, bf16: bool) -> None:
+def bases_in(work: Path) -> dict[str, Path]:
+    """The settings that name the models with random weights."""
+    return {"vision_model_name": work / "bases/vision", "language_model_name": work / "bases/language"}
+
+
+def peer(arguments: argparse.Namespace, _pictures: int) -> tuple[str, Path]:
     """The stock model from the same starting weights, every caption a row, with the rate that ours has."""
     from imagecap.config import ModelSettings
     from imagecap.model.builder import build
     from imagecap.model.imagecap_arch import ImageCaptioner
 
+    data, output = arguments.work / "data", arguments.work / "peer"
+
     def starting() -> ImageCaptioner:
-        names = {"vision_model_name": str(bases[0]), "language_model_name": str(bases[1])}
+        names = {name: str(folder) for name, folder in bases_in(arguments.work).items()}
         model = build(ModelSettings(**names, vision_feature_layer=-1, freeze_vision_model=False))
         model.info |= {"prompt": PROMPT, "prompts": {"en": PROMPT}}
         model.llava.train()
@@ -86,44 +92,46 @@ def train_peer(bases: tuple[Path, Path], data: Path, output: Path, minutes: floa
         if row["split"] == "train"
     ]
     batch = 80  # as many captions as ours has in a step
-    stock: dict[str, Any] = {"bf16": bf16, "learning_rate": RECIPE["learning_rate"], "folder": output / "work"}
+    stock: dict[str, Any] = {
+        "bf16": arguments.dtype == "bfloat16",
+        "learning_rate": RECIPE["learning_rate"],
+        "folder": output / "work",
+    }
     ends, _ = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
     seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
     model = starting()
-    steps = int(minutes * 60 / seconds)
-    print(f"Trainer: {seconds:.2f} s a step of {batch} rows, {steps * batch / len(rows):.1f} epochs")
+    steps = int(arguments.minutes * 60 / seconds)
     train_stock(model.llava, model.processor, rows, batch, max_steps=steps, **stock)
     model.eval()
     model.save(output / "final")
+    return f"Trainer, {steps * batch / len(rows):.1f} epochs of {batch} rows a step", output
 
 
 def judge(model: Path, data: Path, output: Path, constant: str) -> dict[str, float]:
-    """CIDEr and BLEU-4 of beam search on the validation pictures, and the difference to the constant caption."""
-    command = [sys.executable, "run.py", "eval", "--model_path", str(model), "--test_dir", str(data / "validation")]
-    command += ["--training_data", str(data), "--output_file", str(output / "results.json")]
-    command += ["--report_file", str(output / "report.html"), "--num_beams", str(BEAMS), "--max_length", "30"]
-    subprocess.run(command, check=True)
-    results = json.loads((output / "results.json").read_text(encoding="utf-8"))["results"]
-    references = prepare_references({row["image"]: row["references"] for row in results})
-    ours = score(references, {row["image"]: row["caption"] for row in results}, meteor=False)
+    """Scores on the validation pictures: CIDEr greedy and by beams, BLEU-4, and what the constant caption leaves."""
+    found: dict[str, float] = {}
+    for beams, name in ((1, "greedy"), (BEAMS, "CIDEr")):
+        command = [sys.executable, "run.py", "eval", "--model_path", str(model), "--test_dir", str(data / "validation")]
+        command += ["--training_data", str(data), "--output_file", str(output / f"results_{beams}.json")]
+        command += ["--report_file", str(output / f"report_{beams}.html")]
+        command += ["--num_beams", str(beams), "--max_length", "30"]
+        subprocess.run(command, check=True)
+        results = json.loads((output / f"results_{beams}.json").read_text(encoding="utf-8"))["results"]
+        references = prepare_references({row["image"]: row["references"] for row in results})
+        ours = score(references, {row["image"]: row["caption"] for row in results}, meteor=False)
+        found |= {name: ours.overall["CIDEr"], "Bleu_4": ours.overall["Bleu_4"]}
     floor = score(references, {row["image"]: constant for row in results}, meteor=False)
     mine = np.array([ours.per_image[row["image"]]["CIDEr"] for row in results])
     theirs = np.array([floor.per_image[row["image"]]["CIDEr"] for row in results])
     drawn = resample_weights(len(results), 2000) @ (mine - theirs) / len(results)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return {
-        "CIDEr": ours.overall["CIDEr"],
-        "Bleu_4": ours.overall["Bleu_4"],
-        "constant": floor.overall["CIDEr"],
-        "low": float(low),
-        "high": float(high),
-    }
+    return {**found, "constant": floor.overall["CIDEr"], "low": float(low), "high": float(high)}
 
 
 def line(name: str, found: dict[str, float]) -> str:
     """A row of the table."""
     return (
-        f"| {name} | {found['CIDEr']:.3f} | {found['Bleu_4']:.3f} | {found['constant']:.3f} | "
+        f"| {name} | {found['greedy']:.3f} | {found['CIDEr']:.3f} | {found['Bleu_4']:.3f} | {found['constant']:.3f} | "
         f"{found['CIDEr'] / found['constant']:.2f}× | {found['low']:+.3f} to {found['high']:+.3f} |"
     )
 
@@ -141,30 +149,25 @@ def separate_validation(data: Path) -> None:
     (folder / "captions.json").write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
 
 
-def ours(arguments: argparse.Namespace, bases: tuple[Path, Path], pictures: int, constant: str) -> list[str]:
-    """Both stages within the minutes; a row of the table after each."""
-    work, data = arguments.work, arguments.work / "data"
-    given = {"dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1}
-    started = time.perf_counter()
-    start = {"vision_model_name": bases[0], "language_model_name": bases[1]}
-    recipe = {**RECIPE, **given}
-    allowed = LIKELIHOOD * arguments.minutes
-    epochs = arguments.epochs or epochs_in(allowed, pictures, start, data, work / "measured", **recipe)
-    summary = train_ours(start, data, work / "ours", **{**recipe, "num_epochs": epochs})
-    minutes = (time.perf_counter() - started) / 60
-    weights = f"{summary['total_parameters'] / 1e6:.1f} M weights"
-    name = f"ours, {weights}, {epochs} epochs, {minutes:.0f} min"
-    table = [line(name, judge(work / "ours" / "final", data, work, constant))]
+def likelihood(arguments: argparse.Namespace, pictures: int) -> tuple[str, Path]:
+    """Ours from random weights, on the captions that people wrote: what it is, and its folder."""
+    start, data, work = bases_in(arguments.work), arguments.work / "data", arguments.work / "likelihood"
+    recipe = {**RECIPE, "dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1}
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **recipe)
+    summary = train_ours(start, data, work, **{**recipe, "num_epochs": epochs})
+    return f"ours, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
 
-    started = time.perf_counter()
-    start = {"model_path": work / "ours" / "final"}
-    recipe = {**BY_REWARD, **given, "cider_epochs": 1}
-    allowed = arguments.minutes - minutes
-    epochs = arguments.cider_epochs or epochs_in(allowed, pictures, start, data, work / "measured", **recipe)
-    train_ours(start, data, work / "rewarded", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
-    minutes += (time.perf_counter() - started) / 60
-    name = f"ours, then {epochs} epochs by CIDEr, {minutes:.0f} min in all"
-    return [*table, line(name, judge(work / "rewarded" / "final", data, work / "rewarded", constant))]
+
+def cider(arguments: argparse.Namespace, pictures: int) -> tuple[str, Path]:
+    """Ours from there, by the CIDEr of captions that it samples."""
+    start, data, work = {"model_path": arguments.work / "likelihood/final"}, arguments.work / "data", arguments.work
+    if not start["model_path"].exists():
+        raise SystemExit(f"there is no {start['model_path']}: --parts likelihood makes it")
+    recipe = {**BY_REWARD, "dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1, "cider_epochs": 1}
+    measured = work / "cider" / "measured"
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, measured, **recipe)
+    train_ours(start, data, work / "cider", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
+    return f"ours, then {epochs} epochs by CIDEr", work / "cider"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -173,21 +176,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--epochs", type=int, help="on people's captions, instead of as many as fit")
-    parser.add_argument("--cider_epochs", type=int, help="on sampled captions, instead of as many as fit")
+    parser.add_argument("--parts", nargs="+", choices=("likelihood", "cider", "peer"), default=["likelihood", "cider"])
+    parser.add_argument("--minutes", type=float, default=20, help="of each part")
+    parser.add_argument("--epochs", type=int, help="of ours in each part, instead of as many as fit")
     parser.add_argument("--width", type=int, default=192, help="of both models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
     parser.add_argument("--language_blocks", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--sides", nargs="+", choices=("ours", "peer"), default=["ours"], help="peer: the Trainer")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     data, work = arguments.work / "data", arguments.work
     captions = write_data(arguments.data, arguments.splits, data)
     separate_validation(data)
     blocks = arguments.vision_blocks, arguments.language_blocks
-    bases = write_bases(captions, work / "bases", arguments.width, *blocks, arguments.seed)
+    write_bases(captions, work / "bases", arguments.width, *blocks, arguments.seed)
     rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
     training: dict[str, list[str]] = {}
     for row in rows:
@@ -195,16 +197,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             training.setdefault(row["image"], []).append(row["caption"])
     constant = best_constant(training, "en")
     table: list[str] = []
-    if "ours" in arguments.sides:
-        table += ours(arguments, bases, len(training), constant)
-    if "peer" in arguments.sides:
-        train_peer(bases, data, work / "peer", arguments.minutes, arguments.dtype == "bfloat16")
-        found = judge(work / "peer" / "final", data, work / "peer", constant)
-        table.append(line(f"Trainer, {arguments.minutes:.0f} min", found))
+    for part in arguments.parts:
+        started = time.perf_counter()
+        name, made = {"likelihood": likelihood, "cider": cider, "peer": peer}[part](arguments, len(training))
+        minutes = (time.perf_counter() - started) / 60
+        table.append(line(f"{name}, {minutes:.0f} min", judge(made / "final", data, made, constant)))
     print(f"\n{machine.describe()}, {arguments.dtype}")
     print(f"the constant caption: {constant!r}\n")
-    print("| | CIDEr | BLEU-4 | CIDEr of the constant caption | ratio | difference, 95 % |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| | CIDEr, greedy | CIDEr, {BEAMS} beams | BLEU-4 | the constant caption's CIDEr | ratio | difference, 95 % |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(table))
 
 

@@ -91,6 +91,11 @@ class TrainSettings(_Section):
         description="of the epochs, the last in which the model learns from the CIDEr of captions it samples itself",
     )
     cider_samples: int = Field(5, gt=1, description="captions sampled per picture in cider_epochs")
+    cider_anchor: float = Field(
+        0.05,
+        ge=0,
+        description="in cider_epochs people's captions count as samples with this much CIDEr above the others",
+    )
     cider_rate: float = Field(0.1, gt=0, description="learning rates of cider_epochs, as a share of those before")
     max_samples: int | None = Field(None, gt=0, description="use at most this many training pictures")
     captions_per_image: int | None = Field(

@@ -33,7 +33,7 @@ class SelfCritical:
 
     def __init__(self, engine: Engine, loader: Loader) -> None:
         self.engine, self.loader, self.plan = engine, loader, loader.plan
-        self.samples = self.plan.settings.cider_samples
+        self.samples, self.anchor = self.plan.settings.cider_samples, self.plan.settings.cider_anchor
         self.settings = GenerateSettings(
             temperature=1.0,
             num_captions=self.samples,
@@ -66,31 +66,42 @@ class SelfCritical:
         features = self.engine.features(micro)
         # draws belong to the picture, whatever else is in the batch
         draws = [self._draws(epoch, picture) for picture in micro.pictures]
-        branches: list[list[Branch]] = [[] for _ in micro.pictures]
-        advantages: list[list[float]] = [[] for _ in micro.pictures]
+        weighed = [self._people(picture) for picture in micro.pictures]
         total = 0.0
         wanted: dict[tuple[str, str], list[int]] = {}
         for row, picture in enumerate(micro.pictures):
             for language, prompt in self.prompts[picture].items():
                 wanted.setdefault((language, prompt), []).append(row)
-        for (language, prompt), rows in wanted.items():
+        for (language, prompt), asked in wanted.items():
             size = (self.samples, self.settings.max_length)
-            uniforms = torch.from_numpy(np.concatenate([draws[row].random(size, np.float32) for row in rows]))
-            said = self._say(features[rows], prompt, uniforms)
-            places = [self.place[language][micro.pictures[row]] for row in rows for _ in range(self.samples)]
-            rewards = self.cider[language].score(places, [text for text, _ in said]).reshape(len(rows), self.samples)
+            uniforms = torch.from_numpy(np.concatenate([draws[row].random(size, np.float32) for row in asked]))
+            said = self._say(features[asked], prompt, uniforms)
+            places = [self.place[language][micro.pictures[row]] for row in asked for _ in range(self.samples)]
+            rewards = self.cider[language].score(places, [text for text, _ in said]).reshape(len(asked), self.samples)
             total += float(rewards.sum())
             others = (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
             after = tuple(model.prompt_ids(prompt).after)
-            for number, row in enumerate(rows):
+            for number, row in enumerate(asked):
                 tokens = [ids for _, ids in said[number * self.samples : (number + 1) * self.samples]]
-                branches[row] += [Branch(after, tuple(ids)) for ids in tokens]
-                advantages[row] += (rewards - others)[number].tolist()
-        packed = pack(branches, self.loader.before, model.image_token_id, model.image_tokens)
-        weights = torch.tensor([value for row in advantages for value in row], dtype=torch.float64)[packed.owners]
+                advantages = (rewards - others)[number].tolist()
+                weighed[row] += [
+                    (Branch(after, tuple(ids)), value) for ids, value in zip(tokens, advantages, strict=True)
+                ]
+        weighed = [_prompt_by_prompt(row) for row in weighed]
+        rows = [[branch for branch, _ in row] for row in weighed]
+        packed = pack(rows, self.loader.before, model.image_token_id, model.image_tokens)
+        weights = torch.tensor([value for row in weighed for _, value in row], dtype=torch.float64)[packed.owners]
         if not micro.weights.any():  # a process without pictures of its own, which computes along
             return replace(micro, rows=packed, weights=torch.zeros_like(weights)), 0.0
         return replace(micro, rows=packed, weights=weights), total
+
+    def _people(self, picture: int) -> list[tuple[Branch, float]]:
+        """People's captions of a picture, and what they weigh: together as much as its samples would at the anchor."""
+        if not self.anchor:
+            return []
+        branches = self.plan.branches[picture]
+        weight = self.anchor * self.samples * len(self.prompts[picture]) / len(branches)
+        return [(branch, weight) for branch in branches]
 
     def _draws(self, epoch: int, picture: int) -> np.random.Generator:
         return np.random.default_rng([self.plan.settings.train_seed, epoch, picture, SAMPLES])
@@ -104,3 +115,9 @@ class SelfCritical:
         with self.engine.autocast(), evaluating(model.llava):
             made = caption_features(model, features, pieces, self.settings, uniforms.to(features.device))
         return [(each.text, each.token_ids) for first in made for each in (first, *first.others)]
+
+
+def _prompt_by_prompt(weighed: list[tuple[Branch, float]]) -> list[tuple[Branch, float]]:
+    """In the order in which `pack` numbers captions: those of the first prompt, those of the next."""
+    prompts = dict.fromkeys(branch.prompt for branch, _ in weighed)
+    return [each for prompt in prompts for each in weighed if each[0].prompt == prompt]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecap.errors import ImageCapError
-from imagecap.eval.metrics import METRICS, Scores, display_name, prepare_references, score, tokenize
+from imagecap.eval.metrics import METRICS, Cider, Scores, display_name, prepare_references, score, tokenize
 
 OWN = json.loads((Path(__file__).parent / "own_scores.json").read_text(encoding="utf-8"))
 
@@ -73,6 +73,20 @@ def test_prepared_references_give_the_same_scores_again_and_again() -> None:
         assert_scores(score(prepared, own["hypotheses"]), own["overall"], own["per_image"])
     shuffled = dict(reversed(own["hypotheses"].items()))
     assert score(prepared, shuffled).per_image == score(prepared, own["hypotheses"]).per_image
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_cider_of_any_captions_of_some_images(language: str) -> None:
+    own = OWN[language]
+    prepared = prepare_references(own["references"], language)
+    captions = list(own["hypotheses"].values())
+    asked = [(image, text) for image in (2, 0, 2) for text in [*captions[:3], "", "nothing of the sort"]]
+    found = Cider(prepared).score([image for image, _ in asked], [text for _, text in asked])
+    for (image, text), value in zip(asked, found.tolist(), strict=True):
+        name = prepared.images[image]
+        alone = score(prepared, {**own["hypotheses"], name: text}, meteor=False).per_image[name]["CIDEr"]
+        assert value == pytest.approx(alone, abs=1e-12)
+    assert len(set(found.tolist())) > 2
 
 
 def test_degenerate_sets() -> None:
