@@ -50,7 +50,7 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, prompt: str) -> dict
     mlflow.pyfunc.save_model(
         path=folder / "ours",
         python_model=str(Path(str(pyfunc_model.__file__))),
-        model_config={"generate": "{}", "max_rows": 64, "errors_as_rows": False, "picture_folder": ""},
+        model_config={"generate": "{}", "max_rows": 64, "errors_as_rows": False, "picture_folder": "", "dtype": dtype},
         **common,
     )
     for kind in ("stock", "single"):

@@ -65,7 +65,8 @@ class CaptionModel(PythonModel):
         self._errors_as_rows = bool(config.get("errors_as_rows", False))
         self._defaults = json.loads(config.get("generate", "{}"))
         started = time.monotonic()
-        self._scheduler = Scheduler(load(Path(context.artifacts["checkpoint"]), ComputeSettings()))
+        compute = ComputeSettings(dtype=config.get("dtype", "auto"))
+        self._scheduler = Scheduler(load(Path(context.artifacts["checkpoint"]), compute))
         self._requests = itertools.count(1)
         _log.info("model loaded in %.1f s", time.monotonic() - started)
 

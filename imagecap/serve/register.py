@@ -175,6 +175,7 @@ def _logged_model(
                     "generate": json.dumps(_defaults(settings.generate), ensure_ascii=False),
                     "max_rows": MOST_REQUEST_ROWS,
                     "errors_as_rows": False,
+                    "dtype": settings.compute.dtype,
                     "picture_folder": "",
                 },
                 tags=tags,
