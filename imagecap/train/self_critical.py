@@ -15,6 +15,7 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.eval.metrics import Cider, prepare_references
+from imagecap.generate.captioner import caption_features, evaluating, prompt_pieces
 from imagecap.train.batch import Branch, pack
 from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader, Micro
@@ -28,7 +29,7 @@ class SelfCritical:
     """Turns a micro-step of people's captions into one of sampled captions.
 
     Raises:
-        ImageCapError: the language model cannot be sampled from.
+        ImageCapError: the language model is too short for a prompt and a sample, or cannot be decoded from.
     """
 
     def __init__(self, engine: Engine, loader: Loader) -> None:
@@ -42,6 +43,8 @@ class SelfCritical:
         self.place: dict[str, dict[int, int]] = {}
         self.cider: dict[str, Cider] = {}
         self.prompts = [prompts_of(sample) for sample in self.plan.samples]
+        for prompt in {prompt for prompts in self.prompts for prompt in prompts.values()}:
+            prompt_pieces(engine.model, prompt, self.settings)  # what cannot work is said before the first epoch
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
             self.place[language] = {picture: place for place, picture in enumerate(pictures)}
@@ -60,7 +63,8 @@ class SelfCritical:
         """The micro-step with captions that the model says now, and the sum of their rewards.
 
         A label weighs what the reward of its caption is above the mean of those of the picture's other samples, so
-        that the gradient of the weighted loss is that of the expected reward, turned round.
+        that the gradient of the weighted loss is that of the expected reward, turned round. People's captions stay
+        beside them, as `_people` weighs them.
         """
         model = self.engine.model
         features = self.engine.features(micro)
@@ -108,8 +112,6 @@ class SelfCritical:
 
     def _say(self, features: Tensor, prompt: str, uniforms: Tensor) -> list[tuple[str, list[int]]]:
         """Samples of each picture, one after the other: their texts and tokens."""
-        from imagecap.generate.captioner import caption_features, evaluating, prompt_pieces
-
         model = self.engine.model
         pieces = [prompt_pieces(model, prompt, self.settings)] * len(features)
         with self.engine.autocast(), evaluating(model.llava):
