@@ -27,28 +27,16 @@ def best_seconds(run: Callable[[], object], rounds: int = 5, device: torch.devic
     return min(times)
 
 
-def matmul_peak(dtype: torch.dtype, device: torch.device = CPU, side: int | None = None) -> float:
-    """Floating-point operations per second of a large square matrix product.
-
-    Args:
-        dtype: of the matrices.
-        device: where they lie.
-        side: of the matrices; None: what it takes to keep the device busy.
-    """
-    side = side or (8192 if device.type == "cuda" else 2048)
+def matmul_peak(dtype: torch.dtype, device: torch.device = CPU) -> float:
+    """Floating-point operations per second of a square matrix product large enough to keep the device busy."""
+    side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / best_seconds(lambda: left @ right, device=device)
 
 
-def read_bandwidth(dtype: torch.dtype, device: torch.device = CPU, megabytes: int | None = None) -> float:
-    """Bytes per second of a matrix-vector product too large for any cache; on a GPU of a sum, if that is faster.
-
-    Args:
-        dtype: of the matrix.
-        device: where it lies.
-        megabytes: of the matrix; None: 512, on a GPU 4096.
-    """
-    megabytes = megabytes or (4096 if device.type == "cuda" else 512)
+def read_bandwidth(dtype: torch.dtype, device: torch.device = CPU) -> float:
+    """Bytes per second of a matrix-vector product too large for any cache; on a GPU of a sum, if that is faster."""
+    megabytes = 4096 if device.type == "cuda" else 512
     columns = 4096
     size = torch.empty((), dtype=dtype).element_size()
     matrix = torch.randn(megabytes * 2**20 // size // columns, columns, device=device).to(dtype)

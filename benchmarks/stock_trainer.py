@@ -5,7 +5,7 @@ masked with -100, logits wherever the model gives them.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,8 @@ def train_stock(
     *,
     bf16: bool,
     folder: Path,
-    max_steps: int = -1,
-    epochs: float = 1.0,
+    max_steps: int,
     learning_rate: float = 5e-5,
-    stop_after: float | None = None,
-    collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]] | None = None,
     compiled: bool = False,
     workers: int = 0,
     on_cpu: bool | None = None,
@@ -87,7 +84,6 @@ def train_stock(
         rows: captions, each with its picture.
         bf16: products in bfloat16 by autocast.
         folder: for what the Trainer wants to write.
-        stop_after: seconds after which no further step begins.
         compiled: by the Trainer's own `torch_compile`.
         workers: processes that decode and preprocess pictures; 0: the training process itself.
         on_cpu: None: only where there is no GPU.
@@ -105,17 +101,13 @@ def train_stock(
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             waits.append(time.perf_counter() - (ends[-1] if ends else started))
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             ends.append(time.perf_counter())
-            if stop_after is not None and ends[-1] - started > stop_after:
-                control.should_training_stop = True
-            return control
 
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
         max_steps=max_steps,
-        num_train_epochs=epochs,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
@@ -133,7 +125,7 @@ def train_stock(
         model=model,
         args=arguments,
         train_dataset=Captions(rows),
-        data_collator=collator or Collator(processor),
+        data_collator=Collator(processor),
         callbacks=[Clock()],
     )
     trainer.train()
