@@ -48,7 +48,7 @@ class Engine:
     def prefill(self, prefix: Tensor) -> Tensor:
         """Read the prefixes `[rows, tokens, hidden]`; return the logits `[rows, vocabulary]` after each, in float32."""
         self.prefix_tokens = prefix.shape[1]
-        hidden = self.decoder(inputs_embeds=prefix, past_key_values=self.cache, use_cache=True).last_hidden_state
+        hidden = next_hidden(self.decoder, prefix, self.cache)
         return self.lm_head(hidden[:, -1]).float()
 
     def step(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One more token for every row or beam: the language model's blocks with little around their arithmetic.
+"""The prefix, then one more token for every row or beam: the language model's blocks, little around their arithmetic.
 
 A step over a few tokens of a small model costs less than the calls that lead to it. For the plainest and most common
 blocks (Llama, Mistral, Qwen2, Qwen3) the step is written out here: no masks are rebuilt, no arguments are handed
@@ -28,8 +28,9 @@ def next_hidden(
         decoder: the language model without its head.
         embeddings: `[rows, tokens, hidden]`.
         cache: keys and values of what came before.
-        positions: `[rows, tokens]`; None: one token a row, at the number of slots in use.
-        mask: `[rows, 1, tokens, slots]`, added to the scores; None: one token a row, which sees all slots.
+        positions: `[rows, tokens]`; None: from the number of slots in use on.
+        mask: `[rows, 1, tokens, slots]`, added to the scores; None: one token a row, which sees all slots, or several
+            into an empty cache, each of which sees itself and those before it.
     """
     if is_plain(decoder):
         return _plain_step(decoder, embeddings, cache, positions, mask)
@@ -74,7 +75,8 @@ def _plain_step(
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     groups, dim = heads // key_heads, decoder.layers[0].self_attn.head_dim
     if positions is None:
-        positions = torch.full((1, 1), cache.get_seq_length(), device=embeddings.device)
+        start = cache.get_seq_length()
+        positions = torch.arange(start, start + tokens, device=embeddings.device)[None]
     cos, sin = (each.unsqueeze(2) for each in decoder.rotary_emb(embeddings, positions))  # [rows, tokens, 1, head_dim]
     sin = torch.cat((-sin[..., : dim // 2], sin[..., dim // 2 :]), dim=-1)  # the sign of the half that is turned
     if mask is not None and groups > 1:
@@ -93,16 +95,21 @@ def _plain_step(
         both = both * cos + both.roll(dim // 2, -1) * sin
         query, key = both[:, :, :heads], both[:, :, heads:]
         keys, values = layer.update(key.transpose(1, 2), value.transpose(1, 2))
-        # query heads of one group as further queries of their key head
-        query = query.view(rows, tokens, key_heads, groups, dim).permute(0, 2, 3, 1, 4)
-        seen = nn.functional.scaled_dot_product_attention(
-            query.reshape(rows, key_heads, groups * tokens, dim),
-            keys,
-            values,
-            attn_mask=mask,
-            scale=attention.scaling,
-        )
-        seen = seen.view(rows, key_heads, groups, tokens, dim).permute(0, 3, 1, 2, 4)
+        if mask is None and tokens > 1:
+            seen = nn.functional.scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, is_causal=True, scale=attention.scaling, enable_gqa=groups > 1
+            ).transpose(1, 2)
+        else:
+            # query heads of one group as further queries of their key head
+            query = query.view(rows, tokens, key_heads, groups, dim).permute(0, 2, 3, 1, 4)
+            seen = nn.functional.scaled_dot_product_attention(
+                query.reshape(rows, key_heads, groups * tokens, dim),
+                keys,
+                values,
+                attn_mask=mask,
+                scale=attention.scaling,
+            )
+            seen = seen.view(rows, key_heads, groups, tokens, dim).permute(0, 3, 1, 2, 4)
         hidden = hidden + attention.o_proj(seen.reshape(rows, tokens, heads * dim))
         hidden = hidden + block.mlp(_norm(block.post_attention_layernorm, hidden))
     return _norm(decoder.norm, hidden)

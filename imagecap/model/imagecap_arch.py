@@ -9,6 +9,7 @@ use it elsewhere lies in `llava` and `processor`, so `save` writes a checkpoint 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,11 @@ class ImageCaptioner(nn.Module):
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if ids[0] != self.image_token_id or self.image_token_id in ids[1:]:
             raise ImageCapError(f"the prompt {prompt!r} holds {self.processor.image_token}, the model's image token")
-        return PromptIds(before=own_bos(self.tokenizer), after=ids[1:])
+        return PromptIds(before=self._bos, after=ids[1:])
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        return own_bos(self.tokenizer)
 
     def caption_ids(self, text: str, max_tokens: int) -> list[int]:
         """Ids of a caption, ending with EOS, at most `max_tokens` long; only captions are ever cut.

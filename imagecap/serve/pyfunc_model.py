@@ -134,13 +134,17 @@ class CaptionModel(PythonModel):
 
 
 def _frame(captions: list[GeneratedCaption], settings: GenerateSettings) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        "caption": [one.text for one in captions],
-        "score": [one.score for one in captions],
+    # Plain Python strings, names too. Arrow's cost several turns of the interpreter's lock, for which the decoding
+    # thread waits.
+    columns: dict[str, pd.Series] = {
+        "caption": pd.Series([one.text for one in captions], dtype=object),
+        "score": pd.Series([one.score for one in captions], dtype=float),
     }
     if settings.num_captions > 1:
-        columns["others"] = [[other.text for other in one.others] for one in captions]
-    return pd.DataFrame(columns)
+        columns["others"] = pd.Series([[other.text for other in one.others] for one in captions], dtype=object)
+    frame = pd.DataFrame(dict(enumerate(columns.values())))
+    frame.columns = pd.Index(list(columns), dtype=object)
+    return frame
 
 
 mlflow.models.set_model(CaptionModel())

@@ -62,8 +62,9 @@ def check_table(table: "pd.DataFrame", limits: Limits) -> None:
     Raises:
         ImageCapError: there is not; says what is there.
     """
-    unknown = [str(name) for name in table.columns if name != COLUMN]
-    if COLUMN not in table.columns:
+    names = list(table.columns)
+    unknown = [str(name) for name in names if name != COLUMN]
+    if COLUMN not in names:
         given = ", ".join(unknown) or "none"
         raise ImageCapError(f"there must be one column, {COLUMN!r}, with base64 pictures; the columns are: {given}")
     if unknown:

@@ -1,8 +1,9 @@
 """Requests from many threads, decoded together by one: whoever is inside shares a batch, whenever they came.
 
 A caller's thread reads and resizes its pictures and then waits. The decoding thread lets new pictures join the running
-batch before each token (`generate.running`), so that a request neither waits for another to end nor makes it wait.
-What cannot share that batch, beam search above all, is decoded in batches of its own between two tokens.
+batch between two tokens (`generate.running`), so that a request neither waits for another to end nor makes it wait.
+Pictures that join together are cheaper to read than one after the other: while others run, a few milliseconds are spent
+on waiting for company. What cannot share that batch, beam search above all, is decoded in batches of its own between two tokens.
 """
 
 import logging
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
 MOST_ROWS = 32  # pictures decoded together; more wait for a place
+# Seconds that a picture waits for others to join with: some steps of a small model, which need it; none of a large one,
+# whose every step takes longer.
+GATHER = 0.01
 # Products of a model below this size are too small to gain from another core; reading pictures gains more from it.
 _SMALL_MODEL = 50_000_000
 
@@ -181,6 +185,8 @@ class Scheduler:
         joined: list[_Job] = []
         room = self._most_rows - len(batch.rows)
         joining = [job for job in self._pending if job.shares][:room]
+        if 0 < len(joining) < min(len(batch.rows), room) and time.monotonic() - joining[0].asked < GATHER:
+            return []
         for length in dict.fromkeys(job.length for job in joining):
             group = [job for job in joining if job.length == length]
             self._pending = [job for job in self._pending if job not in group]

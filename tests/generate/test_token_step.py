@@ -1,4 +1,4 @@
-"""The step that is written out equals the language model's own, for each kind that it is written out for."""
+"""Prefix and step as they are written out equal the language model's own, for each kind that has them."""
 
 import copy
 from typing import Any
@@ -73,12 +73,10 @@ def stock(model: PreTrainedModel, embeddings: Tensor, cache: SlotCache, **argume
 def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: float) -> None:
     model = random_model(KINDS[kind]).to(dtype)
     assert is_plain(model)
-    cache = SlotCache(3, room=4)
-    model(inputs_embeds=torch.randn(ROWS, PREFIX, HIDDEN, dtype=dtype), past_key_values=cache, use_cache=True)
-    other = copy.deepcopy(cache)
-    for tokens in (1, 1, 5, 2, 1):  # a token a row, then beams and back
+    cache, other = SlotCache(3, room=4), SlotCache(3, room=4)
+    for tokens in (PREFIX, 1, 1, 5, 2, 1):  # the prefix, a token a row, then beams and back
         embeddings = torch.randn(ROWS, tokens, HIDDEN, dtype=dtype)
-        if tokens == 1:
+        if tokens in (1, PREFIX):
             expected, found = stock(model, embeddings, cache), next_hidden(model, embeddings, other)
         else:
             mask = torch.zeros(ROWS, 1, tokens, cache.slots + tokens, dtype=dtype)

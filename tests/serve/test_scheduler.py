@@ -1,15 +1,18 @@
 """Many threads, one decoding: everybody gets what they would have got alone, whatever the others ask for."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import caption
-from imagecap.serve.scheduler import Scheduler
+from imagecap.generate.captioner import caption, prompt_pieces
+from imagecap.generate.running import RunningBatch
+from imagecap.serve.scheduler import GATHER, Scheduler, _Job
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
@@ -94,8 +97,6 @@ def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
 
 
 def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
-    from imagecap.generate.running import RunningBatch
-
     sizes = []
     step = RunningBatch.step
 
@@ -109,6 +110,26 @@ def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypat
     tasks = [lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES]
     together(tasks)
     assert max(sizes) == 4, "as many as there is room for"
+
+
+@torch.inference_mode()
+def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner") -> None:
+    def jobs(count: int, asked: float) -> list[_Job]:
+        pieces = prompt_pieces(model, "a", GREEDY)
+        return [_Job(model.preprocess([each])[0], pieces, "a", GREEDY, asked) for each in PICTURES[:count]]
+
+    scheduler, batch = Scheduler(model), RunningBatch(model)
+    later = time.monotonic() + 3600
+    scheduler._pending = jobs(1, later)
+    assert len(scheduler._join(batch)) == 1, "nobody runs that it could wait with"
+    scheduler._pending = jobs(3, later)
+    assert len(scheduler._join(batch)) == 3, "as many as are running: company enough"
+    scheduler._pending = jobs(2, later)
+    assert not scheduler._join(batch), "more may come"
+    scheduler._pending += jobs(1, later)
+    scheduler._pending[0].asked = time.monotonic() - GATHER
+    assert len(scheduler._join(batch)) == 3, "the first has waited long enough"
+    assert not scheduler._pending
 
 
 @pytest.mark.parametrize("where", ["preprocess", "encode_images"])
@@ -126,8 +147,6 @@ def test_one_failure_is_not_the_others(model: "ImageCaptioner", monkeypatch: pyt
 def test_a_failed_step_is_told_to_all_and_work_goes_on(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imagecap.generate.running import RunningBatch
-
     scheduler = Scheduler(model)
     with monkeypatch.context() as broken:
         broken.setattr(RunningBatch, "step", lambda _: 1 / 0)
@@ -141,8 +160,6 @@ def test_who_ends_in_a_failing_step_is_told_too(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """A row that has just left the batch is in it no more when the rest of the step fails."""
-    from imagecap.generate.running import RunningBatch
-
     scheduler = Scheduler(model)
     gathered(monkeypatch, 3)
     with monkeypatch.context() as broken:
