@@ -3,7 +3,8 @@
 A caller's thread reads and resizes its pictures and then waits. The decoding thread lets new pictures join the running
 batch between two tokens (`generate.running`), so that a request neither waits for another to end nor makes it wait.
 Pictures that join together are cheaper to read than one after the other: while others run, a few milliseconds are spent
-on waiting for company. What cannot share that batch, beam search above all, is decoded in batches of its own between two tokens.
+on waiting for company. What cannot share that batch, beam search above all, is decoded in batches of its own between
+two tokens.
 """
 
 import logging
