@@ -20,6 +20,7 @@ from imagecap.config import GenerateSettings
 from imagecap.generate import captioner
 from imagecap.generate.engine import Engine
 from imagecap.generate.rules import Rules
+from imagecap.generate.token_step import is_plain
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -127,13 +128,22 @@ def theirs(
 
 
 def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
-    """Operations of reading one batch of prefixes: two per weight of every block and token, and the attention."""
+    """Operations of reading one batch of prefixes: two per weight and token, and the attention.
+
+    Of the last block, where the step is written out, only keys and values are computed for every token.
+    """
     config = model.decoder.config
     tokens = model.image_tokens + sum(map(len, captioner.prompt_pieces(model, captioners.PROMPT, GenerateSettings())))
-    weights = sum(weight.numel() for weight in model.decoder.layers.parameters())
+    *blocks, last = model.decoder.layers
+    weights = sum(weight.numel() for block in blocks for weight in block.parameters())
+    every = sum(weight.numel() for weight in last.parameters())
     heads = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    attention = 4 * tokens * tokens * heads * config.num_hidden_layers  # the full square, as it is computed
-    return rows * (2.0 * weights * tokens + attention)
+    square = 4 * tokens * tokens * heads  # all of it, as it is computed
+    total = 2.0 * weights * tokens + square * len(blocks)
+    if is_plain(model.decoder):
+        keys = last.self_attn.k_proj.weight.numel() + last.self_attn.v_proj.weight.numel()
+        return rows * (total + 2.0 * (keys * tokens + every - keys) + square / tokens)
+    return rows * (total + 2.0 * every * tokens + square)
 
 
 def encoder_flops(model: "ImageCaptioner", rows: int) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 from imagecap.errors import ImageCapError
 from imagecap.generate.attention import NAME
 from imagecap.generate.cache import SlotCache, without
-from imagecap.generate.token_step import next_hidden
+from imagecap.generate.token_step import next_hidden, read_prefix
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -48,8 +48,7 @@ class Engine:
     def prefill(self, prefix: Tensor) -> Tensor:
         """Read the prefixes `[rows, tokens, hidden]`; return the logits `[rows, vocabulary]` after each, in float32."""
         self.prefix_tokens = prefix.shape[1]
-        hidden = next_hidden(self.decoder, prefix, self.cache)
-        return self.lm_head(hidden[:, -1]).float()
+        return self.lm_head(read_prefix(self.decoder, prefix, self.cache)).float()
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row (`[rows]`); return the logits `[rows, vocabulary]` after it, in float32."""

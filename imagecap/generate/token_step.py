@@ -19,6 +19,21 @@ from imagecap.generate.attention import NAME, grouped_heads
 _PLAIN = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 
 
+def read_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
+    """Put a prefix into an empty cache; return the hidden state of its last token, `[rows, hidden]`.
+
+    The last block computes keys and values for all tokens, but the rest for the last one only: nobody reads the others.
+
+    Args:
+        decoder: the language model without its head.
+        embeddings: `[rows, tokens, hidden]`.
+        cache: empty.
+    """
+    if is_plain(decoder):
+        return _plain_step(decoder, embeddings, cache, None, None, first=True)[:, -1]
+    return _last(decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True))[:, -1]
+
+
 def next_hidden(
     decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
@@ -28,9 +43,8 @@ def next_hidden(
         decoder: the language model without its head.
         embeddings: `[rows, tokens, hidden]`.
         cache: keys and values of what came before.
-        positions: `[rows, tokens]`; None: from the number of slots in use on.
-        mask: `[rows, 1, tokens, slots]`, added to the scores; None: one token a row, which sees all slots, or several
-            into an empty cache, each of which sees itself and those before it.
+        positions: `[rows, tokens]`; None: one token a row, at the number of slots in use.
+        mask: `[rows, 1, tokens, slots]`, added to the scores; None: one token a row, which sees all slots.
     """
     if is_plain(decoder):
         return _plain_step(decoder, embeddings, cache, positions, mask)
@@ -68,8 +82,9 @@ def _last(output: Any) -> Tensor:
 
 
 def _plain_step(
-    decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None, mask: Tensor | None
+    decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None, mask: Tensor | None, first: bool = False
 ) -> Tensor:
+    """See `next_hidden`; with `first` the tokens are a prefix, of which the result holds the last one."""
     config = decoder.config
     rows, tokens, _ = embeddings.shape
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
@@ -95,7 +110,9 @@ def _plain_step(
         both = both * cos + both.roll(dim // 2, -1) * sin
         query, key = both[:, :, :heads], both[:, :, heads:]
         keys, values = layer.update(key.transpose(1, 2), value.transpose(1, 2))
-        if mask is None and tokens > 1:
+        if first and layer is layers[-1]:
+            query, hidden, tokens = query[:, -1:], hidden[:, -1:], 1
+        if tokens > 1 and first:
             seen = nn.functional.scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, is_causal=True, scale=attention.scaling, enable_gqa=groups > 1
             ).transpose(1, 2)

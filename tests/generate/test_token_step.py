@@ -1,6 +1,5 @@
 """Prefix and step as they are written out equal the language model's own, for each kind that has them."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from transformers import (
 
 from imagecap.generate.attention import grouped_heads
 from imagecap.generate.cache import SlotCache
-from imagecap.generate.token_step import is_plain, next_hidden
+from imagecap.generate.token_step import is_plain, next_hidden, read_prefix
 
 ROWS, PREFIX, HIDDEN = 3, 7, 24
 SIZES: dict[str, Any] = {
@@ -74,9 +73,12 @@ def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: floa
     model = random_model(KINDS[kind]).to(dtype)
     assert is_plain(model)
     cache, other = SlotCache(3, room=4), SlotCache(3, room=4)
-    for tokens in (PREFIX, 1, 1, 5, 2, 1):  # the prefix, a token a row, then beams and back
+    prefix = torch.randn(ROWS, PREFIX, HIDDEN, dtype=dtype)
+    expected, found = stock(model, prefix, cache)[:, -1], read_prefix(model, prefix, other)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    for tokens in (1, 1, 5, 2, 1):  # a token a row, then beams and back
         embeddings = torch.randn(ROWS, tokens, HIDDEN, dtype=dtype)
-        if tokens in (1, PREFIX):
+        if tokens == 1:
             expected, found = stock(model, embeddings, cache), next_hidden(model, embeddings, other)
         else:
             mask = torch.zeros(ROWS, 1, tokens, cache.slots + tokens, dtype=dtype)
@@ -103,7 +105,7 @@ def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: floa
 def test_the_others_run_as_they_are(config: PreTrainedConfig) -> None:
     model = random_model(config)
     assert not is_plain(model)
-    cache = SlotCache(3, room=4)
-    model(inputs_embeds=torch.randn(ROWS, PREFIX, HIDDEN).double(), past_key_values=cache, use_cache=True)
-    other, embeddings = copy.deepcopy(cache), torch.randn(ROWS, 1, HIDDEN).double()
+    cache, other = SlotCache(3, room=4), SlotCache(3, room=4)
+    prefix, embeddings = torch.randn(ROWS, PREFIX, HIDDEN).double(), torch.randn(ROWS, 1, HIDDEN).double()
+    assert torch.equal(read_prefix(model, prefix, other), stock(model, prefix, cache)[:, -1])
     assert torch.equal(next_hidden(model, embeddings, other), stock(model, embeddings, cache))
