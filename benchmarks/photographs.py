@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--parts", nargs="+", choices=("likelihood", "cider", "peer"), default=["likelihood", "cider"])
-    parser.add_argument("--minutes", type=float, default=20, help="of each part")
+    parser.add_argument("--minutes", type=float, default=26, help="of each part")
     parser.add_argument("--epochs", type=int, help="of ours in each part, instead of as many as fit")
     parser.add_argument("--width", type=int, default=192, help="of both models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)

@@ -88,14 +88,9 @@ class TrainSettings(_Section):
     cider_epochs: int = Field(
         0,
         ge=0,
-        description="of the epochs, the last in which the model learns from the CIDEr of captions it samples itself",
+        description="of the epochs, the last in which the model learns from the CIDEr of captions it finds itself",
     )
-    cider_samples: int = Field(5, gt=1, description="captions sampled per picture in cider_epochs")
-    cider_anchor: float = Field(
-        0.05,
-        ge=0,
-        description="in cider_epochs people's captions count as samples with this much CIDEr above the others",
-    )
+    cider_beams: int = Field(5, gt=1, description="captions per picture in cider_epochs, found by beam search")
     cider_rate: float = Field(0.1, gt=0, description="learning rates of cider_epochs, as a share of those before")
     max_samples: int | None = Field(None, gt=0, description="use at most this many training pictures")
     captions_per_image: int | None = Field(

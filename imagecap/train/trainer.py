@@ -201,14 +201,14 @@ class _Run:
     def _update(self, step: Step, micro_steps: list[Micro]) -> tuple[float, float]:
         """One update; counts it, and handles what is not finite. Returns its loss and the projector's rate.
 
-        Where sampled captions are learnt from, the loss is their mean CIDEr, negative.
+        Where the model learns from its own captions, the loss is their mean CIDEr, negative.
         """
         progress, weight = self.progress, self.plan.weight(step)
         by_reward, reward = self.stages.by_reward(progress.step), 0.0
         if progress.step == self.stages.last:  # one kind of loss is not averaged with the other
             progress.window_loss = progress.window_weight = 0.0
         if by_reward:
-            micro_steps, weight, reward = self.critic.step(step, micro_steps, progress.epoch)
+            micro_steps, weight, reward = self.critic.step(step, micro_steps)
         rates = set_learning_rates(self.optimizer, self.stages.rate_factor(progress.step))
         update = self.engine.update(self.optimizer, micro_steps, weight, self.options.max_grad_norm)
         loss = -reward if by_reward else update.loss

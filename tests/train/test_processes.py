@@ -57,7 +57,7 @@ def trained(bases: ModelSettings, data: Path, output: Path, processes: int, batc
     [
         ("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"),
         ("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"),
-        ("--cider_epochs", "1", "--cider_samples", "2", "--max_caption_tokens", "6"),
+        ("--cider_epochs", "1", "--cider_beams", "2", "--max_caption_tokens", "6"),
     ],
     ids=["accumulated", "stages", "self-critical"],
 )
