@@ -1,7 +1,6 @@
 """Many threads, one decoding: everybody gets what they would have got alone, whatever the others ask for."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption, prompt_pieces
 from imagecap.generate.running import RunningBatch
-from imagecap.serve.scheduler import GATHER, Scheduler, _Job
+from imagecap.serve import scheduler as scheduler_module
+from imagecap.serve.scheduler import Scheduler, _Job
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
@@ -113,21 +113,22 @@ def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypat
 
 
 @torch.inference_mode()
-def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner") -> None:
-    def jobs(count: int, asked: float) -> list[_Job]:
+def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler_module, "GATHER", 3600)
+
+    def jobs(count: int) -> list[_Job]:
         pieces = prompt_pieces(model, "a", GREEDY)
-        return [_Job(model.preprocess([each])[0], pieces, "a", GREEDY, asked) for each in PICTURES[:count]]
+        return [_Job(model.preprocess([each])[0], pieces, "a", GREEDY) for each in PICTURES[:count]]
 
     scheduler, batch = Scheduler(model), RunningBatch(model)
-    later = time.monotonic() + 3600
-    scheduler._pending = jobs(1, later)
+    scheduler._pending = jobs(1)
     assert len(scheduler._join(batch)) == 1, "nobody runs that it could wait with"
-    scheduler._pending = jobs(3, later)
+    scheduler._pending = jobs(3)
     assert len(scheduler._join(batch)) == 3, "as many as are running: company enough"
-    scheduler._pending = jobs(2, later)
+    scheduler._pending = jobs(2)
     assert not scheduler._join(batch), "more may come"
-    scheduler._pending += jobs(1, later)
-    scheduler._pending[0].asked = time.monotonic() - GATHER
+    scheduler._pending += jobs(1)
+    scheduler._pending[0].asked -= 3600
     assert len(scheduler._join(batch)) == 3, "the first has waited long enough"
     assert not scheduler._pending
 
