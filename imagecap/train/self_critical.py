@@ -85,7 +85,6 @@ class SelfCritical:
                 weighed[row] += [
                     (Branch(after, tuple(ids)), value) for ids, value in zip(tokens, advantages, strict=True)
                 ]
-        weighed = [_prompt_by_prompt(row) for row in weighed]
         rows = [[branch for branch, _ in row] for row in weighed]
         packed = pack(rows, self.loader.before, model.image_token_id, model.image_tokens)
         weights = torch.tensor([value for row in weighed for _, value in row], dtype=torch.float64)[packed.owners]
@@ -100,9 +99,3 @@ class SelfCritical:
         with self.engine.autocast(), evaluating(model.llava):
             made = caption_features(model, features, pieces, self.settings)
         return [(each.text, each.token_ids) for first in made for each in (first, *first.others)]
-
-
-def _prompt_by_prompt(weighed: list[tuple[Branch, float]]) -> list[tuple[Branch, float]]:
-    """In the order in which `pack` numbers captions: those of the first prompt, those of the next."""
-    prompts = dict.fromkeys(branch.prompt for branch, _ in weighed)
-    return [each for prompt in prompts for each in weighed if each[0].prompt == prompt]

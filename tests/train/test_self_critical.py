@@ -19,6 +19,7 @@ from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan, Step
 from imagecap.train.self_critical import SelfCritical
 from imagecap.train.stages import Stages
+from tests.generate.conftest import sharpened
 from tests.train.conftest import MakeSamples
 from tests.train.test_exactness import assert_close, gradients, plain_losses
 from tests.train.test_recipes import stopped_and_resumed
@@ -85,7 +86,7 @@ def worth_of(image: int, text: str) -> float:
 
 
 def test_beams_depend_on_the_picture_only(tiny_bases: ModelSettings, make_samples: MakeSamples) -> None:
-    model = build(tiny_bases)
+    model = sharpened(build(tiny_bases))  # what it says depends on the picture
     plan = Plan(model, make_samples(3), TrainSettings(cider_epochs=1))
     loader = Loader(model, plan, None, 10_000_000)
     critic = SelfCritical(Engine(model, torch.float32), loader)
@@ -97,6 +98,9 @@ def test_beams_depend_on_the_picture_only(tiny_bases: ModelSettings, make_sample
         return [rows.labels[rows.predicts // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
 
     assert said([0, 1, 2]) == [*said([0]), *said([1]), *said([2])]
+    # the last one alone has captions in two languages: its features are not the first of the batch
+    assert said([1, 2, 0]) == [*said([1]), *said([2]), *said([0])]
+    assert said([1]) != said([2])
 
 
 def test_reward_rises(tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path) -> None:
