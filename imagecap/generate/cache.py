@@ -6,6 +6,7 @@ token is written in place, and a row that leaves costs one move of the last row 
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -30,7 +31,7 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate buffers for the prefix `[rows, heads, tokens, head_dim]` and `room` slots after it."""
         self.rows = key_states.shape[0]
-        slots = key_states.shape[2] + self.room
+        slots = key_states.shape[2] + self.room + 1
         self.key_slots = key_states.new_empty((*key_states.shape[:2], slots, key_states.shape[3]))
         self.value_slots = value_states.new_empty((*value_states.shape[:2], slots, value_states.shape[3]))
         self.is_initialized = True
@@ -40,13 +41,25 @@ class SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self.slots, self.slots + key_states.shape[2]
-        if end > self.key_slots.shape[2]:
-            self.key_slots = self._grown(self.key_slots, end + self.room)
-            self.value_slots = self._grown(self.value_slots, end + self.room)
+        self._make_room(key_states.shape[2])
         self.key_slots[: self.rows, :, start:end] = key_states
         self.value_slots[: self.rows, :, start:end] = value_states
         self.slots = end
         return self.key_slots[: self.rows, :, :end], self.value_slots[: self.rows, :, :end]
+
+    def take(self, tokens: int) -> None:
+        """Use `tokens` more slots, which the caller writes."""
+        self._make_room(tokens)
+        self.slots += tokens
+
+    def holds(self, tokens: int) -> bool:
+        """Whether `tokens` more fit without growing the buffers."""
+        return self.slots + tokens < self.key_slots.shape[2]  # one stays free: compiled blocks are traced that way
+
+    def _make_room(self, tokens: int) -> None:
+        if not self.holds(tokens):
+            slots = self.slots + tokens + self.room + 1
+            self.key_slots, self.value_slots = self._grown(self.key_slots, slots), self._grown(self.value_slots, slots)
 
     def _grown(self, old: Tensor, slots: int) -> Tensor:
         new = old.new_empty((self.rows, old.shape[1], slots, old.shape[3]))
@@ -104,9 +117,15 @@ class SlotCache(Cache):
         return sum(layer.key_slots.nbytes + layer.value_slots.nbytes for layer in self.slot_layers)
 
     def holds(self, tokens: int) -> bool:
-        """Whether `tokens` more fit without growing the buffers."""
-        layer = self.slot_layers[0]
-        return layer.slots + tokens <= layer.key_slots.shape[2]
+        """See `SlotLayer.holds`."""
+        return self.slot_layers[0].holds(tokens)
+
+    def take_slots(self, tokens: int) -> Tensor:
+        """Use `tokens` more slots of each row, which the caller writes: their numbers `[rows, tokens]`."""
+        start, first = self.slots, self.slot_layers[0]
+        for layer in self.slot_layers:
+            layer.take(tokens)
+        return torch.arange(start, start + tokens, device=first.key_slots.device).repeat(first.rows, 1)
 
     def repeat_rows(self, times: int) -> None:
         """See `SlotLayer.repeat_rows`."""

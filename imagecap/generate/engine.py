@@ -26,7 +26,7 @@ from imagecap.generate.token_step import next_hidden, read_prefix
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-STEPS_AHEAD = 16  # slots are allocated for this many steps at a time: half-empty buffers stay small beside the prefix
+STEPS_AHEAD = 13  # slots are allocated for this many steps at a time: half-empty buffers stay small beside the prefix
 
 
 class Engine:
@@ -39,6 +39,7 @@ class Engine:
 
     def __init__(self, model: "ImageCaptioner", beams: int = 1) -> None:
         self.decoder = model.decoder
+        self.compiled = model.compiled_decoder
         self.lm_head = model.lm_head
         self.embed_tokens = model.embed_tokens
         self.cache = SlotCache(model.decoder.config.num_hidden_layers, STEPS_AHEAD * beams)
@@ -48,12 +49,12 @@ class Engine:
     def prefill(self, prefix: Tensor) -> Tensor:
         """Read the prefixes `[rows, tokens, hidden]`; return the logits `[rows, vocabulary]` after each, in float32."""
         self.prefix_tokens = prefix.shape[1]
-        return self.lm_head(read_prefix(self.decoder, prefix, self.cache)).float()
+        return self.lm_head(read_prefix(self.decoder, prefix, self.cache, self.compiled)).float()
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row (`[rows]`); return the logits `[rows, vocabulary]` after it, in float32."""
         embeddings = self.embed_tokens(tokens[:, None])
-        hidden = next_hidden(self.decoder, embeddings, self.cache)
+        hidden = next_hidden(self.decoder, embeddings, self.cache, compiled=self.compiled)
         self.steps += 1
         return self.lm_head(hidden[:, -1]).float()
 
@@ -76,7 +77,7 @@ class Engine:
         mask[:, :, : self.prefix_tokens] = 0
         mask[:, :, self.prefix_tokens :].scatter_(2, ancestors, 0)
         positions = torch.full_like(tokens, self.prefix_tokens + self.steps)
-        hidden = next_hidden(self.decoder, embeddings, self.cache, positions, mask[:, None])
+        hidden = next_hidden(self.decoder, embeddings, self.cache, positions, mask[:, None], self.compiled)
         self.steps += 1
         return self.lm_head(hidden).float()
 

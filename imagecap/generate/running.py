@@ -98,9 +98,13 @@ class _RaggedCache(Cache):
         self._set(self.ages + [tokens] * rows)
 
     def room_for_a_token(self) -> None:
-        """See that the next token of the longest row fits."""
-        if self.longest + 1 > self.capacity[1]:
-            self._make_room(len(self.ages), self.longest + 1, None)
+        """See that the next token of the longest row fits, and one more."""
+        if self.longest + 2 > self.capacity[1]:
+            self._make_room(len(self.ages), self.longest + 2, None)
+
+    def take_slots(self, tokens: int) -> Tensor:
+        """Numbers `[rows, 1]` of the slots of the rows' next tokens, which the caller writes."""
+        return self.lengths[:, None]
 
     def grew(self) -> None:
         """Every row has one token more."""
@@ -235,13 +239,16 @@ class RunningBatch:
         cache = self._cache
         cache.room_for_a_token()
         embeddings = self._model.embed_tokens(tokens[:, None])
+        compiled = self._model.compiled_decoder
         if cache.uniform:
-            hidden = next_hidden(self._decoder, embeddings, cache)
+            hidden = next_hidden(self._decoder, embeddings, cache, compiled=compiled)
         else:
             slots = torch.arange(cache.longest + 1, device=tokens.device)
             unseen = slots[None] > cache.lengths[:, None]
             mask = embeddings.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(embeddings.dtype).min)
-            hidden = next_hidden(self._decoder, embeddings, cache, cache.lengths[:, None], mask[:, None, None])
+            hidden = next_hidden(
+                self._decoder, embeddings, cache, cache.lengths[:, None], mask[:, None, None], compiled
+            )
         cache.grew()
         return self._model.lm_head(hidden[:, -1]).float()
 

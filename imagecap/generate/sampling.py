@@ -68,6 +68,7 @@ def decode(
     index = torch.arange(rows, device=device)  # row of the result that each running row writes to
     tokens = torch.full((rows, max_length), -1, dtype=torch.long, device=device)
     log_probabilities = torch.zeros(rows, device=device)
+    ends = set(rules.end_ids.tolist())
     for step in range(max_length):
         scores = rules.apply(logits, tokens[index, :step])
         chosen = scores.argmax(-1) if uniforms is None else draw(scores, uniforms[index, step])
@@ -75,8 +76,7 @@ def decode(
         log_probabilities[index] += logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
         if step + 1 == max_length:
             break
-        ended = torch.isin(chosen, rules.end_ids).tolist()  # the step's one wait for the device
-        finished = [row for row, end in enumerate(ended) if end]
+        finished = [row for row, token in enumerate(chosen.tolist()) if token in ends]  # the one wait for the device
         if len(finished) == alive:
             break
         if finished:

@@ -6,7 +6,7 @@ down, queries of one group share their keys without a copy, queries and keys are
 run as transformers has them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,16 @@ from transformers.cache_utils import Cache
 
 from imagecap.generate.attention import NAME, grouped_heads
 
+if TYPE_CHECKING:
+    from imagecap.generate.compilation import CompiledDecoder
+
 # Their blocks differ in biases, which the projections bring themselves, and in the norms of queries and keys.
 _PLAIN = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 
 
-def read_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
+def read_prefix(
+    decoder: Any, embeddings: Tensor, cache: Cache, compiled: "CompiledDecoder | None" = None
+) -> Tensor:
     """Put a prefix into an empty cache; return the hidden state of its last token, `[rows, hidden]`.
 
     The last block computes keys and values for all tokens, but the rest for the last one only: nobody reads the others.
@@ -28,14 +33,22 @@ def read_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
         decoder: the language model without its head.
         embeddings: `[rows, tokens, hidden]`.
         cache: empty.
+        compiled: the decoder's blocks, if they are to be used.
     """
+    if compiled is not None:
+        return compiled.read_prefix(embeddings, cache)
     if is_plain(decoder):
-        return _plain_step(decoder, embeddings, cache, None, None, first=True)[:, -1]
+        return _plain_prefix(decoder, embeddings, cache)
     return _last(decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True))[:, -1]
 
 
 def next_hidden(
-    decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None
+    decoder: Any,
+    embeddings: Tensor,
+    cache: Cache,
+    positions: Tensor | None = None,
+    mask: Tensor | None = None,
+    compiled: "CompiledDecoder | None" = None,
 ) -> Tensor:
     """Append tokens to the cache; return their last hidden states, `[rows, tokens, hidden]`.
 
@@ -45,7 +58,10 @@ def next_hidden(
         cache: keys and values of what came before.
         positions: `[rows, tokens]`; None: one token a row, at the number of slots in use.
         mask: `[rows, 1, tokens, slots]`, added to the scores; None: one token a row, which sees all slots.
+        compiled: as in `read_prefix`.
     """
+    if compiled is not None:
+        return compiled.next_hidden(embeddings, cache, positions, mask)
     if is_plain(decoder):
         return _plain_step(decoder, embeddings, cache, positions, mask)
     if mask is None:
@@ -81,58 +97,140 @@ def _last(output: Any) -> Tensor:
     return hidden
 
 
+def _plain_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
+    """See `read_prefix`."""
+    tokens = embeddings.shape[1]
+    cos, sin = turns(decoder, embeddings, torch.arange(tokens, device=embeddings.device)[None])
+    hidden = embeddings
+    layers: list[Any] = list(cache.layers)
+    for block, layer in zip(decoder.layers[:-1], layers[:-1], strict=True):
+        query, key, value = projections(block, hidden, cos, sin)
+        keys, values = layer.update(key.transpose(1, 2), value.transpose(1, 2))
+        seen = prefix_attention(query, keys, values, block.self_attn.scaling)
+        hidden = finished(block, hidden, seen.flatten(2))
+    hidden, keys, values = end_of_prefix(decoder.layers[-1], hidden, cos, sin)
+    layers[-1].update(keys, values)
+    return norm(decoder.norm, hidden)[:, 0]
+
+
+def end_of_prefix(
+    block: Any, hidden: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The last block over prefixes `[rows, tokens, hidden]`: of their last tokens only the result `[rows, 1, hidden]`.
+
+    Keys and values are those of all tokens, `[rows, heads, tokens, head_dim]`.
+    """
+    attention = block.self_attn
+    normed = norm(block.input_layernorm, hidden)
+    query, key, value = (
+        projection(each).unflatten(2, (-1, attention.head_dim))
+        for projection, each in (
+            (attention.q_proj, normed[:, -1:]),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
+        )
+    )
+    if hasattr(attention, "q_norm"):
+        query, key = norm(attention.q_norm, query), norm(attention.k_norm, key)
+    query, key = _turned(query, cos[:, -1:], sin[:, -1:]), _turned(key, cos, sin)
+    keys, values = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
+    seen = _attend(query, keys, values, None, attention.scaling)
+    return finished(block, hidden[:, -1:], seen), keys, values
+
+
 def _plain_step(
-    decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None, mask: Tensor | None, first: bool = False
+    decoder: Any, embeddings: Tensor, cache: Cache, positions: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """See `next_hidden`; with `first` the tokens are a prefix, of which the result holds the last one."""
+    """See `next_hidden`."""
     config = decoder.config
-    rows, tokens, _ = embeddings.shape
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    groups, dim = heads // key_heads, decoder.layers[0].self_attn.head_dim
     if positions is None:
-        start = cache.get_seq_length()
-        positions = torch.arange(start, start + tokens, device=embeddings.device)[None]
-    cos, sin = (each.unsqueeze(2) for each in decoder.rotary_emb(embeddings, positions))  # [rows, tokens, 1, head_dim]
-    sin = torch.cat((-sin[..., : dim // 2], sin[..., dim // 2 :]), dim=-1)  # the sign of the half that is turned
-    if mask is not None and groups > 1:
-        mask = mask.repeat(1, 1, groups, 1)
+        positions = torch.full((1, 1), cache.get_seq_length(), device=embeddings.device)
+    cos, sin = turns(decoder, embeddings, positions)
+    if mask is not None:
+        mask = mask.repeat(1, 1, config.num_attention_heads // config.num_key_value_heads, 1)
     hidden = embeddings
     layers: list[Any] = list(cache.layers)
     for block, layer in zip(decoder.layers, layers, strict=True):
-        attention = block.self_attn
-        normed = _norm(block.input_layernorm, hidden)
-        query = attention.q_proj(normed).view(rows, tokens, heads, dim)
-        key = attention.k_proj(normed).view(rows, tokens, key_heads, dim)
-        value = attention.v_proj(normed).view(rows, tokens, key_heads, dim)
-        if type(decoder) is Qwen3Model:
-            query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
-        both = torch.cat((query, key), dim=2)
-        both = both * cos + both.roll(dim // 2, -1) * sin
-        query, key = both[:, :, :heads], both[:, :, heads:]
+        query, key, value = projections(block, hidden, cos, sin)
         keys, values = layer.update(key.transpose(1, 2), value.transpose(1, 2))
-        if first and layer is layers[-1]:
-            query, hidden, tokens = query[:, -1:], hidden[:, -1:], 1
-        if tokens > 1 and first:
-            seen = nn.functional.scaled_dot_product_attention(
-                query.transpose(1, 2), keys, values, is_causal=True, scale=attention.scaling, enable_gqa=groups > 1
-            ).transpose(1, 2)
-        else:
-            # query heads of one group as further queries of their key head
-            query = query.view(rows, tokens, key_heads, groups, dim).permute(0, 2, 3, 1, 4)
-            seen = nn.functional.scaled_dot_product_attention(
-                query.reshape(rows, key_heads, groups * tokens, dim),
-                keys,
-                values,
-                attn_mask=mask,
-                scale=attention.scaling,
-            )
-            seen = seen.view(rows, key_heads, groups, tokens, dim).permute(0, 3, 1, 2, 4)
-        hidden = hidden + attention.o_proj(seen.reshape(rows, tokens, heads * dim))
-        hidden = hidden + block.mlp(_norm(block.post_attention_layernorm, hidden))
-    return _norm(decoder.norm, hidden)
+        hidden = finished(block, hidden, _attend(query, keys, values, mask, block.self_attn.scaling))
+    return norm(decoder.norm, hidden)
 
 
-def _norm(module: Any, x: Tensor) -> Tensor:
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """What a few tokens see: `[rows, tokens, heads * head_dim]`."""
+    seen = nn.functional.scaled_dot_product_attention(
+        grouped(query, keys.shape[1]), keys, values, attn_mask=mask, scale=scaling
+    )
+    return ungrouped(seen, query.shape[1]).flatten(2)
+
+
+def turns(decoder: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines, each `[rows, tokens, 1, head_dim]`, by which `projections` turns queries and keys.
+
+    Args:
+        decoder: the language model without its head.
+        like: of the dtype and on the device wanted.
+        positions: `[rows, tokens]`.
+    """
+    cos, sin = (each.unsqueeze(2) for each in decoder.rotary_emb(like, positions))
+    half = sin.shape[-1] // 2
+    return cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)  # the sign of the half that is turned
+
+
+def projections(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[rows, tokens, heads, head_dim]`, keys and values (with their heads) of a block, turned."""
+    attention = block.self_attn
+    rows, tokens, _ = hidden.shape
+    normed = norm(block.input_layernorm, hidden)
+    query = attention.q_proj(normed).view(rows, tokens, -1, attention.head_dim)
+    key = attention.k_proj(normed).view(rows, tokens, -1, attention.head_dim)
+    value = attention.v_proj(normed).view(rows, tokens, -1, attention.head_dim)
+    if hasattr(attention, "q_norm"):
+        query, key = norm(attention.q_norm, query), norm(attention.k_norm, key)
+    heads = query.shape[2]
+    both = _turned(torch.cat((query, key), dim=2), cos, sin)
+    return both[:, :, :heads], both[:, :, heads:], value
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return heads * cos + heads.roll(heads.shape[-1] // 2, -1) * sin
+
+
+def grouped(query: Tensor, key_heads: int) -> Tensor:
+    """Query heads of one group as further queries of their key head: `[rows, key_heads, groups * tokens, head_dim]`."""
+    rows, tokens, heads, dim = query.shape
+    query = query.view(rows, tokens, key_heads, heads // key_heads, dim).permute(0, 2, 3, 1, 4)
+    return query.reshape(rows, key_heads, -1, dim)
+
+
+def ungrouped(seen: Tensor, tokens: int) -> Tensor:
+    """The way back: `[rows, tokens, key_heads, groups, head_dim]`."""
+    rows, key_heads, _, dim = seen.shape
+    return seen.view(rows, key_heads, -1, tokens, dim).permute(0, 3, 1, 2, 4)
+
+
+def prefix_attention(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+    """What each token of a prefix sees: `[rows, tokens, heads, head_dim]`; keys and values `[rows, heads, tokens, …]`."""
+    return nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys,
+        values,
+        is_causal=True,
+        scale=scaling,
+        enable_gqa=query.shape[2] != keys.shape[1],
+    ).transpose(1, 2)
+
+
+def finished(block: Any, hidden: Tensor, seen: Tensor) -> Tensor:
+    """A block after its attention; all `[rows, tokens, hidden]`, of `seen` the heads side by side."""
+    hidden = hidden + block.self_attn.o_proj(seen)
+    out = hidden + block.mlp(norm(block.post_attention_layernorm, hidden))
+    assert isinstance(out, Tensor)
+    return out
+
+
+def norm(module: Any, x: Tensor) -> Tensor:
     """The RMS norm; in other types than float32, in which it computes, with the roundings of the stock module."""
     if x.dtype == torch.float32:
         return nn.functional.rms_norm(x, (x.shape[-1],), module.weight, module.variance_epsilon)

@@ -60,6 +60,9 @@ class ImageCaptioner(nn.Module):
         tokens = (config.image_size // config.patch_size) ** 2
         if llava.config.vision_feature_select_strategy == "full" and has_class_token(self.vision_tower):
             tokens += 1
+        # what runs in place of the blocks of encoder and language model: `generate.compilation`
+        self.compiled_encoder: Any = None
+        self.compiled_decoder: Any = None
         self.patches = tokens
         self.image_tokens = tokens // SHUFFLE**2 if kind_of(llava.config) == "pixel_shuffle" else tokens
         self.eval()
@@ -103,7 +106,8 @@ class ImageCaptioner(nn.Module):
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Patch features of the used layer, `[images, patches, vision_hidden]`; later layers do not run."""
-        features = hidden_state(self.vision_tower, pixel_values, self.llava.config.vision_feature_layer)
+        layer = self.llava.config.vision_feature_layer
+        features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder)
         return features[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else features
 
     def project(self, features: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The vision tower: loading any CLIP or SigLIP-family encoder, and running it only as far as it is used."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.errors import ImageCapError
+from imagecap.model.ahead_of_time import Run, alike, compiled
 from imagecap.model.checkpoint import quiet, reason
+
+_ROWS = 24  # pictures to trace with: a usual number, for which loops are arranged
 
 # Towers of one construction: embeddings (, pre_layrnorm), encoder.layers. Only these can be stopped early by
 # `hidden_state`; NaFlex towers (model type `siglip2`) need the shape of each picture, which LLaVA's format has no
@@ -73,11 +77,16 @@ def layers_used(tower: Any, layer: int) -> int:
     return used
 
 
-def hidden_state(tower: Any, pixel_values: Tensor, layer: int) -> Tensor:
+def hidden_state(
+    tower: Any, pixel_values: Tensor, layer: int, blocks: Sequence[Callable[[Tensor], Tensor]] | None = None
+) -> Tensor:
     """`tower(pixel_values).hidden_states[layer]` without computing the blocks after it.
 
     Args:
+        tower: the encoder.
         pixel_values: `[images, 3, height, width]`.
+        layer: see `layers_used`.
+        blocks: what to call in place of the tower's own blocks; see `compiled_blocks`.
 
     Returns:
         `[images, tokens, hidden]`; the class token, if the tower has one, comes first.
@@ -86,9 +95,33 @@ def hidden_state(tower: Any, pixel_values: Tensor, layer: int) -> Tensor:
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
-    for block in _blocks(tower)[:used]:
-        hidden = block(hidden, attention_mask=None)
+    for block in _blocks(tower)[:used] if blocks is None else blocks:
+        hidden = _through(block, hidden) if blocks is None else block(hidden)
     return hidden
+
+
+def _through(block: Any, hidden: Tensor) -> Tensor:
+    found = block(hidden, attention_mask=None)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def compiled_blocks(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
+    """The blocks that `hidden_state` calls, compiled; without gradients.
+
+    Raises:
+        ImageCapError: they cannot be compiled here.
+    """
+    like = tower.embeddings.patch_embedding.weight
+    hidden = like.new_zeros(_ROWS, tower.embeddings.position_embedding.num_embeddings, tower.config.hidden_size)
+    blocks = _blocks(tower)[: layers_used(tower, layer)]
+    runs: list[Run] = alike(blocks, lambda block: compiled(_through, block, tower.config, [hidden], [{0}]))
+
+    def calls(run: Run, block: nn.Module) -> Callable[[Tensor], Tensor]:
+        weights = list(block.parameters())
+        return lambda hidden: run([*weights, hidden.contiguous()])[0]
+
+    return [calls(run, block) for run, block in zip(runs, blocks, strict=True)]
 
 
 def has_class_token(tower: Any) -> bool:
