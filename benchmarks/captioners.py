@@ -25,10 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision_model_name", default=ModelSettings().vision_model_name)
     parser.add_argument("--language_model_name", default=ModelSettings().language_model_name)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="our side with compiled blocks")
 
 
 def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
     """The captioner of the arguments, in their dtype."""
+    from imagecap.generate.compilation import compile_decoding
     from imagecap.model.builder import build, load
 
     compute = ComputeSettings(device=device, dtype=arguments.dtype)
@@ -39,6 +41,8 @@ def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cp
         model = build(ModelSettings(**names), compute)
         model.info["prompt"] = PROMPT
     model.to(getattr(torch, arguments.dtype)).eval()
+    if arguments.compile:
+        compile_decoding(model)
     return model
 
 

@@ -247,7 +247,9 @@ class ComputeSettings(_Section):
         "auto", description="type of the matrix products; auto: bfloat16 on a GPU that has it, else float32"
     )
     compile: bool = Field(
-        False, description="in training: torch.compile the models' blocks, which makes the first steps take minutes"
+        False,
+        description="compile the models' blocks; captioning waits for it once per machine and kind of model, training "
+        "at every start",
     )
 
 

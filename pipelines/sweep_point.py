@@ -53,9 +53,9 @@ def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
     if not validation:
         raise ImageCapError("there are no validation pictures to choose by: raise data.validation_fraction")
     from imagecap.eval.evaluator import evaluate
-    from imagecap.model.builder import load
+    from imagecap.generate.compilation import open_captioner
 
-    found = evaluate(load(folder / "model", settings.compute), validation, settings, []).to_dict()
+    found = evaluate(open_captioner(folder / "model", settings.compute), validation, settings, []).to_dict()
     metrics = {**found["metrics"], **{name: trained[name] for name in ("val_loss",) if name in trained}}
     _track(run_id, tool_names(metrics, found["names"]), parent)
     return {"run_id": run_id, "metrics": metrics, "intervals": found["intervals"], "names": found["names"]}

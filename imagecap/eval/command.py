@@ -39,9 +39,9 @@ def run_evaluation(
     from imagecap.eval.evaluator import evaluate
     from imagecap.eval.report import write_report
     from imagecap.eval.summary import format_table
-    from imagecap.model.builder import load
+    from imagecap.generate.compilation import open_captioner
 
-    model = load(model_path, settings.compute)
+    model = open_captioner(model_path, settings.compute)
     found = evaluate(model, samples, settings, training).to_dict()
     atomic_write_json(output_file, found)
     comparison = compare_results(earlier, found) if earlier is not None else None

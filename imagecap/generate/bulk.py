@@ -77,9 +77,9 @@ def _lock_of(file: Path) -> Path:
 
 
 def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], journal: Journal, batch_size: int) -> None:
-    from imagecap.model.builder import load
+    from imagecap.generate.compilation import open_captioner
 
-    model = load(model_path, settings.compute)
+    model = open_captioner(model_path, settings.compute)
     failed = 0
     with tqdm(total=len(left), desc="captioning", unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:

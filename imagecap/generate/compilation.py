@@ -5,11 +5,13 @@ tokens and slots are left open. Of the language model those blocks are compiled 
 (`is_plain`); of the encoder all that run.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from imagecap.config import ComputeSettings
 from imagecap.generate.token_step import (
     end_of_prefix,
     finished,
@@ -22,6 +24,7 @@ from imagecap.generate.token_step import (
     ungrouped,
 )
 from imagecap.model.ahead_of_time import Run, alike, compiled
+from imagecap.model.builder import load
 from imagecap.model.vision_encoder.clip_encoder import compiled_blocks
 
 if TYPE_CHECKING:
@@ -98,10 +101,12 @@ class CompiledDecoder:
         mask, slots = like.new_zeros(_ROWS, 1, _TOKENS, _SLOTS), like.new_zeros(_ROWS, _TOKENS, dtype=torch.long)
         buffers = [like.new_zeros(_ROWS + 1, key_heads, _ROOM, dim) for _ in range(2)]
         inputs = [*both(_TOKENS), mask, slots, *buffers]
+        of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "rows_with_room", 2: "slots_with_room"}
+        open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
         return (
-            compiled(_read_prefix, block, config, both(_SLOTS), [{0, 1}] * 3),
-            compiled(_end_prefix, block, config, both(_SLOTS), [{0, 1}] * 3),
-            compiled(_read_tokens, block, config, inputs, [{0, 1}] * 3 + [{0, 2, 3}, {0, 1}] + [{0, 2}] * 2),
+            compiled(_read_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
+            compiled(_end_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
+            compiled(_read_tokens, block, config, inputs, open_dimensions),
         )
 
     def read_prefix(self, embeddings: Tensor, cache: Any) -> Tensor:
@@ -136,6 +141,18 @@ class CompiledDecoder:
             every = torch.arange(2 * count, device=positions.device)[None]
             self._cos, self._sin = (each[0] for each in turns(self._decoder, self._decoder.norm.weight, every))
         return self._cos[positions], self._sin[positions]
+
+
+def open_captioner(folder: Path | str, compute: ComputeSettings) -> "ImageCaptioner":
+    """A saved captioner to caption with: `builder.load`, compiled where the settings ask for it.
+
+    Raises:
+        ImageCapError: it cannot be read, or not be compiled here.
+    """
+    model = load(folder, compute)
+    if compute.compile:
+        compile_decoding(model)
+    return model
 
 
 def compile_decoding(model: "ImageCaptioner") -> None:

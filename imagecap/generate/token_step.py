@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 _PLAIN = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 
 
-def read_prefix(
-    decoder: Any, embeddings: Tensor, cache: Cache, compiled: "CompiledDecoder | None" = None
-) -> Tensor:
+def read_prefix(decoder: Any, embeddings: Tensor, cache: Cache, compiled: "CompiledDecoder | None" = None) -> Tensor:
     """Put a prefix into an empty cache; return the hidden state of its last token, `[rows, hidden]`.
 
     The last block computes keys and values for all tokens, but the rest for the last one only: nobody reads the others.
@@ -113,9 +111,7 @@ def _plain_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
     return norm(decoder.norm, hidden)[:, 0]
 
 
-def end_of_prefix(
-    block: Any, hidden: Tensor, cos: Tensor, sin: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def end_of_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The last block over prefixes `[rows, tokens, hidden]`: of their last tokens only the result `[rows, 1, hidden]`.
 
     Keys and values are those of all tokens, `[rows, heads, tokens, head_dim]`.
@@ -211,7 +207,14 @@ def ungrouped(seen: Tensor, tokens: int) -> Tensor:
 
 
 def prefix_attention(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-    """What each token of a prefix sees: `[rows, tokens, heads, head_dim]`; keys and values `[rows, heads, tokens, …]`."""
+    """What each token of a prefix sees, `[rows, tokens, heads, head_dim]`.
+
+    Args:
+        query: likewise.
+        keys: `[rows, key_heads, tokens, head_dim]`.
+        values: likewise.
+        scaling: factor of the scores.
+    """
     return nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         keys,

@@ -5,6 +5,7 @@ open, any size goes. Compilations are machine code and lie where only this user'
 `$XDG_CACHE_HOME` or `~/.cache`; none comes with a model.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -12,7 +13,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 
 from imagecap.errors import ImageCapError
+from imagecap.files import atomic_write_bytes
 from imagecap.model.checkpoint import quiet, reason
 
 Run = Callable[[list[Tensor]], list[Tensor]]  # the block's weights, then its inputs, contiguous as they were traced
@@ -49,7 +51,7 @@ class _WithWeights(nn.Module):
 
 
 def compiled(
-    function: Callable[..., Any], block: Any, config: Any, inputs: list[Tensor], open_dimensions: list[set[int]]
+    function: Callable[..., Any], block: Any, config: Any, inputs: list[Tensor], open_dimensions: list[dict[int, str]]
 ) -> Run:
     """Compile `function(block, *inputs)`, or load what was compiled before.
 
@@ -59,7 +61,7 @@ def compiled(
         config: of the model that it belongs to.
         inputs: to trace with: no tensor twice, and sizes that differ where they may differ later, since equal ones
             are taken for one; of usual size, since loops are arranged for it.
-        open_dimensions: of each input.
+        open_dimensions: of each input, with a name for the size: any from 1 on, the same wherever the name is the same.
 
     Raises:
         ImageCapError: that does not work here, most likely for want of a compiler.
@@ -71,28 +73,35 @@ def compiled(
     traced = [(tuple(each.shape), each.dtype) for each in inputs]
     built = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced)
     key = hashlib.sha256(repr((here, source, built)).encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
-    file = folder / f"{function.__name__.strip('_')}-{key[:32]}.pt2"
+    name = function.__name__.strip("_")
     try:
-        if not file.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                made = _compile(function, block, inputs, open_dimensions, str(Path(work) / file.name))
-                os.replace(made, file)
-        run: Run = torch._inductor.aoti_load_package(str(file)).loader.run
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+        file = folder / f"{name}-{key[:32]}.pt2"
+        with contextlib.suppress(Exception):  # there is none yet, or it is damaged
+            return _load(file)
+        print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as work:
+            made = _compile(function, block, inputs, open_dimensions, str(Path(work) / file.name))
+            atomic_write_bytes(file, Path(made).read_bytes())
+        return _load(file)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
         raise ImageCapError(
             f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({reason(error)}): install a "
             "C++ compiler (g++) and the headers of Python, or leave it out"
         ) from error
+
+
+def _load(file: Path) -> Run:
+    run: Run = torch._inductor.aoti_load_package(str(file)).loader.run
     return run
 
 
 def _compile(
-    function: Callable[..., Any], block: Any, inputs: list[Tensor], open_dimensions: list[set[int]], path: str
+    function: Callable[..., Any], block: Any, inputs: list[Tensor], open_dimensions: list[dict[int, str]], path: str
 ) -> str:
     weights = [weight.detach() for weight in block.parameters()]
-    shapes = [{dimension: Dim.DYNAMIC for dimension in each} for each in open_dimensions]
+    sizes = {name: Dim(name, min=1) for each in open_dimensions for name in each.values()}
+    shapes = [{place: sizes[name] for place, name in each.items()} for each in open_dimensions]
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = export(
@@ -101,7 +110,11 @@ def _compile(
             dynamic_shapes=([None] * len(weights), shapes),
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-        return str(torch._inductor.aoti_compile_and_package(traced, package_path=path))
+        options = {
+            "cpp.dynamic_threads": True,  # as many threads as torch has when it runs, not when it was compiled
+            "aot_inductor.check_lowerbound": False,  # traced with sizes of 2 and more; 1 goes as well, see its test
+        }
+        return str(torch._inductor.aoti_compile_and_package(traced, package_path=path, inductor_configs=options))
 
 
 def _processor(device: torch.device) -> str:
@@ -115,7 +128,7 @@ def _processor(device: torch.device) -> str:
     return next((line for line in lines if line.startswith("flags")), f"{platform.machine()} {platform.processor()}")
 
 
-def alike(blocks: Sequence[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
+def alike(blocks: Iterable[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
     """What `compile_one` makes of each block, once for those that are built alike."""
     made: dict[str, Any] = {}
     found = []

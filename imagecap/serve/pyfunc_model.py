@@ -54,7 +54,7 @@ class CaptionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint and the defaults that were registered with it."""
-        from imagecap.model.builder import load
+        from imagecap.generate.compilation import open_captioner
 
         config = context.model_config or {}
         folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")
@@ -65,8 +65,9 @@ class CaptionModel(PythonModel):
         self._errors_as_rows = bool(config.get("errors_as_rows", False))
         self._defaults = json.loads(config.get("generate", "{}"))
         started = time.monotonic()
-        compute = ComputeSettings(dtype=config.get("dtype", "auto"))
-        self._scheduler = Scheduler(load(Path(context.artifacts["checkpoint"]), compute))
+        compiled = os.environ.get("IMAGECAP_COMPILE") == "1" or bool(config.get("compile", False))
+        compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
+        self._scheduler = Scheduler(open_captioner(Path(context.artifacts["checkpoint"]), compute))
         self._requests = itertools.count(1)
         _log.info("model loaded in %.1f s", time.monotonic() - started)
 

@@ -176,6 +176,7 @@ def _logged_model(
                     "max_rows": MOST_REQUEST_ROWS,
                     "errors_as_rows": False,
                     "dtype": settings.compute.dtype,
+                    "compile": settings.compute.compile,
                     "picture_folder": "",
                 },
                 tags=tags,

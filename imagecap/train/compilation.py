@@ -1,8 +1,8 @@
 """torch.compile of the transformer blocks, for the length of a training step.
 
 Only the blocks: they are alike, so that one compilation serves all of them. Rows are ragged, so shapes are compiled as
-unknown from the start; a batch of one picture is compiled apart. Decoding runs the stock blocks, whose cache would be
-compiled anew for every layer.
+unknown from the start; a batch of one picture is compiled apart. Captions that are made on the way are decoded as they
+are without it: `generate.compilation` is for models that are opened to caption.
 """
 
 from typing import Any

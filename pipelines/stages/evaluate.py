@@ -36,10 +36,10 @@ def evaluate(settings: Settings) -> None:
     from imagecap.eval.evaluator import evaluate as judge
     from imagecap.eval.gallery import gallery_png
     from imagecap.eval.report import write_report
-    from imagecap.model.builder import load
+    from imagecap.generate.compilation import open_captioner
 
     print(f"captioning {len(data.test)} test pictures")
-    found = judge(load(MODEL, settings.compute), data.test, settings, data.train).to_dict()
+    found = judge(open_captioner(MODEL, settings.compute), data.test, settings, data.train).to_dict()
     pictures = {sample.image: sample.path for sample in data.test}
 
     comparison = _compared_with_champion(settings, found)

@@ -96,11 +96,11 @@ def hidden_state(
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
     for block in _blocks(tower)[:used] if blocks is None else blocks:
-        hidden = _through(block, hidden) if blocks is None else block(hidden)
+        hidden = _encode(block, hidden) if blocks is None else block(hidden)
     return hidden
 
 
-def _through(block: Any, hidden: Tensor) -> Tensor:
+def _encode(block: Any, hidden: Tensor) -> Tensor:
     found = block(hidden, attention_mask=None)
     assert isinstance(found, Tensor)
     return found
@@ -115,7 +115,7 @@ def compiled_blocks(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     like = tower.embeddings.patch_embedding.weight
     hidden = like.new_zeros(_ROWS, tower.embeddings.position_embedding.num_embeddings, tower.config.hidden_size)
     blocks = _blocks(tower)[: layers_used(tower, layer)]
-    runs: list[Run] = alike(blocks, lambda block: compiled(_through, block, tower.config, [hidden], [{0}]))
+    runs: list[Run] = alike(blocks, lambda block: compiled(_encode, block, tower.config, [hidden], [{0: "pictures"}]))
 
     def calls(run: Run, block: nn.Module) -> Callable[[Tensor], Tensor]:
         weights = list(block.parameters())

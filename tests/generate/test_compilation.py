@@ -1,0 +1,195 @@
+"""Compiled blocks say what the blocks that are written out say: in float64, whatever the shapes; kept, and told."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from imagecap.config import ComputeSettings, GenerateSettings
+from imagecap.errors import ImageCapError
+from imagecap.generate.cache import SlotCache
+from imagecap.generate.captioner import caption
+from imagecap.generate.compilation import CompiledDecoder, compile_decoding, open_captioner
+from imagecap.generate.token_step import next_hidden, read_prefix
+from imagecap.model import ahead_of_time
+from imagecap.model.vision_encoder.clip_encoder import compiled_blocks, hidden_state
+from tests.generate.test_running import PROMPTS
+from tests.generate.test_token_step import HIDDEN, KINDS, random_model
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="compiling needs a C++ compiler, and there is none here"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compilations of this module, away from the user's own; inputs are checked at every call."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("AOTI_RUNTIME_CHECK_INPUTS", "1")
+        yield folder / "imagecap"
+
+
+@pytest.fixture
+def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock RMS norms compute in float32 whatever comes in, which compilation may round in another order."""
+
+    def forward(self: Any, hidden: Tensor) -> Tensor:
+        return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    for name in ("qwen3.modeling_qwen3.Qwen3", "llama.modeling_llama.Llama", "qwen2.modeling_qwen2.Qwen2"):
+        monkeypatch.setattr(f"transformers.models.{name}RMSNorm.forward", forward)
+    monkeypatch.setattr("transformers.models.mistral.modeling_mistral.MistralRMSNorm.forward", forward)
+
+
+@torch.inference_mode()
+def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Prefixes and steps of many shapes, rows and slots that equal other sizes among them, against `token_step`."""
+    model = random_model(KINDS[kind]).to(dtype)
+    compiled = CompiledDecoder(model)
+    for rows, prefix_tokens, steps in (
+        (3, 7, (1, 1, 5, 2, 1)),
+        (1, 1, (1, 1, 1, 3)),
+        (5, 5, (5, 5)),
+        (8, 8, (8, 8, 1)),
+        (2, 4, (4, 2, 1) * 4),
+    ):
+        cache, other = SlotCache(3, room=4), SlotCache(3, room=4)  # grows on the way
+        prefix = torch.randn(rows, prefix_tokens, HIDDEN, dtype=dtype)
+        expected, found = read_prefix(model, prefix, cache), read_prefix(model, prefix, other, compiled)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        for tokens in steps:
+            embeddings = torch.randn(rows, tokens, HIDDEN, dtype=dtype)
+            arguments: tuple[Tensor, Tensor] | tuple[()] = ()
+            if tokens > 1:
+                mask = torch.zeros(rows, 1, tokens, cache.slots + tokens, dtype=dtype)
+                mask.masked_fill_(torch.rand(mask.shape) < 0.3, torch.finfo(dtype).min)
+                own = (1 - torch.eye(tokens, dtype=dtype)) * torch.finfo(dtype).min
+                mask[..., -tokens:] = own
+                arguments = (torch.randint(0, prefix_tokens + 1, (rows, tokens)), mask)
+            expected = next_hidden(model, embeddings, cache, *arguments)
+            found = next_hidden(model, embeddings, other, *arguments, compiled=compiled)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        assert other.slots == cache.slots
+        for mine, theirs in zip(other.slot_layers, cache.slot_layers, strict=True):
+            held, wanted = mine.value_slots[:, :, : mine.slots], theirs.value_slots[:, :, : theirs.slots]
+            torch.testing.assert_close(held, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("exact_norms")
+def test_steps_equal_those_written_out() -> None:
+    check_steps("qwen3", torch.float64, 1e-10)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("exact_norms")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qwen3"])
+def test_steps_of_other_kinds(kind: str) -> None:
+    check_steps(kind, torch.float64, 1e-10)
+
+
+@pytest.mark.long
+def test_steps_in_lower_precision() -> None:
+    check_steps("qwen3", torch.float32, 1e-3)
+
+
+def captions(model: "ImageCaptioner", pictures: list[Image.Image], **settings: Any) -> list[tuple[list[int], float]]:
+    found = caption(model, pictures, PROMPTS[0], GenerateSettings(max_length=14, **settings), batch_size=5)
+    return [(one.token_ids, one.score) for each in found for one in (each, *each.others)]
+
+
+@pytest.fixture
+def folder(model: "ImageCaptioner", tmp_path: Path) -> Path:
+    """`model`, saved."""
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+COMPILED = ComputeSettings(device="cpu", compile=True)
+WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_beams": 3, "num_captions": 2},
+    {"temperature": 0.8, "top_p": 0.9, "num_captions": 3},
+    {"repetition_penalty": 1.3, "min_length": 4},
+)
+
+
+def test_captions_of_an_opened_model(
+    model: "ImageCaptioner", folder: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoder, prefix and steps together; weights that change are seen; a second process compiles nothing."""
+    from imagecap.generate.captioner import prefixes, prompt_pieces
+    from imagecap.generate.running import Row, RunningBatch
+
+    compiled = open_captioner(folder, COMPILED)
+    assert compiled.compiled_encoder is not None
+    assert compiled.compiled_decoder is not None
+    for way in WAYS:
+        for (tokens, score), (expected, known) in zip(
+            captions(compiled, pictures, **way), captions(model, pictures, **way), strict=True
+        ):
+            assert tokens == expected
+            assert score == pytest.approx(known, abs=1e-4)
+
+    # rows of various ages, as a server has them
+    settings = GenerateSettings(max_length=14)
+    expected_rows = [caption(model, [each], PROMPTS[place % 4], settings)[0] for place, each in enumerate(pictures)]
+    found: dict[int, Row] = {}
+    with torch.inference_mode():
+        batch, waiting = RunningBatch(compiled), list(enumerate(pictures))
+        while waiting or batch.rows:
+            if waiting:
+                place, picture = waiting.pop(0)
+                pieces = prompt_pieces(compiled, PROMPTS[place % 4], settings)
+                features = compiled.encode_images(compiled.pixel_values([picture]))
+                batch.admit(prefixes(compiled, features, [pieces])[0], [Row(settings, key=place)])
+            found |= {row.key: row for row in batch.step()}
+    assert [found[place].tokens for place in range(len(pictures))] == [each.token_ids for each in expected_rows]
+
+    with torch.no_grad():
+        for each in (model, compiled):
+            each.decoder.layers[1].mlp.up_proj.weight *= -1
+            each.vision_tower.encoder.layers[0].mlp.fc1.weight *= 2
+    changed = [tokens for tokens, _ in captions(model, pictures)]
+    assert changed != [each.token_ids for each in expected_rows]
+    assert [tokens for tokens, _ in captions(compiled, pictures)] == changed
+
+    monkeypatch.setattr(ahead_of_time, "_compile", None)
+    assert open_captioner(folder, COMPILED).compiled_decoder is not None
+
+
+def test_without_a_compiler(
+    tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*arguments: Any) -> Any:
+        raise RuntimeError("no working C++ compiler\nfound")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ahead_of_time, "_compile", missing)
+    with pytest.raises(
+        ImageCapError, match=r"CLIPEncoderLayer cannot be compiled for cpu here \(no working C\+\+ comp"
+    ):
+        compile_decoding(tiny_model)
+    assert "compiling CLIPEncoderLayer" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt2"))
+
+
+def test_a_damaged_compilation_is_made_again(
+    tiny_model: "ImageCaptioner", cache_folder: Path, pictures: list[Image.Image]
+) -> None:
+    tower, layer, pixels = tiny_model.vision_tower, -2, tiny_model.pixel_values(pictures)
+    compiled_blocks(tower, layer)
+    for file in cache_folder.glob("encode-*.pt2"):
+        file.write_bytes(file.read_bytes()[:1000])
+    with torch.inference_mode():
+        found = hidden_state(tower, pixels, layer, compiled_blocks(tower, layer))
+        torch.testing.assert_close(found, hidden_state(tower, pixels, layer))
