@@ -2,17 +2,18 @@
 
 Same pictures, prompt, dtype and end of every caption: random weights never end one, so on both sides a logits processor
 ends each at the length of a caption drawn from the data. Both start from pixels; rounds alternate, medians are shown.
+With `--compile` our blocks are compiled, and `generate` runs a second time in the one way in which it compiles: with a
+static cache, which on a CPU takes a switch of its own. Beams it does not compile.
 """
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import CompileConfig, DynamicCache
 from transformers.generation.logits_process import LogitsProcessor
 
 from benchmarks import captioners, machine
@@ -102,13 +103,18 @@ class _Ours:
 
 
 def theirs(
-    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings
+    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings, *, compiled: bool = False
 ) -> tuple[list[list[int]], int]:
-    """Tokens by `generate`, and the bytes of its cache."""
+    """Tokens by `generate`, and the bytes of its cache; with `compiled` a static one, for which it is 0."""
     before, after = captioner.prompt_pieces(model, captioners.PROMPT, settings)
     row = [*before, *[model.image_token_id] * model.image_tokens, *after]
     ids = torch.tensor([row] * len(pixels), device=model.device)
     cache = DynamicCache(config=model.decoder.config)
+    ways: dict[str, Any] = {"past_key_values": cache}
+    if compiled:
+        compilation: Any = CompileConfig(mode="default")
+        compilation._compile_all_devices = True
+        ways = {"cache_implementation": "static", "compile_config": compilation}
     end = captioner.end_token_ids(model)[0]
     out = model.llava.generate(
         input_ids=ids,
@@ -120,9 +126,9 @@ def theirs(
         max_new_tokens=settings.max_length,
         pad_token_id=model.tokenizer.pad_token_id,
         logits_processor=[_TheirLengths(lengths, len(row), end)],
-        past_key_values=cache,
+        **ways,
     )
-    layers: list[Any] = list(cache.layers)
+    layers: list[Any] = [] if compiled else list(cache.layers)
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
     return [said[:length] for said, length in zip(out[:, len(row) :].tolist(), lengths.tolist(), strict=True)], size
 
@@ -167,12 +173,12 @@ def clock(model: "ImageCaptioner") -> float:
 
 
 def compare(
-    model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int
+    model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int, *, compiled: bool = False
 ) -> tuple[dict[str, float], "_Ours"]:
-    """Both sides on one batch, in turn."""
+    """Both sides on one batch, in turn; with `compiled` compiled `generate` too."""
     settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
     wanted, ours = torch.tensor(lengths, device=model.device), _Ours(model)
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": [], "compiled": []}
     said: dict[str, list[list[int]]] = {}
     size = 0
     for turn in range(ROUNDS + 1):
@@ -180,15 +186,21 @@ def compare(
         said["ours"] = ours.run(pixels, wanted, settings)
         middle = clock(model)
         said["theirs"], size = theirs(model, pixels, wanted, settings)
+        end = clock(model)
+        if compiled:
+            with torch.no_grad():  # compilation does not take inference tensors
+                theirs(model, pixels.clone(), wanted.clone(), settings, compiled=True)
         if turn:
             seconds["ours"].append(middle - started)
-            seconds["theirs"].append(clock(model) - middle)
+            seconds["theirs"].append(end - middle)
+            seconds["compiled"].append(clock(model) - end)
     equal = sum(one == two for one, two in zip(said["ours"], said["theirs"], strict=True)) / len(lengths)
     ratios = [two / one for one, two in zip(seconds["ours"], seconds["theirs"], strict=True)]
     figures = {
         "ours": median(seconds["ours"]),
         "theirs": median(seconds["theirs"]),
         "ratio": median(ratios),
+        "compiled": median(seconds["compiled"]),
         "cache": ours.cache_bytes / size,
         "cache MB": ours.cache_bytes / 1e6,
         "equal": equal,
@@ -200,11 +212,6 @@ def floor_seconds(model: "ImageCaptioner", length: int, peak: float, bandwidth: 
     """Batch 1 at the machine's limits: prefill at matmul peak, then the weights read once per further token."""
     read = sum(weight.nbytes for weight in model.decoder.layers.parameters()) + model.lm_head.weight.nbytes
     return (prefill_flops(model, 1) + encoder_flops(model, 1)) / peak + (length - 1) * read / bandwidth
-
-
-def curve(run: Callable[[int], float], values: list[int]) -> list[tuple[int, float]]:
-    """Milliseconds per caption by a number."""
-    return [(value, 1000 * run(value)) for value in values]
 
 
 def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
@@ -223,9 +230,9 @@ def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
 
     most = len(pixels)
     drawings: list[tuple[str, list[tuple[int, float]]]] = [
-        ("pictures at once", curve(lambda n: seconds(n, 1, 12), [n for n in (1, 2, 4, 8, 16, 32) if n <= most])),
-        ("beams (4 at once)", curve(lambda n: seconds(min(4, most), n, 12), [1, 2, 3, 5, 8])),
-        ("tokens (4 at once)", curve(lambda n: seconds(min(4, most), 1, n), [1, 4, 8, 16, 32, 64])),
+        ("pictures at once", [(n, 1000 * seconds(n, 1, 12)) for n in (1, 2, 4, 8, 16, 32) if n <= most]),
+        ("beams (4 at once)", [(n, 1000 * seconds(min(4, most), n, 12)) for n in (1, 2, 3, 5, 8)]),
+        ("tokens (4 at once)", [(n, 1000 * seconds(min(4, most), 1, n)) for n in (1, 4, 8, 16, 32, 64)]),
     ]
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for place, (axis, points) in enumerate(drawings):
@@ -264,12 +271,15 @@ def main() -> None:
         ("greedy", 1, arguments.greedy_batch),
         ("greedy", 1, 1),
     ):
-        found, ours = compare(model, pixels[:batch], lengths[:batch], beams)
+        found, ours = compare(model, pixels[:batch], lengths[:batch], beams, compiled=arguments.compile and beams == 1)
         print(
             f"{name}, batch {batch:<4}  {found['ours']:10.3f} {found['theirs']:10.3f}   {found['ratio']:5.2f}x   "
             f"{found['cache']:.2f}x   {found['equal']:9.0%}   (cache {found['cache MB']:.0f} MB)",
             flush=True,
         )
+        if arguments.compile and beams == 1:
+            ratio = found["compiled"] / found["ours"]
+            print(f"    generate compiled {found['compiled']:.3f} s: ours is {ratio:.2f} times as fast")
         share = prefill_flops(model, batch) / ours.prefill_seconds / peak
         needed = (prefill_flops(model, batch) + encoder_flops(model, batch)) / peak
         print(

@@ -79,7 +79,7 @@ def main() -> None:
         checkpoint = arguments.model or Path(place) / "checkpoint"
         if arguments.model is None:
             model.save(checkpoint)
-        served = save_models(Path(place), checkpoint, arguments.dtype, prompt)["ours"]
+        served = save_models(Path(place), checkpoint, arguments.dtype, arguments.compile, prompt)["ours"]
         server = Server(served, Path(place) / "log", free_port(), {"UVICORN_LIMIT_CONCURRENCY": str(arguments.bound)})
         load = Load(server.port, bodies, arguments.clients)
         memory: list[int] = []

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 WARM_UP = 4  # requests of each client before the clock starts
 
 
-def save_models(folder: Path, checkpoint: Path, dtype: str, prompt: str) -> dict[str, Path]:
-    """The three models, each in a folder that `mlflow models serve` takes."""
+def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prompt: str) -> dict[str, Path]:
+    """The three models, each in a folder that `mlflow models serve` takes; `compiled`: the blocks of ours."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -50,14 +50,14 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, prompt: str) -> dict
     mlflow.pyfunc.save_model(
         path=folder / "ours",
         python_model=str(Path(str(pyfunc_model.__file__))),
-        model_config={"generate": "{}", "max_rows": 64, "errors_as_rows": False, "picture_folder": "", "dtype": dtype},
+        model_config={"generate": "{}", "picture_folder": "", "dtype": dtype, "compile": compiled},
         **common,
     )
     for kind in ("stock", "single"):
         mlflow.pyfunc.save_model(
             path=folder / kind,
             python_model=str(peers),
-            model_config={"kind": kind, "dtype": dtype, "prompt": prompt},
+            model_config={"kind": kind, "dtype": dtype, "compile": compiled, "prompt": prompt},
             **common,
         )
     return {kind: folder / kind for kind in ("ours", "stock", "single")}
@@ -213,7 +213,7 @@ def main() -> None:
             checkpoint = folder / "checkpoint"
             model.save(checkpoint)
         prompt = str(model.info.get("prompt") or captioners.PROMPT)
-        models = save_models(folder, checkpoint, arguments.dtype, prompt)
+        models = save_models(folder, checkpoint, arguments.dtype, arguments.compile, prompt)
         print("side     clients  requests/s    p50 ms    p95 ms    p99 ms  statuses")
         for side in arguments.sides:
             server = Server(models[side], folder / f"{side}.log", free_port())

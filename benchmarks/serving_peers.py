@@ -26,13 +26,15 @@ class Peer(PythonModel):
         self._kind = config["kind"]
         if self._kind == "single":
             from imagecap.config import ComputeSettings
-            from imagecap.model.builder import load
+            from imagecap.generate.compilation import open_captioner
+            from imagecap.serve.scheduler import Scheduler
 
-            self._model: Any = load(Path(folder), ComputeSettings(device="cpu", dtype=config["dtype"]))
+            compute = ComputeSettings(device="cpu", dtype=config["dtype"], compile=config["compile"])
+            self._scheduler = Scheduler(open_captioner(Path(folder), compute), most_rows=1)
             return
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self._model = AutoModelForImageTextToText.from_pretrained(folder, dtype=config["dtype"])
+        self._model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=config["dtype"])
         self._processor = AutoProcessor.from_pretrained(folder)
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": config["prompt"]}]}
         self._text = self._processor.apply_chat_template([message])
@@ -45,15 +47,15 @@ class Peer(PythonModel):
 
         length = int((params or {}).get("max_length", 64))
         pictures = [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in model_input["image"]]
+        if self._kind == "single":
+            from imagecap.config import GenerateSettings
+
+            captions, _ = self._scheduler.caption(pictures, None, GenerateSettings(max_length=length))
+            return pd.DataFrame({"caption": [each.text for each in captions]})
         with self._lock:
             return pd.DataFrame({"caption": [self._caption(picture, length) for picture in pictures]})
 
     def _caption(self, picture: Any, length: int) -> str:
-        if self._kind == "single":
-            from imagecap.config import GenerateSettings
-            from imagecap.generate.captioner import caption
-
-            return caption(self._model, [picture], None, GenerateSettings(max_length=length))[0].text
         inputs = self._processor(images=picture, text=self._text, return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids = self._model.generate(**inputs, do_sample=False, max_new_tokens=length)

@@ -25,7 +25,7 @@ from imagecap.generate.token_step import (
 )
 from imagecap.model.ahead_of_time import Run, alike, compiled
 from imagecap.model.builder import load
-from imagecap.model.vision_encoder.clip_encoder import compiled_blocks
+from imagecap.model.vision_encoder.clip_encoder import compiled_encoder
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -163,6 +163,6 @@ def compile_decoding(model: "ImageCaptioner") -> None:
     Raises:
         ImageCapError: nothing can be compiled here.
     """
-    model.compiled_encoder = compiled_blocks(model.vision_tower, model.llava.config.vision_feature_layer)
+    model.compiled_encoder = compiled_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
     if is_plain(model.decoder):
         model.compiled_decoder = CompiledDecoder(model.decoder)

@@ -77,8 +77,9 @@ def compiled(
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
         file = folder / f"{name}-{key[:32]}.pt2"
-        with contextlib.suppress(Exception):  # there is none yet, or it is damaged
-            return _load(file)
+        with contextlib.suppress(Exception):  # damaged
+            if file.exists():
+                return _load(file)
         print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as work:
             made = _compile(function, block, inputs, open_dimensions, str(Path(work) / file.name))

@@ -96,7 +96,7 @@ def model(tiny_model: "ImageCaptioner") -> "ImageCaptioner":
 @pytest.fixture
 def server(model: "ImageCaptioner", tmp_path: Path) -> Iterator[tuple[Server, int]]:
     model.save(tmp_path / "checkpoint")
-    served = save_models(tmp_path, tmp_path / "checkpoint", "float32", "Describe this image.")["ours"]
+    served = save_models(tmp_path, tmp_path / "checkpoint", "float32", False, "Describe this image.")["ours"]
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(served), "--env-manager", "local"]
     environment = {

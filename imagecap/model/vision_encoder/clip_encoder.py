@@ -86,7 +86,7 @@ def hidden_state(
         tower: the encoder.
         pixel_values: `[images, 3, height, width]`.
         layer: see `layers_used`.
-        blocks: what to call in place of the tower's own blocks; see `compiled_blocks`.
+        blocks: what to call in place of the tower's own blocks; see `compiled_encoder`.
 
     Returns:
         `[images, tokens, hidden]`; the class token, if the tower has one, comes first.
@@ -106,7 +106,7 @@ def _encode(block: Any, hidden: Tensor) -> Tensor:
     return found
 
 
-def compiled_blocks(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
+def compiled_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     """The blocks that `hidden_state` calls, compiled; without gradients.
 
     Raises:

@@ -1,0 +1,28 @@
+"""What the served model is loaded with."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imagecap.config import ComputeSettings
+from imagecap.generate import compilation
+from imagecap.serve.pyfunc_model import CaptionModel
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "compiled"),
+    [({}, None, False), ({"compile": False}, "0", False), ({"compile": True}, None, True), ({}, "1", True)],
+)
+def test_blocks_are_compiled_where_that_is_asked_for(
+    config: dict[str, Any], environment: str | None, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ComputeSettings] = []
+    monkeypatch.setattr(compilation, "open_captioner", lambda folder, compute: asked.append(compute))
+    monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model: None)
+    monkeypatch.delenv("IMAGECAP_COMPILE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("IMAGECAP_COMPILE", environment)
+    context: Any = SimpleNamespace(artifacts={"checkpoint": "model"}, model_config={**config, "dtype": "bfloat16"})
+    CaptionModel().load_context(context)
+    assert asked == [ComputeSettings(dtype="bfloat16", compile=compiled)]
