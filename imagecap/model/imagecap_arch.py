@@ -26,6 +26,7 @@ from imagecap.model.language_model.adapters import add_adapters
 from imagecap.model.language_model.utils import freeze_except_last, own_bos
 from imagecap.model.multimodal_projector.projector import SHUFFLE, kind_of, set_trainable
 from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
+from imagecap.model.vision_encoder.preprocessing import Preprocessing
 
 INFO_FILE = "imagecap.json"
 
@@ -102,7 +103,11 @@ class ImageCaptioner(nn.Module):
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """The same in float32 on the CPU; needs no weights, so any thread may call it."""
-        return self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return self._preprocessing(images)
+
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.image_processor)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """Patch features of the used layer, `[images, patches, vision_hidden]`; later layers do not run."""
