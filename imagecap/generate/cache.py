@@ -72,11 +72,13 @@ class SlotLayer(CacheLayerMixin):
         self.value_slots = self.value_slots[: self.rows].repeat_interleave(times, 0)
         self.rows *= times
 
-    def move_rows(self, targets: Tensor, sources: Tensor, rows: int) -> None:
-        """Copy rows `sources` over rows `targets`, then use the first `rows` rows only."""
-        self.key_slots[targets, :, : self.slots] = self.key_slots[sources, :, : self.slots]
-        self.value_slots[targets, :, : self.slots] = self.value_slots[sources, :, : self.slots]
-        self.rows = rows
+    def keep_rows(self, order: list[int]) -> None:
+        """Keep rows as `without` orders them: a row moves into the place of one that has left, or stays."""
+        for target, source in enumerate(order):
+            if target != source:
+                self.key_slots[target, :, : self.slots] = self.key_slots[source, :, : self.slots]
+                self.value_slots[target, :, : self.slots] = self.value_slots[source, :, : self.slots]
+        self.rows = len(order)
 
     def keep_slots(self, start: int, chosen: Tensor) -> None:
         """Keep of the slots from `start` on only `chosen` `[rows, kept]` (counted from `start`), in that order."""
@@ -132,10 +134,10 @@ class SlotCache(Cache):
         for layer in self.slot_layers:
             layer.repeat_rows(times)
 
-    def move_rows(self, targets: Tensor, sources: Tensor, rows: int) -> None:
-        """See `SlotLayer.move_rows`."""
+    def keep_rows(self, order: list[int]) -> None:
+        """See `SlotLayer.keep_rows`."""
         for layer in self.slot_layers:
-            layer.move_rows(targets, sources, rows)
+            layer.keep_rows(order)
 
     def keep_slots(self, start: int, chosen: Tensor) -> None:
         """See `SlotLayer.keep_slots`."""

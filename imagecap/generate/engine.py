@@ -84,12 +84,8 @@ class Engine:
     def drop_rows(self, rows: int, finished: list[int]) -> Tensor:
         """Let `finished` (ascending) of the `rows` rows leave; return the order `[remaining]` of the rest."""
         order = without(rows, finished)
-        device = self.embed_tokens.weight.device
-        moved = [(target, source) for target, source in enumerate(order) if target != source]
-        targets = torch.tensor([target for target, _ in moved], dtype=torch.long, device=device)
-        sources = torch.tensor([source for _, source in moved], dtype=torch.long, device=device)
-        self.cache.move_rows(targets, sources, len(order))
-        return torch.tensor(order, dtype=torch.long, device=device)
+        self.cache.keep_rows(order)
+        return torch.tensor(order, dtype=torch.long, device=self.embed_tokens.weight.device)
 
     def free_slots(self, count: int) -> Tensor:
         """Numbers `[count]`, after the prefix, of the slots that the next `count` tokens get."""

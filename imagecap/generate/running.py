@@ -229,7 +229,7 @@ class RunningBatch:
                 chosen[place] = scores.argmax(-1)[0]
             else:
                 chosen[place] = draw(scores, row.uniforms[len(row.tokens)][None])[0]
-        sure = (logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        sure = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         for row, each in zip(self.rows, sure, strict=True):
             row.log_probability += each
         return chosen

@@ -73,7 +73,7 @@ def decode(
         scores = rules.apply(logits, tokens[index, :step])
         chosen = scores.argmax(-1) if uniforms is None else draw(scores, uniforms[index, step])
         tokens[index, step] = chosen
-        log_probabilities[index] += logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        log_probabilities[index] += logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         if step + 1 == max_length:
             break
         finished = [row for row, token in enumerate(chosen.tolist()) if token in ends]  # the one wait for the device

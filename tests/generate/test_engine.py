@@ -139,7 +139,7 @@ def test_cache_moves_rows_and_slots() -> None:
     cache.update(keys, -keys, 0)
     assert cache.holds(2)
     assert not cache.holds(3)
-    cache.move_rows(torch.tensor([0]), torch.tensor([2]), 2)
+    cache.keep_rows([2, 1])
     cache.keep_slots(2, torch.tensor([[1], [0]]))
     new = torch.tensor([20.0, 21.0]).view(2, 1, 1, 1)
     seen, values = cache.update(new, -new, 0)
