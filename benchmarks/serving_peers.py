@@ -1,7 +1,7 @@
 """What `benchmarks.serving` compares the served model with: captioners behind the same MLflow server.
 
 `stock` is what people write: the stock checkpoint, `AutoProcessor` and `generate`, one request at a time. `single` is
-our engine with batching off. MLflow runs this file itself.
+our engine with batching off: its scheduler, with a place for one picture. MLflow runs this file itself.
 """
 
 import base64

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from imagecap.config import ComputeSettings
+from imagecap.generate import token_step
 from imagecap.generate.token_step import (
     end_of_prefix,
     finished,
@@ -104,9 +105,9 @@ class CompiledDecoder:
         of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "rows_with_room", 2: "slots_with_room"}
         open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
         return (
-            compiled(_read_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
-            compiled(_end_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
-            compiled(_read_tokens, block, config, inputs, open_dimensions),
+            compiled(_read_prefix, block, config, both(_SLOTS), [of_tokens] * 3, token_step),
+            compiled(_end_prefix, block, config, both(_SLOTS), [of_tokens] * 3, token_step),
+            compiled(_read_tokens, block, config, inputs, open_dimensions, token_step),
         )
 
     def read_prefix(self, embeddings: Tensor, cache: Any) -> Tensor:

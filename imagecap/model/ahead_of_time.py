@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,7 +52,12 @@ class _WithWeights(nn.Module):
 
 
 def compiled(
-    function: Callable[..., Any], block: Any, config: Any, inputs: list[Tensor], open_dimensions: list[dict[int, str]]
+    function: Callable[..., Any],
+    block: Any,
+    config: Any,
+    inputs: list[Tensor],
+    open_dimensions: list[dict[int, str]],
+    *calls: ModuleType,
 ) -> Run:
     """Compile `function(block, *inputs)`, or load what was compiled before.
 
@@ -62,14 +68,16 @@ def compiled(
         inputs: to trace with: no tensor twice, and sizes that differ where they may differ later, since equal ones
             are taken for one; of usual size, since loops are arranged for it.
         open_dimensions: of each input, with a name for the size: any from 1 on, the same wherever the name is the same.
+        *calls: modules of ours, beside its own, whose code the function runs: where they change it is compiled anew.
 
     Raises:
         ImageCapError: that does not work here, most likely for want of a compiler.
     """
     device = inputs[0].device
     here = (torch.__version__, transformers.__version__, sys.version, _processor(device))
-    source = inspect.getsource(sys.modules[__name__]) + inspect.getsource(sys.modules[function.__module__])
-    shapes = [(name, *weight.shape) for name, weight in block.named_parameters()]
+    modules = (sys.modules[__name__], sys.modules[function.__module__], *calls)
+    source = [inspect.getsource(module) for module in modules]
+    shapes = [(name, *weight.shape, weight.dtype) for name, weight in block.named_parameters()]
     traced = [(tuple(each.shape), each.dtype) for each in inputs]
     built = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced)
     key = hashlib.sha256(repr((here, source, built)).encode()).hexdigest()

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 # What a processor may be told to do; one that is told more is called itself.
-_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 class Preprocessing:
@@ -30,8 +30,8 @@ class Preprocessing:
     def __init__(self, processor: Any) -> None:
         self._processor = processor
         self._table: NDArray[np.float32] | None = None
-        more = [name for name, value in vars(processor).items() if name.startswith("do_") and value]
-        if set(more) <= set(_STEPS) and processor.do_resize and processor.do_rescale and processor.do_normalize:
+        told = {name for name, value in vars(processor).items() if name.startswith("do_") and value}
+        if {"do_resize", "do_rescale", "do_normalize"} <= told <= _STEPS:
             self._table = _table(processor)
             random = np.random.default_rng(0)
             for height, width in ((37, 61), (300, 211), (500, 500)):
