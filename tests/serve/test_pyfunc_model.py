@@ -7,7 +7,6 @@ import pytest
 
 from imagecap.config import ComputeSettings
 from imagecap.generate import compilation
-from imagecap.serve.pyfunc_model import CaptionModel
 
 
 @pytest.mark.parametrize(
@@ -17,6 +16,10 @@ from imagecap.serve.pyfunc_model import CaptionModel
 def test_blocks_are_compiled_where_that_is_asked_for(
     config: dict[str, Any], environment: str | None, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # not above: pytest keeps every record of a logger that is there when tests are collected, and with the records the
+    # pictures of the 10,000 requests of test_fuzz.py
+    from imagecap.serve.pyfunc_model import CaptionModel
+
     asked: list[ComputeSettings] = []
     monkeypatch.setattr(compilation, "open_captioner", lambda folder, compute: asked.append(compute))
     monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model: None)
