@@ -19,8 +19,8 @@ from imagecap.generate.token_step import (
     grouped,
     is_plain,
     norm,
-    prefix_attention,
     projections,
+    through_prefix,
     turns,
     ungrouped,
 )
@@ -33,19 +33,6 @@ if TYPE_CHECKING:
 
 # Sizes to trace with: see `ahead_of_time.compiled`.
 _ROWS, _TOKENS, _SLOTS, _ROOM = 24, 5, 61, 96
-
-
-def _read_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A block over prefixes `[rows, tokens, hidden]`: its result, and keys and values `[rows, heads, tokens, …]`."""
-    query, key, value = projections(block, hidden, cos, sin)
-    keys, values = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
-    seen = prefix_attention(query, keys, values, block.self_attn.scaling)
-    return finished(block, hidden, seen.flatten(2)), keys, values
-
-
-def _end_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `end_of_prefix`."""
-    return end_of_prefix(block, hidden, cos, sin)
 
 
 def _read_tokens(
@@ -105,8 +92,8 @@ class CompiledDecoder:
         of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "rows_with_room", 2: "slots_with_room"}
         open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
         return (
-            compiled(_read_prefix, block, config, both(_SLOTS), [of_tokens] * 3, token_step),
-            compiled(_end_prefix, block, config, both(_SLOTS), [of_tokens] * 3, token_step),
+            compiled(through_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
+            compiled(end_of_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
             compiled(_read_tokens, block, config, inputs, open_dimensions, token_step),
         )
 

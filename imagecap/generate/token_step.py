@@ -101,36 +101,33 @@ def _plain_prefix(decoder: Any, embeddings: Tensor, cache: Cache) -> Tensor:
     cos, sin = turns(decoder, embeddings, torch.arange(tokens, device=embeddings.device)[None])
     hidden = embeddings
     layers: list[Any] = list(cache.layers)
-    for block, layer in zip(decoder.layers[:-1], layers[:-1], strict=True):
-        query, key, value = projections(block, hidden, cos, sin)
-        keys, values = layer.update(key.transpose(1, 2), value.transpose(1, 2))
-        seen = prefix_attention(query, keys, values, block.self_attn.scaling)
-        hidden = finished(block, hidden, seen.flatten(2))
-    hidden, keys, values = end_of_prefix(decoder.layers[-1], hidden, cos, sin)
-    layers[-1].update(keys, values)
+    for block, layer in zip(decoder.layers, layers, strict=True):
+        run = end_of_prefix if layer is layers[-1] else through_prefix
+        hidden, keys, values = run(block, hidden, cos, sin)
+        layer.update(keys, values)
     return norm(decoder.norm, hidden)[:, 0]
 
 
-def end_of_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The last block over prefixes `[rows, tokens, hidden]`: of their last tokens only the result `[rows, 1, hidden]`.
-
-    Keys and values are those of all tokens, `[rows, heads, tokens, head_dim]`.
-    """
-    attention = block.self_attn
-    normed = norm(block.input_layernorm, hidden)
-    query, key, value = (
-        projection(each).unflatten(2, (-1, attention.head_dim))
-        for projection, each in (
-            (attention.q_proj, normed[:, -1:]),
-            (attention.k_proj, normed),
-            (attention.v_proj, normed),
-        )
-    )
-    if hasattr(attention, "q_norm"):
-        query, key = norm(attention.q_norm, query), norm(attention.k_norm, key)
-    query, key = _turned(query, cos[:, -1:], sin[:, -1:]), _turned(key, cos, sin)
+def through_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A block over prefixes `[rows, tokens, hidden]`: its result, its keys and values `[rows, heads, tokens, …]`."""
+    query, key, value = projections(block, hidden, cos, sin)
     keys, values = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
-    seen = _attend(query, keys, values, None, attention.scaling)
+    seen = nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys,
+        values,
+        is_causal=True,
+        scale=block.self_attn.scaling,
+        enable_gqa=query.shape[2] != keys.shape[1],
+    )
+    return finished(block, hidden, seen.transpose(1, 2).flatten(2)), keys, values
+
+
+def end_of_prefix(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The last block likewise; its result is that of the last tokens only, `[rows, 1, hidden]`."""
+    query, key, value = projections(block, hidden, cos, sin, last_query=True)
+    keys, values = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
+    seen = _attend(query, keys, values, None, block.self_attn.scaling)
     return finished(block, hidden[:, -1:], seen), keys, values
 
 
@@ -174,18 +171,24 @@ def turns(decoder: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor
     return cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)  # the sign of the half that is turned
 
 
-def projections(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries `[rows, tokens, heads, head_dim]`, keys and values (with their heads) of a block, turned."""
+def projections(
+    block: Any, hidden: Tensor, cos: Tensor, sin: Tensor, *, last_query: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[rows, tokens, heads, head_dim]`, keys and values (with their heads) of a block, turned.
+
+    With `last_query` the queries are those of the last token, `[rows, 1, heads, head_dim]`.
+    """
     attention = block.self_attn
-    rows, tokens, _ = hidden.shape
     normed = norm(block.input_layernorm, hidden)
-    query = attention.q_proj(normed).view(rows, tokens, -1, attention.head_dim)
-    key = attention.k_proj(normed).view(rows, tokens, -1, attention.head_dim)
-    value = attention.v_proj(normed).view(rows, tokens, -1, attention.head_dim)
+    query = attention.q_proj(normed[:, -1:] if last_query else normed).unflatten(2, (-1, attention.head_dim))
+    key = attention.k_proj(normed).unflatten(2, (-1, attention.head_dim))
+    value = attention.v_proj(normed).unflatten(2, (-1, attention.head_dim))
     if hasattr(attention, "q_norm"):
         query, key = norm(attention.q_norm, query), norm(attention.k_norm, key)
+    if last_query:
+        return _turned(query, cos[:, -1:], sin[:, -1:]), _turned(key, cos, sin), value
     heads = query.shape[2]
-    both = _turned(torch.cat((query, key), dim=2), cos, sin)
+    both = _turned(torch.cat((query, key), dim=2), cos, sin)  # together: fewer calls
     return both[:, :, :heads], both[:, :, heads:], value
 
 
@@ -204,25 +207,6 @@ def ungrouped(seen: Tensor, tokens: int) -> Tensor:
     """The way back: `[rows, tokens, key_heads, groups, head_dim]`."""
     rows, key_heads, _, dim = seen.shape
     return seen.view(rows, key_heads, -1, tokens, dim).permute(0, 3, 1, 2, 4)
-
-
-def prefix_attention(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-    """What each token of a prefix sees, `[rows, tokens, heads, head_dim]`.
-
-    Args:
-        query: likewise.
-        keys: `[rows, key_heads, tokens, head_dim]`.
-        values: likewise.
-        scaling: factor of the scores.
-    """
-    return nn.functional.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        keys,
-        values,
-        is_causal=True,
-        scale=scaling,
-        enable_gqa=query.shape[2] != keys.shape[1],
-    ).transpose(1, 2)
 
 
 def finished(block: Any, hidden: Tensor, seen: Tensor) -> Tensor:

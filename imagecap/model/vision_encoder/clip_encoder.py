@@ -1,6 +1,7 @@
 """The vision tower: loading any CLIP or SigLIP-family encoder, and running it only as far as it is used."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def hidden_state(
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
-    for block in _blocks(tower)[:used] if blocks is None else blocks:
-        hidden = _encode(block, hidden) if blocks is None else block(hidden)
+    for block in blocks or [partial(_encode, block) for block in _blocks(tower)[:used]]:
+        hidden = block(hidden)
     return hidden
 
 
