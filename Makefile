@@ -33,6 +33,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo
 
 test: lint
 	pytest -m "not long"

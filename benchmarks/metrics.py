@@ -40,11 +40,11 @@ def load(data: Path, images: int) -> tuple[dict[str, list[str]], dict[str, str]]
 
 def ours(references: dict[str, list[str]], hypotheses: dict[str, str]) -> dict[str, float]:
     """Seconds of the first scoring, of one with prepared references, and the scores."""
-    from imagecap.eval.metrics import prepare_references, score
+    from imagecap.metrics import prepare_references, score
 
     times = []
     for _ in range(REPEATS):
-        from imagecap.eval.metrics.ptb import _word
+        from imagecap.metrics.ptb import _word
 
         _word.cache_clear()  # every round tokenises anew
         started = time.perf_counter()

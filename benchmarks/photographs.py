@@ -23,7 +23,7 @@ from benchmarks.from_nothing import write_bases, write_data
 from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.floors import best_constant
-from imagecap.eval.metrics import prepare_references, score
+from imagecap.metrics import prepare_references, score
 
 RECIPE: dict[str, Any] = {
     "vision_feature_layer": -1,

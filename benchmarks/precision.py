@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmarks import machine
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.data.images import load_image
-from imagecap.eval.metrics import prepare_references, score
 from imagecap.generate.captioner import caption, prefixes, prompt_pieces
 from imagecap.generate.engine import Engine
+from imagecap.metrics import prepare_references, score
 from imagecap.model.builder import load
 
 

@@ -150,14 +150,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments)
-    from imagecap.train.command import run_training
+    from imagecap.commands.train import run_training
 
     run_training(settings, track=arguments.track, only_describe=arguments.dry_run)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments)
-    from imagecap.eval.command import run_evaluation
+    from imagecap.commands.evaluate import run_evaluation
 
     run_evaluation(
         settings,
@@ -172,7 +172,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments)
-    from imagecap.generate.command import caption_file, stream_file
+    from imagecap.commands.generate import caption_file, stream_file
 
     if arguments.stream:
         for piece in stream_file(settings, Path(arguments.model_path), Path(arguments.image_path)):
@@ -198,7 +198,7 @@ def _positive(text: str) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from imagecap.eval.score_command import Request, run_score
+    from imagecap.commands.score import Request, run_score
 
     run_score(
         Request(
@@ -213,31 +213,31 @@ def _score(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from imagecap.eval.compare_command import Request, run_compare
+    from imagecap.commands.compare import Request, run_compare
 
     output = Path(arguments.output_file) if arguments.output_file else None
     run_compare(Request(arguments.baseline, arguments.candidate, output))
 
 
 def _register(arguments: argparse.Namespace) -> None:
-    from imagecap.serve.register import register_pipeline_model
+    from imagecap.registry.register import register_pipeline_model
 
     register_pipeline_model(arguments.promote, compare_only=arguments.compare_only)
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    from imagecap.serve.command import rollback
+    from imagecap.commands.lineage import rollback
 
     rollback(arguments.name, arguments.to)
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
-    from imagecap.serve.command import lineage
+    from imagecap.commands.lineage import lineage
 
     lineage(arguments.model, as_json=arguments.json)
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from imagecap.serve.reproduce import reproduce
+    from imagecap.registry.reproduce import reproduce
 
     reproduce(arguments.model, Path(arguments.folder) if arguments.folder else None)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagecap.eval.wording import label_of
+from imagecap.report.wording import label_of
 from pipelines.stages import EVALUATION, PLOTS, RUN_FILE
 from pipelines.stages.evaluate import GALLERY_FILE, REPORT, RESULTS
 

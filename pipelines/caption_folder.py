@@ -36,9 +36,9 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
 @task(name="bring-model", timeout_seconds=6 * HOUR, **RETRIES)
 def bring_model(model: str) -> str:
     """The version's checkpoint as a local folder: as it lies in the store of the checkout, or downloaded."""
-    from imagecap.serve.command import resolve
-    from imagecap.serve.rescoring import version_files
-    from imagecap.store import connect
+    from imagecap.commands.lineage import resolve
+    from imagecap.registry.rescoring import version_files
+    from imagecap.registry.store import connect
 
     client = connect()
     name, number = resolve(client, model)

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
+from imagecap.checkout import dvc_file_hash, dvc_hash, locked_hash, locked_stages
 from imagecap.config import (
     ComputeSettings,
     DataSettings,
@@ -26,7 +27,6 @@ from imagecap.config import (
     read_params,
 )
 from imagecap.errors import ImageCapError
-from imagecap.lineage import dvc_file_hash, dvc_hash, locked_hash, locked_stages
 from imagecap.locks import exclusive
 from pipelines import tasks
 from pipelines.artifacts import report_markdown

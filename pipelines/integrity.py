@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from imagecap.checkout import dvc_file_hash, dvc_hash, locked_stages
 from imagecap.errors import ImageCapError
-from imagecap.lineage import dvc_file_hash, dvc_hash, locked_stages
 
 
 def check_cache(checkout: Path, paths: list[str]) -> None:

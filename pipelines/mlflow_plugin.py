@@ -26,11 +26,11 @@ class CheckoutContext(RunContextProvider):
 
 
 def heal_moved_store() -> None:
-    """Let `imagecap.store` rewrite the paths, in a process of its own, if this folder's store was made elsewhere."""
+    """Let the store rewrite its paths, in a process of its own, if it was made elsewhere."""
     folder = Path(os.environ.get("DVC_ROOT") or ".").resolve() / "mlruns"
     mark = folder / ".root"
     if mark.is_file() and mark.read_text(encoding="utf-8").strip() != str(folder):
-        code = "import sys; from pathlib import Path; from imagecap.store import heal; heal(Path(sys.argv[1]))"
+        code = "import sys; from pathlib import Path; from imagecap.registry.store import heal; heal(Path(sys.argv[1]))"
         subprocess.run([sys.executable, "-c", code, str(folder)], cwd=Path(__file__).parents[1], check=False)
 
 

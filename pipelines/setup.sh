@@ -60,5 +60,5 @@ done
 
 # 5. The MLflow store, made once and kept valid when the checkout moves, and the link by which bare `mlflow` finds it
 if [ ! -s mlruns/mlflow.db ] || [ ! -e mlflow.db ] || [ "$(cat mlruns/.root 2>/dev/null || true)" != "$(pwd -P)/mlruns" ]; then
-    python -m imagecap.store
+    python -m imagecap.registry.store
 fi

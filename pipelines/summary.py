@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagecap.config import read_params
 from imagecap.errors import ImageCapError
-from imagecap.eval.summary import format_table
+from imagecap.report.tables import format_table
 from pipelines.stages import EVALUATION
 from pipelines.stages.evaluate import spread
 

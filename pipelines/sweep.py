@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from imagecap.config import parse_settings, read_params
 from imagecap.errors import ImageCapError
-from imagecap.eval.wording import label_of
 from imagecap.files import atomic_write_bytes, atomic_write_text
 from imagecap.locks import exclusive
+from imagecap.report.wording import label_of
 from pipelines import tasks
 from pipelines.flows import LOCKED
 from pipelines.shell import CommandFailed, stream_many
@@ -113,8 +113,8 @@ def _draw(values: list[Value] | Range, chance: random.Random) -> Value:
 
 def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[Any]:
     settings = read_params(str(tasks.ROOT / "params.yaml"))
-    from imagecap.store import connect, experiment
-    from imagecap.tracking import source_tags
+    from imagecap.registry.store import connect, experiment
+    from imagecap.registry.tracking import source_tags
 
     client = connect()
     parent = client.create_run(

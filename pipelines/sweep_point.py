@@ -14,7 +14,7 @@ from imagecap.config import parse_settings
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
-from imagecap.tracking import PARENT_RUN, forgiving
+from imagecap.registry.tracking import PARENT_RUN, forgiving
 from pipelines.processes import interrupt_on_sigterm
 from pipelines.shell import USER_ERROR, CommandFailed, stream
 from pipelines.stages import INTERRUPTED
@@ -62,7 +62,7 @@ def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
 
 
 def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
-    from imagecap.store import connect
+    from imagecap.registry.store import connect
 
     client = connect()
     with forgiving("the validation metrics"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 from imagecap.errors import ImageCapError
-from imagecap.store import connect, find_store
+from imagecap.registry.store import connect, find_store
 from pipelines.processes import LAUNCHER, interrupt_on_sigterm
 from pipelines.stages import EVALUATION
 

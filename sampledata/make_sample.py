@@ -8,11 +8,12 @@ import json
 import random
 from pathlib import Path
 
-from imagecap.data.scenes.draw import draw_scene
-from imagecap.data.scenes.language import captions, scene_string
-from imagecap.data.scenes.layout import sample_scene
-from imagecap.data.scenes.world import Scene
+from imagecap.eval.scenes.language import scene_string
+from imagecap.eval.scenes.world import Scene
 from imagecap.files import atomic_write_text
+from sampledata.scenes.draw import draw_scene
+from sampledata.scenes.layout import sample_scene
+from sampledata.scenes.writing import captions
 
 SIDE = 224
 QUALITY = 60

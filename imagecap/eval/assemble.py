@@ -9,8 +9,8 @@ from imagecap import __version__
 from imagecap.data.records import Sample
 from imagecap.eval.items import Item
 from imagecap.eval.language_scores import LanguageScores
-from imagecap.eval.metrics.java import HOW_TO, has_meteor
 from imagecap.eval.word_classes import hallucinated
+from imagecap.metrics.java import HOW_TO, has_meteor
 
 if TYPE_CHECKING:
     from imagecap.generate.captioner import GeneratedCaption

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from imagecap.eval.metrics.java import meteor_of_sums
-from imagecap.eval.metrics.scores import BleuParts, Floats, bleu_scores
+from imagecap.metrics.java import meteor_of_sums
+from imagecap.metrics.scores import BleuParts, Floats, bleu_scores
 
 Interval = tuple[float, float]
 _SEED = 20240229

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import resample_weights
-from imagecap.eval.metrics import METRICS, Scores, display_name, prepare_references, score
-from imagecap.eval.metrics.java import meteor_of_sums
-from imagecap.eval.metrics.scores import BleuParts, Floats, bleu_scores
+from imagecap.metrics import METRICS, Scores, display_name, prepare_references, score
+from imagecap.metrics.java import meteor_of_sums
+from imagecap.metrics.scores import BleuParts, Floats, bleu_scores
 
 TRUE = "true_share"
 METEOR = "METEOR"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from imagecap.eval.metrics import tokenize
+from imagecap.metrics import tokenize
 
 PICTURES = 50
 TEMPERATURE = 1.0

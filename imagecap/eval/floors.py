@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from imagecap.eval.metrics import References, prepare_references, tokenize
-from imagecap.eval.metrics.cider import cider
+from imagecap.metrics import References, prepare_references, tokenize
+from imagecap.metrics.cider import cider
 
 _SEED = 20240301
 CONSTANT_CANDIDATES = 300

@@ -11,9 +11,9 @@ from imagecap.data.records import Sample
 from imagecap.eval import floors
 from imagecap.eval.bootstrap import Interval, resample_weights, score_intervals
 from imagecap.eval.items import Item
-from imagecap.eval.metrics import METRICS, References, Scores, display_name, prepare_references, score
 from imagecap.eval.truth import has_truth, judge, named_in_scene, truth_shares
 from imagecap.eval.word_classes import truth_classes, word_classes
+from imagecap.metrics import METRICS, References, Scores, display_name, prepare_references, score
 
 if TYPE_CHECKING:
     from imagecap.eval.clipscore import ClipScorer

@@ -8,9 +8,9 @@ import numpy as np
 from imagecap.eval.bootstrap import score_intervals, share_interval
 from imagecap.eval.items import Item
 from imagecap.eval.language_scores import LanguageScores
-from imagecap.eval.metrics import METRICS
-from imagecap.eval.metrics.scores import BleuParts, overall_scores
 from imagecap.eval.truth import SCENE_COLUMN
+from imagecap.metrics import METRICS
+from imagecap.metrics.scores import BleuParts, overall_scores
 
 MOST_VALUES = 12
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from imagecap.data.scenes.language import is_true, parse_scene_string
-from imagecap.data.scenes.phrases import COUNT_EN
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Interval, share_interval
 from imagecap.eval.items import Item
+from imagecap.eval.scenes.language import is_true, parse_scene_string
+from imagecap.eval.scenes.phrases import COUNT_EN
 
 SCENE_COLUMN = "scene"
 COMPOSITION_COLUMN = "composition"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from imagecap.data.scenes.world import COLOURS, KINDS
+from imagecap.eval.scenes.world import COLOURS, KINDS
 
 CLASSES: tuple[str, ...] = ("objects", "colours", "counts")
 

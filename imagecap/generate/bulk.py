@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from imagecap.checkout import folder_hash
 from imagecap.config import Settings
 from imagecap.data.images import PictureError, load_image
 from imagecap.data.language import language_of
@@ -20,7 +21,6 @@ from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.generate.inputs import Picture, pictures_of
 from imagecap.generate.journal import Journal, Row
-from imagecap.lineage import folder_hash
 from imagecap.locks import exclusive
 
 if TYPE_CHECKING:

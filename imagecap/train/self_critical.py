@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
-from imagecap.eval.metrics import Cider, prepare_references
 from imagecap.generate.captioner import caption_features, evaluating, prompt_pieces
+from imagecap.metrics import Cider, prepare_references
 from imagecap.train.batch import Branch, pack
 from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader, Micro

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from imagecap.config import GenerateSettings, TrainSettings
-from imagecap.eval.metrics import References, prepare_references, score
+from imagecap.metrics import References, prepare_references, score
 from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan, prompts_of, texts_in

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imagecap.checkout import checkout_of
 from imagecap.config import Settings
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.compare import Comparison, compare_results
 from imagecap.files import atomic_write_json, replace_folder
-from imagecap.lineage import checkout_of
-from imagecap.tracking import champion_results, pipeline_run_id, tracked_run
+from imagecap.registry.tracking import champion_results, pipeline_run_id, tracked_run
 from pipelines.curves import read_curves
 from pipelines.floors import write_floors
 from pipelines.stages import EVALUATION, METRICS, MODEL, PLOTS, PREPARED, run_stage
@@ -34,9 +34,9 @@ def evaluate(settings: Settings) -> None:
             "there are no test pictures: raise data.test_fraction in params.yaml or mark some with `split`: test"
         )
     from imagecap.eval.evaluator import evaluate as judge
-    from imagecap.eval.gallery import gallery_png
-    from imagecap.eval.report import write_report
     from imagecap.generate.compilation import open_captioner
+    from imagecap.report.gallery import gallery_png
+    from imagecap.report.page import write_report
 
     print(f"captioning {len(data.test)} test pictures")
     found = judge(open_captioner(MODEL, settings.compute), data.test, settings, data.train).to_dict()

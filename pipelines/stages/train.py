@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from imagecap.checkout import TRAINED_ON, dvc_file_hash, folder_hash
 from imagecap.config import Settings
 from imagecap.data.prepared import PreparedData, read_prepared
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
-from imagecap.lineage import TRAINED_ON, dvc_file_hash, folder_hash
 from imagecap.locks import exclusive
-from imagecap.tracking import tracked_run
+from imagecap.registry.tracking import tracked_run
 from pipelines.curves import draw_curves, write_curves
 from pipelines.stages import METRICS, MODEL, PLOTS, PREPARED, RUN_FILE, run_stage
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from imagecap.data.scenes.language import captions, is_true
-from imagecap.data.scenes.phrases import RELATION_ZH
-from imagecap.data.scenes.world import Scene
+from imagecap.eval.scenes.language import is_true
+from imagecap.eval.scenes.phrases import RELATION_ZH
+from imagecap.eval.scenes.world import Scene
 from sampledata.pretraining.listing import WORDS, blurred_weights, clean_weights
 from sampledata.pretraining.progress import Progress
 from sampledata.pretraining.scenes import GRID, HELD_OUT, SEEN, TRAINING, scene
 from sampledata.pretraining.tokens import EOS, PAD, PROMPTS
+from sampledata.scenes.writing import captions
 
 CELLS = GRID * GRID
 FACT_WORDS = (

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imagecap.data.scenes.world import COLOURS, KINDS, PLACES, Scene
+from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Scene
 from sampledata.pretraining.scenes import GRID
 
 WORDS = (

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imagecap.data.scenes.world import COLOURS, KINDS, PLACES, Scene
+from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Scene
 from sampledata.pretraining.listing import COLUMN_LEFTNESS, WORDS
 from sampledata.pretraining.scenes import GRID
 

@@ -24,7 +24,7 @@ pipeline_tag: {task}
 `python -m sampledata.pretrain --only {stage} --out bases` in the ImageCap repository: {steps} steps from {start} in
 {minutes:.0f} minutes on {threads} of two shared cores. All scenes, pictures and captions were invented and drawn by
 that project's own generator; no outside data is in it. The (colour, thing) pairs of `HELD_OUT_PAIRS` in
-`imagecap/data/scenes/world.py` were never shown.
+`imagecap/eval/scenes/world.py` were never shown.
 
 ## Results on scenes not trained on
 {table}

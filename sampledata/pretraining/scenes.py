@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imagecap.data.scenes.draw import draw_scene
-from imagecap.data.scenes.layout import sample_scene
-from imagecap.data.scenes.world import Scene
+from imagecap.eval.scenes.world import Scene
+from sampledata.scenes.draw import draw_scene
+from sampledata.scenes.layout import sample_scene
 
 PICTURE = 224
 SIDE = 126

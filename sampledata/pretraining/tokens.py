@@ -5,10 +5,10 @@ import random
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from imagecap.data.scenes.language import captions
-from imagecap.data.scenes.layout import sample_scene
-from imagecap.data.scenes.phrases import COUNT_ZH, RELATION_ZH, TIME_ZH
-from imagecap.data.scenes.world import COLOURS, KINDS, PLACES
+from imagecap.eval.scenes.phrases import COUNT_ZH, RELATION_ZH, TIME_ZH
+from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES
+from sampledata.scenes.layout import sample_scene
+from sampledata.scenes.writing import captions
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagecap.commands.compare import Request, format_comparison, load_results, run_compare
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.compare import compare_results, sign_test
-from imagecap.eval.compare_command import Request, format_comparison, load_results, run_compare
-from imagecap.eval.metrics import score
-from imagecap.eval.metrics.java import meteor_of_sums
+from imagecap.metrics import score
+from imagecap.metrics.java import meteor_of_sums
 
 NOUNS = ("dog", "cat", "boat", "tree", "child", "train")
 VERBS = ("runs", "sleeps", "stands", "waits", "plays")

@@ -14,17 +14,17 @@ from PIL import Image
 
 from imagecap.config import Settings, parse_settings
 from imagecap.data.records import Caption, Sample
-from imagecap.data.scenes.language import captions as write_captions
-from imagecap.data.scenes.language import scene_string
-from imagecap.data.scenes.layout import sample_scene
 from imagecap.errors import ImageCapError
 from imagecap.eval.behaviour import behaviour, is_repetitive
 from imagecap.eval.bootstrap import score_intervals, share_interval
 from imagecap.eval.evaluator import Evaluation, evaluate
 from imagecap.eval.features import nearest, picture_features
 from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
-from imagecap.eval.metrics import METRICS, score
+from imagecap.eval.scenes.language import scene_string
 from imagecap.generate.captioner import GeneratedCaption
+from imagecap.metrics import METRICS, score
+from sampledata.scenes.layout import sample_scene
+from sampledata.scenes.writing import captions as write_captions
 
 EOS = 9
 SETTINGS = parse_settings({"evaluate": {"bootstrap_samples": 200}, "generate": {"max_length": 5}}, "test")

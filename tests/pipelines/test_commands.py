@@ -103,7 +103,7 @@ def test_sweep(checkout: Checkout) -> None:
     assert len(lines) == 3
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     code = (
-        "from imagecap.store import connect; client = connect()\n"
+        "from imagecap.registry.store import connect; client = connect()\n"
         "runs = client.search_runs(['1'])\n"
         "parent = next(run for run in runs if run.info.run_name == 'sweep')\n"
         "children = [run for run in runs if run.data.tags.get('mlflow.parentRunId') == parent.info.run_id]\n"

@@ -152,7 +152,7 @@ def test_a_cancelled_run_saves_its_state(orchestra: Orchestra) -> None:
     orchestra.wait(run, "Cancelled")
     assert state.exists()
     code = (
-        "import json; from imagecap.store import connect\n"
+        "import json; from imagecap.registry.store import connect\n"
         "print(connect().get_run(json.load(open('checkpoints/train/run.json'))['run_id']).info.status)"
     )
     assert checkout.run(sys.executable, "-c", code).split()[-1] == "KILLED"

@@ -43,7 +43,7 @@ def train_until_stopped(checkout: Checkout, log: Path) -> int:
 
 def metric_steps(checkout: Checkout) -> list[int]:
     code = (
-        "import json; from imagecap.store import connect\n"
+        "import json; from imagecap.registry.store import connect\n"
         "run = json.load(open('mlflow_run.json'))['run_id']\n"
         "print(json.dumps([m.step for m in connect().get_metric_history(run, 'loss')]))"
     )

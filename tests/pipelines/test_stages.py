@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from imagecap.checkout import trained_on
 from imagecap.config import Settings, parse_settings
 from imagecap.errors import ImageCapError
-from imagecap.lineage import trained_on
-from imagecap.store import connect
+from imagecap.registry.store import connect
 from pipelines.stages import FAILED, INTERRUPTED, USER_ERROR, run_stage
 from pipelines.stages import train as train_module
 from pipelines.stages.evaluate import evaluate, spread

@@ -29,7 +29,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def registry(checkout: Checkout) -> dict[str, Any]:
     """What is in the store, asked in a process of its own."""
     code = (
-        "import json; from imagecap.store import connect\n"
+        "import json; from imagecap.registry.store import connect\n"
         "client = connect()\n"
         "versions = client.search_model_versions()\n"
         "models = client.search_logged_models([e.experiment_id for e in client.search_experiments()])\n"

@@ -3,11 +3,11 @@ import random
 import numpy as np
 import torch
 
-from imagecap.data.scenes.layout import sample_scene
-from imagecap.data.scenes.world import COLOURS, KINDS, PLACES
+from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES
 from sampledata.pretraining.listing import WORDS, clean_weights
 from sampledata.pretraining.patch_truth import Truth, listing_of, without_colours
 from sampledata.pretraining.scenes import GRID
+from sampledata.scenes.layout import sample_scene
 
 MADE = [sample_scene(random.Random(number)) for number in range(60)]
 

@@ -3,12 +3,12 @@ import random
 import numpy as np
 import pytest
 
-from imagecap.data.scenes.language import scene_string
-from imagecap.data.scenes.layout import sample_scene
-from imagecap.data.scenes.world import HELD_OUT_PAIRS
+from imagecap.eval.scenes.language import scene_string
+from imagecap.eval.scenes.world import HELD_OUT_PAIRS
 from sampledata.make_sample import PARTS, scenes
 from sampledata.pretraining.listing import WORDS, blurred_weights, clean_weights
 from sampledata.pretraining.scenes import GRID, HELD_OUT, SEEN, TRAINING, scene
+from sampledata.scenes.layout import sample_scene
 
 
 def test_the_sample_has_the_promised_parts_and_no_scene_twice() -> None:

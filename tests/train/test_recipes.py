@@ -76,7 +76,7 @@ def test_a_validation_by_captions_after_adapters_merge(
     summary = run(tmp_path, model, make_samples(4), validation, best_by="CIDEr", num_epochs=2, lora_learning_rate=1e-2)
     saved = load(tmp_path / "out" / "final")
     from imagecap.data.images import load_image
-    from imagecap.eval.metrics import score
+    from imagecap.metrics import score
 
     english = list(validation)
     said = caption(

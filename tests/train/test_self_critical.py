@@ -11,7 +11,7 @@ import torch
 from imagecap.config import ModelSettings, TrainSettings, parse_settings
 from imagecap.data.images import load_image
 from imagecap.errors import ImageCapError
-from imagecap.eval.metrics import Cider
+from imagecap.metrics import Cider
 from imagecap.model.builder import build
 from imagecap.train.batch import Branch
 from imagecap.train.engine import Engine

@@ -1,1 +1,0 @@
-"""The sample scenes: drawn pictures whose whole truth is known, with captions in English and Chinese."""

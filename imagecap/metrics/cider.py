@@ -1,0 +1,88 @@
+"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), vectorised over captions; what only the references decide, once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagecap.metrics.ngrams import ORDERS, Counts, Ints, References, count_hypotheses
+from imagecap.metrics.tokenizers import tokenize
+
+Floats = NDArray[np.float64]
+
+_SIGMA = 6.0
+
+
+class Cider:
+    """Scores any captions of the references' images, as often as wanted; idf is that of all references."""
+
+    def __init__(self, references: References) -> None:
+        self.references = references
+        total = len(references.tokens)
+        self.log_images = np.log(float(len(references.images)))
+        self.counts = references.counts
+        self.first = np.cumsum(self.counts) - self.counts
+        self.bigrams = np.maximum(references.lengths - 1, 0).astype(np.float64)
+        self.idf: list[Floats] = []
+        self.norms: list[Floats] = []
+        for level in references.levels:
+            idf = self.log_images - np.log(np.maximum(level.images_with, 1))
+            gram = level.postings % max(len(level.codes), 1)
+            self.idf.append(idf)
+            self.norms.append(np.sqrt(sums(level.caption, (level.times * idf[gram]) ** 2, total)))
+
+    def score(self, images: Sequence[int], captions: Sequence[str]) -> Floats:
+        """CIDEr-D of each caption against the references of its image, `[captions]`.
+
+        Args:
+            images: the image of each caption, as its place in `references.images`; one may come more than once.
+            captions: as written; they are tokenised as the references were.
+        """
+        tokens = tokenize(captions, self.references.language, self.references.tokenizer)
+        return self.of_counts(np.asarray(images, dtype=np.int64), count_hypotheses(self.references, tokens)[0])
+
+    def of_counts(self, images: Ints, counts: Sequence[Counts]) -> Floats:
+        """The same from the captions' n-grams, as `count_hypotheses` gives them."""
+        references, captions = self.references, len(images)
+        # every pair of a caption and one of its references has a place of its own
+        many = self.counts[images]
+        start = np.cumsum(many) - many
+        caption_of = np.repeat(np.arange(captions), many)
+        reference = np.arange(int(many.sum())) + np.repeat(self.first[images] - start, many)
+        delta = sums(counts[1].caption, counts[1].times, captions)[caption_of] - self.bigrams[reference]
+        # similar length, counted in bigrams
+        penalty = np.exp(-(delta**2) / (2 * _SIGMA**2))
+        similarity = np.zeros(len(reference))
+        for level, own, idf, norms in zip(references.levels, counts, self.idf, self.norms, strict=True):
+            size = len(level.codes)
+            # what no reference holds counts as seen in one image, for the norm
+            own_idf = np.full(len(own.gram), self.log_images)
+            known = own.gram < size
+            own_idf[known] = idf[own.gram[known]]
+            own_norm = np.sqrt(sums(own.caption, (own.times * own_idf) ** 2, captions))
+            caption = own.caption[known]
+            wanted = images[caption] * max(size, 1) + own.gram[known]
+            first = np.searchsorted(level.postings, wanted, side="left")
+            length = np.searchsorted(level.postings, wanted, side="right") - first
+            step = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
+            entry = np.repeat(first, length) + step
+            owner = np.repeat(caption, length)
+            times = np.repeat(own.times[known], length)
+            weight = np.repeat(idf[own.gram[known]], length)
+            dot = np.minimum(times, level.times[entry]) * level.times[entry] * weight**2
+            pair = start[owner] + level.caption[entry] - self.first[images[owner]]
+            value = sums(pair, dot, len(reference))
+            norm = own_norm[caption_of] * norms[reference]
+            similarity += np.divide(value, norm, out=value, where=norm != 0) * penalty
+        return np.asarray(sums(caption_of, similarity, captions) / ORDERS / many * 10.0)
+
+
+def cider(references: References, tokens: Sequence[list[str]]) -> Floats:
+    """CIDEr-D alone, of one tokenised caption per image. `[images]`"""
+    counts, _ = count_hypotheses(references, tokens)
+    return Cider(references).of_counts(np.arange(len(references.images)), counts)
+
+
+def sums(at: Ints, values: NDArray, size: int) -> Floats:
+    """Sums of the values by index. (Of nothing, `bincount` makes integers.)"""
+    return np.bincount(at, weights=values, minlength=size).astype(np.float64)

@@ -1,0 +1,76 @@
+"""Captions to tokens. In Chinese the segmenter decides the score, so that every printed name carries the choice."""
+
+from collections.abc import Sequence
+
+from imagecap.errors import ImageCapError
+from imagecap.metrics.ptb import ptb_tokens
+
+TOKENIZERS: tuple[str, ...] = ("ptb", "char", "jieba", "jieba+ptb", "given")
+DEFAULT_TOKENIZER: dict[str, str] = {"en": "ptb", "zh": "char"}
+
+
+def resolve_tokenizer(language: str = "en", tokenizer: str | None = None) -> str:
+    """The tokenizer's name: the one asked for, or the default of the language.
+
+    Raises:
+        ImageCapError: the language or the tokenizer is unknown.
+    """
+    if tokenizer is None:
+        if language not in DEFAULT_TOKENIZER:
+            raise ImageCapError(
+                f"language {language!r} has no default tokenizer; use one of {', '.join(sorted(DEFAULT_TOKENIZER))}, "
+                f"or name a tokenizer: {', '.join(TOKENIZERS)}"
+            )
+        return DEFAULT_TOKENIZER[language]
+    if tokenizer not in TOKENIZERS:
+        raise ImageCapError(f"tokenizer {tokenizer!r} is unknown; use one of {', '.join(TOKENIZERS)}")
+    return tokenizer
+
+
+def tokenize(captions: Sequence[str], language: str = "en", tokenizer: str | None = None) -> list[list[str]]:
+    """Split each caption into tokens.
+
+    Args:
+        captions: one text each.
+        language: `"en"` or `"zh"`; decides the default tokenizer.
+        tokenizer: `"ptb"` (Stanford's PTB tokenizer as coco-caption uses it: lower case, 17 punctuation tokens
+            dropped), `"char"` (every character that is not white space), `"jieba"` (words; nothing dropped),
+            `"jieba+ptb"` (AI Challenger's way: jieba without the full stop, then PTB), `"given"` (split at blanks).
+
+    Returns:
+        The tokens of every caption. A PTB token may hold U+00A0, as in `"1 1/2"`.
+
+    Raises:
+        ImageCapError: unknown language or tokenizer, or jieba is asked for and not installed.
+    """
+    name = resolve_tokenizer(language, tokenizer)
+    if name == "ptb":
+        return [ptb_tokens(caption) for caption in captions]
+    if name == "char":
+        return [list("".join(caption.split())) for caption in captions]
+    if name == "given":
+        return [[token for token in caption.split(" ") if token] for caption in captions]
+    words = [_jieba_words(caption.replace("。", "") if name == "jieba+ptb" else caption) for caption in captions]
+    if name == "jieba":
+        return words
+    return [ptb_tokens(" ".join(each)) for each in words]
+
+
+def display_name(metric: str, language: str, tokenizer: str | None = None) -> str:
+    """How a metric is printed: plain for English with its default tokenizer, else as in `CIDEr[zh-char]`."""
+    name = resolve_tokenizer(language, tokenizer)
+    if language == "en" and name == "ptb":
+        return metric
+    return f"{metric}[{language}-{name}]"
+
+
+def _jieba_words(caption: str) -> list[str]:
+    try:
+        import jieba
+    except ImportError:
+        raise ImageCapError(
+            'the tokenizer "jieba" needs the package jieba: run `pip install jieba`, or use the tokenizer "char"'
+        ) from None
+    if not jieba.dt.initialized:
+        jieba.setLogLevel("WARNING")
+    return [word for word in jieba.cut(caption) if word.strip()]

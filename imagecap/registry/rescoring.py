@@ -1,0 +1,148 @@
+"""Two registered versions on the same pictures: captioned anew, each by its own code, scored by today's."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagecap.checkout import trained_on
+from imagecap.data.prepared import read_prepared
+from imagecap.errors import ImageCapError
+from imagecap.eval.items import Item, items_of
+from imagecap.registry.store import find_store
+
+if TYPE_CHECKING:
+    from imagecap.config import EvaluateSettings, Settings
+    from imagecap.eval.compare import Comparison
+
+_WORKER = Path(__file__).with_name("caption_version.py")
+
+
+def compare_versions(
+    client: Any, name: str, champion: str, candidate: str, checkout: Path, settings: "Settings"
+) -> "Comparison":
+    """Compare two versions on the test pictures of `prepared/`, less those that either was trained on.
+
+    Raises:
+        ImageCapError: there are no such pictures, a version does not work, or they cannot be paired.
+    """
+    from imagecap.eval.compare import compare_results
+
+    test = read_prepared(checkout / "prepared", checkout / settings.data.data_path).test
+    seen: set[str] = set()
+    for number in (champion, candidate):
+        seen |= training_pictures(client, name, number) or set()
+    kept = [sample for sample in test if sample.captions and sample.digest not in seen]
+    if not kept:
+        raise ImageCapError(
+            f"none of the {len(test)} test pictures is left to compare on: they have no captions, or one of the "
+            "versions was trained on them"
+        )
+    items = items_of(kept, settings.generate.prompt)
+    digests = {sample.path: sample.digest for sample in kept}
+    results = [
+        results_of(items, _captions(f"models:/{name}/{number}", items), digests, settings.evaluate)
+        for number in (champion, candidate)
+    ]
+    return compare_results(*results)
+
+
+def training_pictures(client: Any, name: str, number: str) -> set[str] | None:
+    """The digests that a version's checkpoint names; None where it names none.
+
+    Raises:
+        ImageCapError: the version's files cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+        return trained_on(version_files(client, name, number, "checkpoint", Path(folder)))
+
+
+def version_files(client: Any, name: str, number: str, which: str, folder: Path) -> Path:
+    """A folder of a version's artifacts (`checkpoint` or `lineage`), as it lies in our store, or brought to `folder`.
+
+    Raises:
+        ImageCapError: there is no such folder, or it cannot be brought.
+    """
+    import mlflow.artifacts
+    import yaml
+
+    uri = f"models:/{name}/{number}"
+    try:
+        place = Path(client.get_model_version_download_uri(name, number).removeprefix("file://"))
+        if not (place / "MLmodel").is_file():
+            model = Path(mlflow.artifacts.download_artifacts(f"{uri}/MLmodel", dst_path=str(folder)))
+        else:
+            model = place / "MLmodel"
+        artifacts = yaml.safe_load(model.read_text(encoding="utf-8"))["flavors"]["python_function"]["artifacts"]
+        path = artifacts[which]["path"]
+        if (place / path).is_dir():
+            return place / path
+        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{path}", dst_path=str(folder)))
+    except KeyError:
+        raise ImageCapError(f"{uri} has no {which}: it was registered by an earlier version of ImageCap") from None
+    except Exception as error:  # MLflow passes on whatever its back end raises: SQL, HTTP, files
+        raise ImageCapError(f"the files of {uri} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def results_of(
+    items: Sequence[Item], captions: Sequence[str], digests: dict[Path, str], settings: "EvaluateSettings"
+) -> dict[str, Any]:
+    """Captions in the shape of eval_results.json, as far as a comparison, which scores them itself, reads it."""
+    from imagecap.eval.truth import has_truth, judge
+    from imagecap.metrics import resolve_tokenizer
+
+    results: list[dict[str, Any]] = [
+        {
+            "image": item.image,
+            "digest": digests[item.path],
+            "caption": caption,
+            "references": list(item.references),
+            "language": item.language,
+        }
+        for item, caption in zip(items, captions, strict=True)
+    ]
+    tokenizers = {}
+    for language in dict.fromkeys(str(item.language) for item in items):
+        chosen = [index for index, item in enumerate(items) if item.language == language]
+        wanted = settings.tokenizer_zh if language == "zh" else None
+        tokenizers[language] = resolve_tokenizer(language, wanted)
+        if has_truth([items[index] for index in chosen]):
+            truth = judge([items[index] for index in chosen], [captions[index] for index in chosen])
+            for index, value in zip(chosen, truth, strict=True):
+                results[index]["true"] = value
+    return {"results": results, "data": {"tokenizer": tokenizers}}
+
+
+def _captions(uri: str, items: Sequence[Item]) -> list[str]:
+    """Captions of the items in their order; a process of its own loads the version with its own code."""
+    prompts: dict[str | None, list[int]] = {}
+    for index, item in enumerate(items):
+        prompts.setdefault(item.prompt, []).append(index)
+    requests = [
+        {"prompt": prompt, "paths": [str(items[index].path) for index in chosen]} for prompt, chosen in prompts.items()
+    ]
+    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+        asked, answered = Path(folder) / "requests.json", Path(folder) / "captions.json"
+        asked.write_text(json.dumps(requests, ensure_ascii=False), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-P", str(_WORKER), uri, str(asked), str(answered)],
+            env={**os.environ, "MLFLOW_TRACKING_URI": find_store().uri},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not answered.is_file():
+            lines = [line for line in done.stdout.splitlines() if line.strip()]
+            reason = lines[-1].removeprefix("error: ") if lines else f"ended with status {done.returncode}"
+            raise ImageCapError(f"{uri} cannot caption the test pictures: {reason}")
+        said = json.loads(answered.read_text(encoding="utf-8"))
+    captions = [""] * len(items)
+    for chosen, texts in zip(prompts.values(), said, strict=True):
+        for index, text in zip(chosen, texts, strict=True):
+            captions[index] = text
+    return captions

@@ -1,0 +1,151 @@
+"""Numbers to the geometry of the report's drawings: positions in percent and SVG paths."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imagecap.report.wording import (
+    CEILINGS,
+    FLOORS,
+    KIND_LABELS,
+    KIND_MEANINGS,
+    is_share,
+    label_of,
+    language_of_key,
+    number,
+    plain_name,
+    span,
+)
+
+_LANES = ("true_share", "true_share_seen", "true_share_held_out", "CIDEr", "ROUGE_L", "Bleu_4")
+CURVE_WIDTH, CURVE_HEIGHT = 560, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
+
+
+def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One horizontal axis per metric: the model with its interval, floors and ceilings; positions in percent."""
+    languages = list(evaluation["data"]["languages"])
+    rows = []
+    for key in sorted(evaluation["metrics"], key=lambda key: _order(key, languages)):
+        if plain_name(key) not in _LANES:
+            continue
+        value = evaluation["metrics"][key]
+        interval = evaluation["intervals"].get(key)
+        others = {
+            kind: evaluation["floors"][kind]["metrics"].get(key)
+            for kind in (*FLOORS, *CEILINGS)
+            if kind in evaluation["floors"]
+        }
+        known = {kind: other for kind, other in others.items() if other is not None}
+        top = 1.0 if is_share(key) else _nice_top(max([value, *known.values(), *(interval or [])]))
+        rows.append(
+            {
+                "key": key,
+                "label": label_of(plain_name(key), {plain_name(key): evaluation["names"].get(key, plain_name(key))}),
+                "language": language_of_key(key, languages),
+                "value": number(key, value),
+                "span": span(key, interval),
+                "x": _percent(value, top),
+                "low": _percent(interval[0], top) if interval else None,
+                "high": _percent(interval[1], top) if interval else None,
+                "top": number(key, top),
+                "marks": [
+                    {
+                        "kind": kind,
+                        "x": _percent(other, top),
+                        "title": f"{KIND_LABELS[kind]}: {number(key, other)}",
+                    }
+                    for kind, other in known.items()
+                ],
+            }
+        )
+    return rows
+
+
+def legend(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The kinds of marks that are drawn, and what they mean."""
+    return [
+        {"kind": kind, "label": KIND_LABELS[kind], "meaning": KIND_MEANINGS[kind]}
+        for kind in (*FLOORS, *CEILINGS)
+        if kind in evaluation["floors"]
+    ]
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Learning curves: all losses in one drawing, every other number in one of its own.
+
+    Args:
+        history: rows with a `step` (or `epoch`) and numbers by name; what is missing or not finite is left out.
+    """
+    axis = "step" if any("step" in row for row in history) else "epoch"
+    series: dict[str, list[tuple[float, float]]] = {}
+    for place, row in enumerate(history):
+        x = float(row.get(axis, place))
+        for name, value in row.items():
+            if name in ("step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                series.setdefault(name, []).append((x, float(value)))
+    series = {name: points for name, points in series.items() if len(points) > 1}
+    losses = [name for name in series if "loss" in name]
+    groups = ([losses] if losses else []) + [[name] for name in series if name not in losses]
+    return [_curve(axis, {name: series[name] for name in group}) for group in groups]
+
+
+def _curve(axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    left, right = min(xs), max(xs)
+    ticks = _ticks(min(ys), max(ys))
+    bottom, top = ticks[0], ticks[-1]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - left) / (right - left or 1)
+        up = (y - bottom) / (top - bottom or 1)
+        return (
+            _LEFT + across * (CURVE_WIDTH - _LEFT - _RIGHT),
+            CURVE_HEIGHT - _BOTTOM - up * (CURVE_HEIGHT - _TOP - _BOTTOM),
+        )
+
+    return {
+        "width": CURVE_WIDTH,
+        "height": CURVE_HEIGHT,
+        "axis": axis,
+        "left": f"{left:g}",
+        "right": f"{right:g}",
+        "ticks": [{"y": round(at(left, tick)[1], 1), "label": f"{tick:g}"} for tick in ticks],
+        "lines": [
+            {
+                "name": name.replace("_", " "),
+                "path": "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*point) for point in points)),
+                "last": f"{points[-1][1]:.4g}",
+            }
+            for name, points in series.items()
+        ],
+    }
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four round numbers from at or below `low` to at or above `high`."""
+    width = (high - low) or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(width / 3))
+    step = next(step * factor for factor in (1, 2, 5, 10) if width / (step * factor) <= 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+
+
+def _nice_top(value: float) -> float:
+    return _ticks(0.0, max(value, 0.05))[-1]
+
+
+def _percent(value: float, top: float) -> float:
+    return round(100 * min(max(value / top, 0.0), 1.0), 2)
+
+
+def _order(key: str, languages: Sequence[str]) -> tuple[int, int]:
+    language = language_of_key(key, languages)
+    name = plain_name(key)
+    return (
+        languages.index(language) if language in languages else len(languages),
+        _LANES.index(name) if name in _LANES else len(_LANES),
+    )

@@ -1,0 +1,1 @@
+"""Sample scenes: invented, drawn and described in English and Chinese."""

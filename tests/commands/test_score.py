@@ -1,0 +1,114 @@
+"""`run.py score`: every format of references and captions, each language by itself, one sentence for what is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagecap.commands.score import Request, run_score
+from imagecap.errors import ImageCapError
+from imagecap.eval.score_files import read_hypotheses, read_references
+from imagecap.metrics import score
+from imagecap.metrics.java import meteor_of_sums
+
+REFERENCES = {"1": ["A dog runs.", "The dog is running"], "2": ["Two boats", "boats at sea"], "3": ["a tree", "trees"]}
+SAID = {"1": "a dog is running", "2": "two boats at sea", "3": "a car"}
+ANNOTATIONS = {
+    "images": [{"id": 1}],
+    "annotations": [
+        {"id": 7, "image_id": int(image), "caption": text} for image, texts in REFERENCES.items() for text in texts
+    ],
+}
+ROWS = [{"image": image, "caption": text} for image, texts in REFERENCES.items() for text in texts]
+RESULTS = {
+    "results": [
+        {"image": image, "caption": SAID[image], "references": REFERENCES[image], "language": "en"} for image in SAID
+    ]
+}
+COCO_RESULTS = [{"image_id": int(image), "caption": text} for image, text in SAID.items()]
+
+
+def write(folder: Path, name: str, content: Any) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("references", [REFERENCES, ANNOTATIONS, ROWS, RESULTS])
+@pytest.mark.parametrize("hypotheses", [SAID, COCO_RESULTS, RESULTS, {k: [v] for k, v in SAID.items()}])
+def test_formats(tmp_path: Path, references: Any, hypotheses: Any) -> None:
+    assert read_references(write(tmp_path, "r", references)) == {"en": REFERENCES}
+    assert read_hypotheses(write(tmp_path, "h", hypotheses)) == {"en": SAID}
+
+
+def test_scores_are_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, "r", REFERENCES), write(tmp_path, "h", {"1": SAID["1"], "2": SAID["2"]})
+    run_score(Request(*files, output_file=tmp_path / "out.json"))
+    said = capsys.readouterr().out
+    assert "1 pictures (en) have references but no caption" in said
+    assert "METEOR is not computed" in said
+    written = json.loads((tmp_path / "out.json").read_text())["en"]
+    expected = score({key: REFERENCES[key] for key in ("1", "2")}, {key: SAID[key] for key in ("1", "2")})
+    assert written["overall"] == pytest.approx(expected.overall)
+    assert written["per_image"]["2"]["CIDEr"] == pytest.approx(expected.per_image["2"]["CIDEr"])
+    assert f"{expected.overall['CIDEr']:.4f}" in said
+
+
+def test_languages_are_scored_apart_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*ROWS, {"image": "1", "caption": "一只狗在跑"}, {"image": "2", "caption": "两艘船"}]
+    said = [{"image": "1", "caption": "一只狗"}, {"image": "2", "caption": "船"}, {"image": "1", "caption": "a dog"}]
+    run_score(Request(write(tmp_path, "r", rows), write(tmp_path, "h", said)))
+    printed = capsys.readouterr().out
+    assert "CIDEr[zh-char]" in printed
+    assert "\nCIDEr  " in printed
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "options", "message"),
+    [
+        (REFERENCES, {**SAID, "9": "x"}, {}, "no references in .*the first is of '9'"),
+        (REFERENCES, [{"image_id": 1, "caption": "x"}] * 2, {}, "picture '1' has more than one caption"),
+        ([{"caption": "x"}], SAID, {}, "row 1 names no picture"),
+        ([{"image": "1", "caption": 5}], SAID, {}, r"row 1 \(1\): `caption` must be text"),
+        ([3], SAID, {}, "row 1 must be an object"),
+        ([], SAID, {}, "holds no captions"),
+        (REFERENCES, SAID, {"tokenizer": "nltk"}, "tokenizer 'nltk' is unknown"),
+        (REFERENCES, SAID, {"official": True}, "the official scorers cannot run here"),
+    ],
+)
+def test_errors(tmp_path: Path, references: Any, hypotheses: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ImageCapError, match=message):
+        run_score(Request(write(tmp_path, "r", references), write(tmp_path, "h", hypotheses), **options))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ImageCapError, match="does not exist"):
+        read_references(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('{"a": [}')
+    with pytest.raises(ImageCapError, match="line 1, column 8"):
+        read_references(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["en_basic", "coco_fakecap334"])
+def test_meteor_equals_the_official_one(official_programs: None, shared: Path, name: str) -> None:
+    vector = json.loads((shared / f"metrics/official/{name}.json").read_text(encoding="utf-8"))
+    rows = {str(row["image_id"]): row for row in vector["images"]}
+    found = score(
+        {key: row["references"] for key, row in rows.items()}, {key: row["hypothesis"] for key, row in rows.items()}
+    )
+    assert found.overall["METEOR"] == vector["overall"]["METEOR"]
+    assert all(found.per_image[key]["METEOR"] == row["scores"]["METEOR"] for key, row in rows.items())
+    assert found.meteor is not None
+    assert meteor_of_sums(found.meteor.sum(0, keepdims=True))[0] == pytest.approx(found.overall["METEOR"], abs=1e-12)
+
+
+def test_the_official_scorers_agree(
+    official_programs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_score(Request(write(tmp_path, "r", REFERENCES), write(tmp_path, "h", SAID), official=True))
+    rows = [
+        line.split() for line in capsys.readouterr().out.splitlines() if line[:4] in ("Bleu", "ROUG", "CIDE", "METE")
+    ]
+    assert len(rows) == 7
+    assert all(abs(float(row[-1])) < 1e-9 for row in rows)

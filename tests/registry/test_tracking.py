@@ -1,0 +1,238 @@
+"""The MLflow store of a checkout, and runs in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagecap.checkout import dvc_facts, folder_hash, git_facts
+from imagecap.config import Settings, parse_settings
+from imagecap.errors import ImageCapError
+from imagecap.registry import tracking
+from imagecap.registry.store import connect, experiment, find_store, heal
+from imagecap.registry.tracking import TrackedRun, flat_settings, tracked_run
+from tests.conftest import ROOT
+
+SETTINGS = parse_settings({"train": {"learning_rate": 0.25}}, "test")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables made, which takes seconds."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "dvc.yaml").touch()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACK", "DVC_"))}
+    subprocess.run(
+        [sys.executable, "-m", "imagecap.registry.store"],
+        cwd=folder,
+        check=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
+    return folder
+
+
+@pytest.fixture
+def checkout(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout with a store of its own (a copy: the store heals itself), which is the current folder."""
+    folder = tmp_path / "a checkout 图"
+    shutil.copytree(empty_store, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    yield folder
+    import mlflow
+
+    mlflow.end_run()
+
+
+def test_the_store_belongs_to_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    below = tmp_path / "checkout" / "docs"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert find_store().folder == below / "mlruns"
+    (tmp_path / "checkout" / "dvc.yaml").touch()
+    assert find_store().folder == tmp_path / "checkout" / "mlruns"
+    assert find_store().uri == f"sqlite:///{tmp_path}/checkout/mlruns/mlflow.db"
+    # a stage that `dvc exp run --temp` runs in a scratch copy
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "main"))
+    assert find_store().folder == tmp_path / "main" / "mlruns"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
+    assert find_store().uri == "http://tracking.example:5000"
+    assert find_store().folder is None
+
+
+def test_bare_mlflow_finds_the_store(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = checkout / "mlflow.db"
+    assert link.samefile(checkout / "mlruns" / "mlflow.db")
+    link.unlink()
+    connect()
+    assert link.is_symlink()
+    assert link.readlink() == Path("mlruns/mlflow.db"), "the checkout may move"
+    link.unlink()
+    link.write_text("somebody's own")
+    connect()
+    assert link.read_text() == "somebody's own"
+    assert f"{link} is a database of its own" in capsys.readouterr().err
+
+
+def test_artifacts_survive_a_move(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "note.txt").write_text("here")
+    with tracked_run(SETTINGS, "train") as run:
+        run.artifact(checkout / "note.txt", "notes")
+    assert (checkout / "mlruns" / "artifacts" / run.run_id / "artifacts" / "notes" / "note.txt").is_file()
+    # the new place begins with the name of the old one: a second healing must not do it again
+    moved = checkout.with_name(checkout.name + " moved")
+    checkout.rename(moved)
+    monkeypatch.chdir(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    client = connect()
+    assert Path(client.download_artifacts(run.run_id, "notes/note.txt")).read_text() == "here"
+    assert client.get_run(run.run_id).info.artifact_uri == f"{moved}/mlruns/artifacts/{run.run_id}/artifacts"
+    assert heal(moved / "mlruns") is False
+    (moved / "mlruns" / ".root").write_text(f"{checkout}/mlruns\n")
+    heal(moved / "mlruns")
+    assert client.get_run(run.run_id).info.artifact_uri == f"{moved}/mlruns/artifacts/{run.run_id}/artifacts"
+
+
+def test_bare_mlflow_heals_a_moved_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracked_run(SETTINGS, "train") as run:
+        pass
+    moved = checkout.with_name("moved")
+    checkout.rename(moved)
+    monkeypatch.chdir(moved)
+    # what MLflow does when it is imported and finds the entry point
+    subprocess.run([sys.executable, str(ROOT / "pipelines" / "mlflow_plugin.py")], check=True)
+    assert (moved / "mlruns" / ".root").read_text() == f"{moved}/mlruns\n"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert connect().get_run(run.run_id).info.artifact_uri.startswith(f"{moved}/")
+
+
+def test_a_run_tells_all(checkout: Path) -> None:
+    with tracked_run(SETTINGS, "train") as run:
+        assert run.is_new
+        run.params(SETTINGS)
+        run.data_set("data", "0123456789abcdef0123456789abcdef.dir", {"pictures": 7})
+        for step in range(3):
+            run.metrics({"loss": 3.0 - step, "rate": 0.5}, step)
+    client = connect()
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.learning_rate"] == "0.25"
+    assert set(found.data.params) == set(flat_settings(SETTINGS))
+    assert [point.value for point in client.get_metric_history(run.run_id, "loss")] == [3.0, 2.0, 1.0]
+    (data,) = found.inputs.dataset_inputs
+    assert data.dataset.digest == "0123456789abcdef0123456789abcdef.dir"
+    assert {tag.key: tag.value for tag in data.tags}["pictures"] == "7"
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
+def test_an_interrupted_run_goes_on_under_its_id(checkout: Path, error: type[BaseException], status: str) -> None:
+    with pytest.raises(error), tracked_run(SETTINGS, "train") as first:  # noqa: PT012
+        first.params(SETTINGS)
+        first.metrics({"loss": 2.0}, 0)
+        raise error
+    assert connect().get_run(first.run_id).info.status == status
+    changed = Settings()
+    with tracked_run(changed, "train", first.run_id) as second:
+        assert (second.run_id, second.is_new) == (first.run_id, False)
+        second.params(changed)  # MLflow lets no parameter change: must not be tried
+        second.metrics({"loss": 1.0}, 1)
+    client = connect()
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(first.run_id, "loss")] == [0, 1]
+
+
+def test_an_unknown_run_id_starts_a_new_run(checkout: Path) -> None:
+    with tracked_run(SETTINGS, "train", "0" * 32) as run:
+        assert run.is_new
+        assert run.run_id != "0" * 32
+
+
+def test_runs_of_dead_processes_are_closed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect()
+    place = experiment(client, "imagecap")
+    dead = client.create_run(place, tags={"imagecap.process": f"{tracking.socket.gethostname()}:999999999"})
+    elsewhere = client.create_run(place, tags={"imagecap.process": "another-machine:1"})
+    with tracked_run(SETTINGS, "train"):
+        pass
+    assert client.get_run(dead.info.run_id).info.status == "KILLED"
+    assert client.get_run(elsewhere.info.run_id).info.status == "RUNNING"
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(ImageCapError, match=r"file/mlflow\.db cannot be opened"):
+        connect()
+
+
+class _Flaky:
+    """A client whose server is away for the first calls."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.got: list[Any] = []
+
+    def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ConnectionError("no route to host")
+        self.got.extend(metrics)
+
+
+def test_metrics_wait_for_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "_SEND_EVERY_SECONDS", 0.01)
+    client = _Flaky(failures=2)
+    run = TrackedRun(client, "run", is_new=True)
+    for step in range(2500):
+        run.metrics({"loss": float(step)}, step)
+    run.close()
+    assert [metric.value for metric in client.got] == [float(step) for step in range(2500)]
+    said = capsys.readouterr().err
+    assert "no route to host" in said
+    assert "answers again" in said
+
+
+def test_lost_metrics_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tracking, "_SEND_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(tracking, "_CLOSE_WITHIN_SECONDS", 0.1)
+    run = TrackedRun(_Flaky(failures=10**9), "run", is_new=True)
+    run.metrics({"loss": 1.0, "rate": 2.0}, 0)
+    run.close()
+    assert "2 metric values did not reach MLflow" in capsys.readouterr().err
+
+
+def test_hashes_and_commit(tmp_path: Path) -> None:
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: abc.dir\n  path: data\n")
+    (tmp_path / "dvc.lock").write_text("stages:\n  train:\n    outs:\n    - path: model\n      md5: def.dir\n")
+    facts = dvc_facts(tmp_path)
+    assert facts["dvc.data.md5"] == "abc.dir"
+    assert facts["dvc.out.train.model"] == "def.dir"
+    assert len(facts["dvc.lock.md5"]) == 32
+    assert git_facts(tmp_path) == {}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    assert git_facts(tmp_path)["git.dirty"] == "false"
+    (tmp_path / "dvc.lock").write_text("")
+    assert git_facts(tmp_path)["git.dirty"] == "true"
+    assert len(git_facts(tmp_path)["git.commit"]) == 40
+
+
+def test_folder_hash_sees_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = folder_hash(tmp_path)
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    second = folder_hash(tmp_path)
+    (tmp_path / "a" / "y").write_text("2")
+    assert len({first, second, folder_hash(tmp_path)}) == 3
