@@ -107,9 +107,9 @@ def theirs(
 ) -> tuple[list[list[int]], int]:
     """Tokens by `generate`, and the bytes of its cache; with `compiled` a static one, for which it is 0."""
     before, after = captioner.prompt_pieces(model, captioners.PROMPT, settings)
-    row = [*before, *[model.image_token_id] * model.image_tokens, *after]
+    row = [*before, *[model.image_token_id] * model.num_image_tokens, *after]
     ids = torch.tensor([row] * len(pixels), device=model.device)
-    cache = DynamicCache(config=model.decoder.config)
+    cache = DynamicCache(config=model.language_model.config)
     ways: dict[str, Any] = {"past_key_values": cache}
     if compiled:
         compilation: Any = CompileConfig(mode="default")
@@ -138,15 +138,17 @@ def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
 
     Of the last block, where the step is written out, only keys and values are computed for every token.
     """
-    config = model.decoder.config
-    tokens = model.image_tokens + sum(map(len, captioner.prompt_pieces(model, captioners.PROMPT, GenerateSettings())))
-    *blocks, last = model.decoder.layers
+    config = model.language_model.config
+    tokens = model.num_image_tokens + sum(
+        map(len, captioner.prompt_pieces(model, captioners.PROMPT, GenerateSettings()))
+    )
+    *blocks, last = model.language_model.layers
     weights = sum(weight.numel() for block in blocks for weight in block.parameters())
     every = sum(weight.numel() for weight in last.parameters())
     heads = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     square = 4 * tokens * tokens * heads  # all of it, as it is computed
     total = 2.0 * weights * tokens + square * len(blocks)
-    if is_plain(model.decoder):
+    if is_plain(model.language_model):
         keys = last.self_attn.k_proj.weight.numel() + last.self_attn.v_proj.weight.numel()
         return rows * (total + 2.0 * (keys * tokens + every - keys) + square / tokens)
     return rows * (total + 2.0 * every * tokens + square)
@@ -210,7 +212,7 @@ def compare(
 
 def floor_seconds(model: "ImageCaptioner", length: int, peak: float, bandwidth: float) -> float:
     """Batch 1 at the machine's limits: prefill at matmul peak, then the weights read once per further token."""
-    read = sum(weight.nbytes for weight in model.decoder.layers.parameters()) + model.lm_head.weight.nbytes
+    read = sum(weight.nbytes for weight in model.language_model.layers.parameters()) + model.lm_head.weight.nbytes
     return (prefill_flops(model, 1) + encoder_flops(model, 1)) / peak + (length - 1) * read / bandwidth
 
 
@@ -263,7 +265,7 @@ def main() -> None:
     peak, bandwidth = machine.matmul_peak(dtype, device), machine.read_bandwidth(dtype, device)
     print(
         f"{machine.describe(device)}, {arguments.dtype}: {peak / 1e9:.0f} GFLOP/s in matrix products, "
-        f"{bandwidth / 1e9:.1f} GB/s read; {model.image_tokens} image tokens a picture"
+        f"{bandwidth / 1e9:.1f} GB/s read; {model.num_image_tokens} image tokens a picture"
     )
     print("                    ours s   generate s   faster   cache     captions equal")
     for name, beams, batch in (

@@ -33,11 +33,11 @@ class ClipScorer:
     def __init__(self, name: str, device: torch.device) -> None:
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-        from imagecap.model.checkpoint import find_checkpoint, quiet
+        from imagecap.model.checkpoint import find_checkpoint, quiet_transformers
 
         folder = find_checkpoint(name, "clip_model")
         try:
-            with quiet():
+            with quiet_transformers():
                 model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
                 self._tokenizer = AutoTokenizer.from_pretrained(folder)
                 self._processor = CLIPImageProcessorPil.from_pretrained(folder)

@@ -143,7 +143,7 @@ def prompt_pieces(model: "ImageCaptioner", prompt: str, settings: GenerateSettin
     pieces = model.prompt_ids(prompt)
     start = model.caption_ids(settings.caption_start, MOST_START_TOKENS)[:-1] if settings.caption_start else []
     after = [*pieces.after, *start]
-    tokens = len(pieces.before) + model.image_tokens + len(after)
+    tokens = len(pieces.before) + model.num_image_tokens + len(after)
     check_decoder(model, settings.num_beams, tokens + settings.max_length)
     return pieces.before, after
 

@@ -24,14 +24,14 @@ from imagecap.generate.token_step import (
     turns,
     ungrouped,
 )
-from imagecap.model.ahead_of_time import Run, alike, compiled
+from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
 from imagecap.model.builder import load
-from imagecap.model.vision_encoder.clip_encoder import compiled_encoder
+from imagecap.model.vision_encoder.clip_encoder import compile_encoder
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-# Sizes to trace with: see `ahead_of_time.compiled`.
+# Sizes to trace with: see `ahead_of_time.compile_block`.
 _ROWS, _TOKENS, _SLOTS, _ROOM = 24, 5, 61, 96
 
 
@@ -75,10 +75,12 @@ class CompiledDecoder:
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
         self._weights = [list(block.parameters()) for block in decoder.layers]
-        self._runs: list[tuple[Run, Run, Run]] = alike(decoder.layers, self._compile)
+        self._runs: list[tuple[CompiledBlock, CompiledBlock, CompiledBlock]] = compile_distinct(
+            decoder.layers, self._compile
+        )
         self._cos, self._sin = torch.empty(0), torch.empty(0)
 
-    def _compile(self, block: Any) -> tuple[Run, Run, Run]:
+    def _compile(self, block: Any) -> tuple[CompiledBlock, CompiledBlock, CompiledBlock]:
         config, like = self._decoder.config, self._decoder.norm.weight
         hidden, dim, key_heads = like.shape[0], block.self_attn.head_dim, config.num_key_value_heads
 
@@ -92,9 +94,9 @@ class CompiledDecoder:
         of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "rows_with_room", 2: "slots_with_room"}
         open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
         return (
-            compiled(through_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
-            compiled(end_of_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
-            compiled(_read_tokens, block, config, inputs, open_dimensions, token_step),
+            compile_block(through_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
+            compile_block(end_of_prefix, block, config, both(_SLOTS), [of_tokens] * 3),
+            compile_block(_read_tokens, block, config, inputs, open_dimensions, token_step),
         )
 
     def read_prefix(self, embeddings: Tensor, cache: Any) -> Tensor:
@@ -151,6 +153,6 @@ def compile_decoding(model: "ImageCaptioner") -> None:
     Raises:
         ImageCapError: nothing can be compiled here.
     """
-    model.compiled_encoder = compiled_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
-    if is_plain(model.decoder):
-        model.compiled_decoder = CompiledDecoder(model.decoder)
+    model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
+    if is_plain(model.language_model):
+        model.compiled_decoder = CompiledDecoder(model.language_model)

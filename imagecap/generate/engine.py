@@ -38,11 +38,11 @@ class Engine:
     """
 
     def __init__(self, model: "ImageCaptioner", beams: int = 1) -> None:
-        self.decoder = model.decoder
+        self.decoder = model.language_model
         self.compiled = model.compiled_decoder
         self.lm_head = model.lm_head
         self.embed_tokens = model.embed_tokens
-        self.cache = SlotCache(model.decoder.config.num_hidden_layers, STEPS_AHEAD * beams)
+        self.cache = SlotCache(model.language_model.config.num_hidden_layers, STEPS_AHEAD * beams)
         self.prefix_tokens = 0
         self.steps = 0
 
@@ -126,7 +126,7 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
     Raises:
         ImageCapError: the sentence says what to change.
     """
-    decoder = model.decoder
+    decoder = model.language_model
     config = decoder.config
     name = type(decoder).__name__
     layer_types = set(getattr(config, "layer_types", None) or ())

@@ -176,9 +176,9 @@ class RunningBatch:
 
     def __init__(self, model: "ImageCaptioner") -> None:
         self._model = model
-        self._decoder = model.decoder
+        self._decoder = model.language_model
         self._end = torch.tensor(end_token_ids(model), device=model.device)
-        self._cache = _RaggedCache(model.decoder.config.num_hidden_layers, model.device)
+        self._cache = _RaggedCache(model.language_model.config.num_hidden_layers, model.device)
         self._logits = torch.empty(0)
         self.rows: list[Row] = []
 
@@ -266,9 +266,9 @@ def _compacted(rows: int, staying: list[int]) -> list[int]:
 
 def can_run_ragged(model: "ImageCaptioner") -> bool:
     """Whether rows of different lengths can share a batch: explicit positions, a mask of our own, no window."""
-    config = model.decoder.config
+    config = model.language_model.config
     return (
-        "position_ids" in inspect.signature(model.decoder.forward).parameters
+        "position_ids" in inspect.signature(model.language_model.forward).parameters
         and not getattr(config, "alibi", False)
         and has_no_window(config)
         and config._attn_implementation in ("sdpa", "eager", NAME)

@@ -25,9 +25,10 @@ from torch.export import Dim, export
 
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_bytes
-from imagecap.model.checkpoint import quiet, reason
+from imagecap.model.checkpoint import one_line, quiet_transformers
 
-Run = Callable[[list[Tensor]], list[Tensor]]  # the block's weights, then its inputs, contiguous as they were traced
+# Takes the block's weights, then its inputs, which must be contiguous; returns the outputs.
+CompiledBlock = Callable[[list[Tensor]], list[Tensor]]
 
 
 class _Called(nn.Module):
@@ -51,14 +52,14 @@ class _WithWeights(nn.Module):
         return torch.func.functional_call(self.held[0], dict(zip(self.names, weights, strict=True)), tuple(inputs))
 
 
-def compiled(
+def compile_block(
     function: Callable[..., Any],
     block: Any,
     config: Any,
     inputs: list[Tensor],
     open_dimensions: list[dict[int, str]],
     *calls: ModuleType,
-) -> Run:
+) -> CompiledBlock:
     """Compile `function(block, *inputs)`, or load what was compiled before.
 
     Args:
@@ -95,13 +96,13 @@ def compiled(
         return _load(file)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
         raise ImageCapError(
-            f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({reason(error)}): install a "
+            f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({one_line(error)}): install a "
             "C++ compiler (g++) and the headers of Python, or leave it out"
         ) from error
 
 
-def _load(file: Path) -> Run:
-    run: Run = torch._inductor.aoti_load_package(str(file)).loader.run
+def _load(file: Path) -> CompiledBlock:
+    run: CompiledBlock = torch._inductor.aoti_load_package(str(file)).loader.run
     return run
 
 
@@ -111,7 +112,7 @@ def _compile(
     weights = [weight.detach() for weight in block.parameters()]
     sizes = {name: Dim(name, min=1) for each in open_dimensions for name in each.values()}
     shapes = [{place: sizes[name] for place, name in each.items()} for each in open_dimensions]
-    with torch.no_grad(), quiet(), warnings.catch_warnings():
+    with torch.no_grad(), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = export(
             _WithWeights(block, function),
@@ -137,7 +138,7 @@ def _processor(device: torch.device) -> str:
     return next((line for line in lines if line.startswith("flags")), f"{platform.machine()} {platform.processor()}")
 
 
-def alike(blocks: Iterable[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
+def compile_distinct(blocks: Iterable[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
     """What `compile_one` makes of each block, once for those that are built alike."""
     made: dict[str, Any] = {}
     found = []

@@ -10,12 +10,12 @@ from torch import nn
 
 from imagecap.config import ComputeSettings, ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import WEIGHTS, find_checkpoint, licence_of, quiet, reason
-from imagecap.model.compute import device_of, dtype_of
+from imagecap.model.checkpoint import WEIGHTS, find_checkpoint, one_line, quiet_transformers, read_licence
+from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
 from imagecap.model.language_model.utils import image_token, load_language_model, load_tokenizer, own_bos
 from imagecap.model.multimodal_projector.projector import ACTIVATIONS, SHUFFLE, build_projector, kind_of
-from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, layers_used, load_tower
+from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, load_tower, num_blocks_used
 
 # {bos?}{image}{prompt}\n for the user's turn, {caption}{eos} for the model's; the picture comes first
 CHAT_TEMPLATE = (
@@ -47,8 +47,8 @@ def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, se
     Raises:
         ImageCapError: a checkpoint cannot be had, is of the wrong kind, is incomplete, or has too few layers.
     """
-    device = torch.device("cpu") if compute is None else device_of(compute)
-    dtype = torch.float32 if compute is None else dtype_of(compute, device)
+    device = torch.device("cpu") if compute is None else resolve_device(compute)
+    dtype = torch.float32 if compute is None else resolve_dtype(compute, device)
     if settings.model_path is not None:
         model = load(Path(settings.model_path).expanduser()).float()
     else:
@@ -66,7 +66,7 @@ def _untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> ImageC
     vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
     language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
     tower = load_tower(vision_folder, settings.vision_model_name)
-    layers_used(tower, settings.vision_feature_layer)
+    num_blocks_used(tower, settings.vision_feature_layer)
     tokenizer = load_tokenizer(language_folder, settings.language_model_name)
     language_model = load_language_model(language_folder, settings.language_model_name, as_stored=as_stored)
     token = image_token(tokenizer, language_model)
@@ -94,21 +94,21 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     stock: Any = AutoModelForImageTextToText
-    device = device_of(compute) if compute else torch.device("cpu")
-    dtype = dtype_of(compute, device) if compute else "auto"
+    device = resolve_device(compute) if compute else torch.device("cpu")
+    dtype = resolve_dtype(compute, device) if compute else "auto"
     try:
-        with quiet():
+        with quiet_transformers():
             llava, loading = stock.from_pretrained(folder, dtype=dtype, output_loading_info=True, local_files_only=True)
     except Exception as error:  # safetensors, JSON and shape errors have no common base
-        raise ImageCapError(f"the weights in {folder} are damaged or incomplete ({reason(error)})") from None
+        raise ImageCapError(f"the weights in {folder} are damaged or incomplete ({one_line(error)})") from None
     bad = sorted(loading["missing_keys"]) or sorted(str(key[0]) for key in loading["mismatched_keys"])
     if bad:
         raise ImageCapError(f"the weights in {folder} are incomplete: no usable {bad[0]}")
     try:
-        with quiet():
+        with quiet_transformers():
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     except Exception as error:  # as above
-        raise ImageCapError(f"the tokenizer or processor in {folder} cannot be read ({reason(error)})") from None
+        raise ImageCapError(f"the tokenizer or processor in {folder} cannot be read ({one_line(error)})") from None
     tower = llava.model.vision_tower
     if llava.config.vision_config.model_type not in TOWERS or not isinstance(config["vision_feature_layer"], int):
         raise ImageCapError(f"{folder} has a vision tower that ImageCap cannot run ({type(tower).__name__})")
@@ -131,7 +131,7 @@ def captioner_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ImageCapError(f"{folder} has no config.json, so it is not a saved captioner") from None
     except ValueError as error:
-        raise ImageCapError(f"{folder}/config.json is not JSON ({reason(error)})") from None
+        raise ImageCapError(f"{folder}/config.json is not JSON ({one_line(error)})") from None
     kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     if kind not in FORMATS:
         raise ImageCapError(f"{folder} holds a {kind} model, not a captioner (a LLaVA checkpoint)")
@@ -147,7 +147,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}  # a LLaVA checkpoint that was made elsewhere
     except ValueError as error:
-        raise ImageCapError(f"{folder}/{INFO_FILE} is not JSON ({reason(error)})") from None
+        raise ImageCapError(f"{folder}/{INFO_FILE} is not JSON ({one_line(error)})") from None
     if not isinstance(info, dict):
         raise ImageCapError(f"{folder}/{INFO_FILE} must hold an object, not a {type(info).__name__}")
     return info
@@ -221,10 +221,10 @@ def _processor(folder: Path, name: str, tokenizer: Any, token: str, llava: Any) 
     from transformers import AutoImageProcessor, LlavaProcessor
 
     try:
-        with quiet():
+        with quiet_transformers():
             image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
     except Exception as error:  # a missing or unknown preprocessor has many exception types
-        raise ImageCapError(f"vision_model_name: {name} has no readable preprocessor ({reason(error)})") from None
+        raise ImageCapError(f"vision_model_name: {name} has no readable preprocessor ({one_line(error)})") from None
     # written out instead of a template variable: servers render the template without our code
     bos = tokenizer.decode(own_bos(tokenizer))
     template = CHAT_TEMPLATE.replace("{{ bos }}", bos).replace("<image token>", token)
@@ -244,7 +244,7 @@ def _bases(settings: ModelSettings, vision: Path, language: Path) -> dict[str, d
         part: {
             # of a local folder its own name: where it lies on this machine says nothing to others
             "name": Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
-            "licence": licence_of(folder),
+            "licence": read_licence(folder),
         }
         for part, name, folder in (
             ("vision_model", settings.vision_model_name, vision),
@@ -269,7 +269,7 @@ def _check_head(model: ImageCaptioner, language_model: Any, name: str) -> None:
     """Scaled, capped or otherwise treated logits would be lost in a LLaVA checkpoint; better said than lost."""
     ids = torch.arange(4).unsqueeze(0)
     whole = language_model(input_ids=ids).logits
-    ours = model.lm_head(model.decoder(inputs_embeds=model.embed_tokens(ids)).last_hidden_state)
+    ours = model.lm_head(model.language_model(inputs_embeds=model.embed_tokens(ids)).last_hidden_state)
     if not torch.allclose(whole, ours, rtol=1e-4, atol=1e-4 * float(whole.abs().max())):
         raise ImageCapError(
             f"language_model_name: {name} ({language_model.config.model_type}) treats its logits after the head, "

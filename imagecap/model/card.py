@@ -56,7 +56,9 @@ def _facts(model: "ImageCaptioner") -> str:
         rows.append(f"- {part.replace('_', ' ').capitalize()}: `{base['name']}`, licence: {licence}")
     if rows:
         rows.append("- What was trained from these checkpoints stays under their licences, and those of the data.")
-    rows.append(f"- Image tokens: {model.image_tokens}, from hidden state {config.vision_feature_layer} of the tower")
+    rows.append(
+        f"- Image tokens: {model.num_image_tokens}, from hidden state {config.vision_feature_layer} of the tower"
+    )
     rows.append(f"- Projector: {kind_of(config)}; weights: {str(model.dtype).removeprefix('torch.')}")
     if info.get("data_hash"):
         rows.append(f"- Training data: `{info['data_hash']}`")

@@ -96,7 +96,7 @@ def _require_complete(folder: Path, name: str, setting: str) -> None:
         raise ImageCapError(f"{setting}: the folder {name} has {missing}, so it is not a complete checkpoint")
 
 
-def licence_of(folder: Path) -> str:
+def read_licence(folder: Path) -> str:
     """The licence that a checkpoint states: in its README's front matter, its config, or the title of its LICENSE."""
     readme = folder / "README.md"
     if readme.is_file():
@@ -118,7 +118,7 @@ def licence_of(folder: Path) -> str:
     return "not stated in the checkpoint"
 
 
-def reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """One line of a library's exception, short enough for a sentence."""
     return _one_line(error)
 
@@ -129,7 +129,7 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' notices and its bars for loading and writing shards away from the user's screen.
 
     What they would say (missing or unexpected weights, a resized vocabulary) is checked by the caller instead.

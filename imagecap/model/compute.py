@@ -8,7 +8,7 @@ from imagecap.errors import ImageCapError
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def device_of(settings: ComputeSettings) -> torch.device:
+def resolve_device(settings: ComputeSettings) -> torch.device:
     """The device that is asked for; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
@@ -26,7 +26,7 @@ def device_of(settings: ComputeSettings) -> torch.device:
     return torch.device(settings.device)
 
 
-def dtype_of(settings: ComputeSettings, device: torch.device) -> torch.dtype:
+def resolve_dtype(settings: ComputeSettings, device: torch.device) -> torch.dtype:
     """The type of matrix products; "auto" is bfloat16 on a CUDA GPU that computes in it, else float32."""
     if settings.dtype != "auto":
         return _TYPES[settings.dtype]

@@ -21,7 +21,7 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import model_card
-from imagecap.model.checkpoint import quiet
+from imagecap.model.checkpoint import quiet_transformers
 from imagecap.model.language_model.adapters import add_adapters
 from imagecap.model.language_model.utils import freeze_except_last, own_bos
 from imagecap.model.multimodal_projector.projector import SHUFFLE, kind_of, set_trainable
@@ -64,8 +64,8 @@ class ImageCaptioner(nn.Module):
         # what runs in place of the blocks of encoder and language model: `generate.compilation`
         self.compiled_encoder: Any = None
         self.compiled_decoder: Any = None
-        self.patches = tokens
-        self.image_tokens = tokens // SHUFFLE**2 if kind_of(llava.config) == "pixel_shuffle" else tokens
+        self.num_patches = tokens
+        self.num_image_tokens = tokens // SHUFFLE**2 if kind_of(llava.config) == "pixel_shuffle" else tokens
         self.eval()
 
     @property
@@ -77,7 +77,7 @@ class ImageCaptioner(nn.Module):
         return self.llava.model.multi_modal_projector
 
     @property
-    def decoder(self) -> Any:
+    def language_model(self) -> Any:
         """The stock text model: `inputs_embeds` [batch, tokens, hidden] → `.last_hidden_state`, `.past_key_values`."""
         return self.llava.model.language_model
 
@@ -151,10 +151,10 @@ class ImageCaptioner(nn.Module):
             ImageCapError: more blocks are asked for than the language model has, or it has nothing to adapt.
         """
         blocks, freeze_vision_model = settings.freeze_language_model_except_layers, settings.freeze_vision_model
-        freeze_except_last(self.decoder, self.lm_head, blocks)
+        freeze_except_last(self.language_model, self.lm_head, blocks)
         if settings.lora_rank is not None:
             self.llava.requires_grad_(False)
-            add_adapters(self.decoder, settings.lora_rank, settings.lora_alpha, blocks)
+            add_adapters(self.language_model, settings.lora_rank, settings.lora_alpha, blocks)
         self.vision_tower.requires_grad_(not freeze_vision_model)
         set_trainable(self.projector, kind_of(self.llava.config))
 
@@ -174,7 +174,7 @@ class ImageCaptioner(nn.Module):
             part.dtype = self.dtype
 
         def write(new: Path) -> None:
-            with quiet():
+            with quiet_transformers():
                 self.llava.save_pretrained(new)
                 self.processor.save_pretrained(new)
             for file in new.glob("*.safetensors"):  # written for the owner alone, unlike everything beside them

@@ -80,7 +80,7 @@ def plain_products(model: ImageCaptioner, active: bool) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    parts = [part.config for part in (model.decoder, model.vision_tower)]
+    parts = [part.config for part in (model.language_model, model.vision_tower)]
     parts = [config for config in parts if active and config._attn_implementation == "sdpa"]
     if parts:
         AttentionInterface.register(PRODUCTS, _forward)

@@ -12,9 +12,9 @@ import torch._dynamo
 from torch import nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import reason
+from imagecap.model.checkpoint import one_line
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.language_model.utils import blocks_of
+from imagecap.model.language_model.utils import transformer_blocks
 
 # all blocks share one compiled function: encoder or language model, frozen or not, with gradients or not, one or many
 # pictures; above the limit torch would run them uncompiled without a word
@@ -31,7 +31,7 @@ def compiled_blocks(model: ImageCaptioner, *, encoder: bool) -> list[tuple[nn.Mo
     """
     _require_compiler(model.device)
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-    blocks = [*blocks_of(model.decoder), *(model.vision_tower.encoder.layers if encoder else [])]
+    blocks = [*transformer_blocks(model.language_model), *(model.vision_tower.encoder.layers if encoder else [])]
     return [(block, torch.compile(block.forward, dynamic=True)) for block in blocks]
 
 
@@ -45,6 +45,6 @@ def _require_compiler(device: torch.device) -> None:
         torch.compile(shifted)(torch.ones(8, device=device))
     except Exception as error:  # no compiler, no headers, no Triton, no torch.compile for this Python: no common base
         raise ImageCapError(
-            f"compile: torch.compile does not work on {device.type} here ({reason(error)}): install a C++ compiler "
+            f"compile: torch.compile does not work on {device.type} here ({one_line(error)}): install a C++ compiler "
             "(g++) and the headers of Python, or leave it out"
         ) from error

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imagecap.config import Settings
 from imagecap.data.records import Sample
-from imagecap.model.compute import device_of, dtype_of
+from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.batch import pack
 from imagecap.train.engine import Engine, checkpoint_blocks, shrink_frozen
@@ -41,8 +41,8 @@ def dry_run(settings: Settings, model: ImageCaptioner, training: Sequence[Sample
     Raises:
         ImageCapError: what would stop the training itself: captions that are too long, a model that cannot do it.
     """
-    device = device_of(settings.compute)
-    dtype = dtype_of(settings.compute, device)
+    device = resolve_device(settings.compute)
+    dtype = resolve_dtype(settings.compute, device)
     model = model.to(device).eval()
     plan = Plan(model, list(training)[: settings.train.max_samples], settings.train)
     held_out = Plan(model, list(validation)[: settings.train.validation_pictures], settings.train)
@@ -58,8 +58,8 @@ def dry_run(settings: Settings, model: ImageCaptioner, training: Sequence[Sample
         "",
         f"pictures: {len(plan.samples):,} to train on with {plan.captions:,} captions, {len(held_out.samples):,} to "
         "validate on",
-        f"tokens: {model.image_tokens} a picture, {prompt} a prompt, {sum(tokens) / plan.captions:.1f} a caption; a "
-        f"picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / len(tokens):.0f}",
+        f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / plan.captions:.1f} a caption; "
+        f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / len(tokens):.0f}",
         f"steps: {per_epoch:,} an epoch, {epochs * per_epoch:,} in all, of {settings.train.batch_size} × "
         f"{settings.train.gradient_accumulation_steps} pictures, on {device.type} in "
         f"{str(dtype).removeprefix('torch.')}",
@@ -77,7 +77,7 @@ def estimate(settings: Settings, model: ImageCaptioner, plan: Plan, dtype: torch
     if settings.train.gradient_checkpointing:
         checkpoint_blocks(model)
     longest = max(plan.branches, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
-    rows = pack([longest], model.prompt_ids("").before, model.image_token_id, model.image_tokens).to(model.device)
+    rows = pack([longest], model.prompt_ids("").before, model.image_token_id, model.num_image_tokens).to(model.device)
     size = model.llava.config.vision_config.image_size
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}

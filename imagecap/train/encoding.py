@@ -40,7 +40,7 @@ def _open(engine: Engine, folder: Path, settings: Settings) -> FeatureCache | No
     if augments(options):
         say("pictures are augmented: their features change with every epoch and are not kept")
         return None
-    shape = (model.patches, model.llava.config.vision_config.hidden_size)
+    shape = (model.num_patches, model.llava.config.vision_config.hidden_size)
     key = features_key(model, engine.feature_dtype, engine.kernel)
     return FeatureCache(folder, key, shape, engine.feature_dtype, options.feature_cache_gb * 1e9)
 

@@ -204,10 +204,10 @@ def checkpoint_blocks(model: ImageCaptioner) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    blocks = [module for module in model.decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not blocks or not model.decoder.supports_gradient_checkpointing:
+    blocks = [module for module in model.language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks or not model.language_model.supports_gradient_checkpointing:
         raise ImageCapError("gradient_checkpointing: this language model cannot compute its blocks twice; leave it out")
-    model.decoder.activation_checkpointing_enable({"use_reentrant": False})
+    model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     for block in blocks:
         block.training = True
 
@@ -224,7 +224,7 @@ def shrink_frozen(model: ImageCaptioner, dtype: torch.dtype) -> None:
     """
     if dtype == torch.float32:
         return
-    for weight in [*model.decoder.parameters(), model.lm_head.weight]:
+    for weight in [*model.language_model.parameters(), model.lm_head.weight]:
         if not weight.requires_grad and weight.ndim >= 2 and weight.dtype == torch.float32:
             small = weight.data.to(dtype)
             if torch.equal(small.float(), weight.data):

@@ -17,7 +17,7 @@ from torch import Tensor
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_text
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.vision_encoder.clip_encoder import layers_used
+from imagecap.model.vision_encoder.clip_encoder import num_blocks_used
 
 _RAW: dict[torch.dtype, Any] = {
     torch.float32: np.dtype(np.float32),
@@ -109,7 +109,7 @@ def features_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
         kernel,
     ]
     total.update(json.dumps(facts, sort_keys=True).encode())
-    used = layers_used(model.vision_tower, config.vision_feature_layer)
+    used = num_blocks_used(model.vision_tower, config.vision_feature_layer)
     for name, weight in model.vision_tower.state_dict().items():
         parts = name.split(".")
         if parts[:2] == ["encoder", "layers"] and int(parts[2]) >= used:

@@ -24,10 +24,10 @@ def parameters(model: ImageCaptioner) -> tuple[int, int]:
 def save_whole(model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]) -> None:
     """Write the stock checkpoint: one dtype, adapters merged; `facts` and `metrics` go into `imagecap.json`."""
     model.float()  # frozen weights as they came
-    if has_adapters(model.decoder):
-        merge_adapters(model.decoder)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.decoder.modules()):
-        model.decoder.activation_checkpointing_disable()
+    if has_adapters(model.language_model):
+        merge_adapters(model.language_model)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.language_model.modules()):
+        model.language_model.activation_checkpointing_disable()
     model.eval()
     model.info |= {**facts, "metrics": metrics}
     model.save(folder)
@@ -35,7 +35,7 @@ def save_whole(model: ImageCaptioner, folder: Path, facts: dict[str, Any], metri
 
 def save_copy(model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]) -> None:
     """`save_whole` of a model that is to get other weights: adapters that are merged could not."""
-    save_whole(copy.deepcopy(model) if has_adapters(model.decoder) else model, folder, facts, metrics)
+    save_whole(copy.deepcopy(model) if has_adapters(model.language_model) else model, folder, facts, metrics)
 
 
 def last_losses(history: History) -> dict[str, float]:

@@ -25,7 +25,7 @@ def hidden_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) 
     exact = torch.promote_types(image.dtype, torch.float32)
     parts = [text[:, : rows.image_start], image, text[:, end:]]
     embeds = torch.cat([part.to(exact) for part in parts], dim=1)
-    hidden = decode_packed(model.decoder, embeds, rows)
+    hidden = decode_packed(model.language_model, embeds, rows)
     return hidden.flatten(0, 1).index_select(0, rows.predicts)
 
 
@@ -84,7 +84,7 @@ def check_tree_mask(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -
 
 
 def _states(model: ImageCaptioner, rows: PackedRows) -> Tensor:
-    hidden = decode_packed(model.decoder, model.embed_tokens(rows.ids), rows)
+    hidden = decode_packed(model.language_model, model.embed_tokens(rows.ids), rows)
     return hidden.flatten(0, 1).index_select(0, rows.predicts).float()
 
 

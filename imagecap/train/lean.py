@@ -79,7 +79,7 @@ def lean_modules(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
     """Modules of the language model that can be replaced, each with what to call in place of its `forward`."""
     found: list[tuple[nn.Module, Any]] = []
     kinds: dict[type, bool] = {}
-    for module in model.decoder.modules():
+    for module in model.language_model.modules():
         lean: Any = None
         if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
             lean = _lean_norm

@@ -77,7 +77,7 @@ class Loader:
         features = None
         if self.cache is not None and kept:
             features = self.cache.read([digests[place] for place in kept])
-        packed = pack(rows, self.before, self.model.image_token_id, self.model.image_tokens)
+        packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
         if share and epoch is not None:
             hidden = hidden_tokens(packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], WORDS]))

@@ -57,7 +57,7 @@ class Plan:
                 ids = tuple(model.caption_ids(caption.text, settings.max_caption_tokens))
                 row.append(Branch(prompts[caption.prompt], ids))
             self.branches.append(row)
-        self.prefix = len(model.prompt_ids("").before) + model.image_tokens
+        self.prefix = len(model.prompt_ids("").before) + model.num_image_tokens
 
     @property
     def captions(self) -> int:

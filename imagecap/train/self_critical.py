@@ -86,7 +86,7 @@ class SelfCritical:
                     (Branch(after, tuple(ids)), value) for ids, value in zip(tokens, advantages, strict=True)
                 ]
         rows = [[branch for branch, _ in row] for row in weighed]
-        packed = pack(rows, self.loader.before, model.image_token_id, model.image_tokens)
+        packed = pack(rows, self.loader.before, model.image_token_id, model.num_image_tokens)
         weights = torch.tensor([value for row in weighed for _, value in row], dtype=torch.float64)[packed.owners]
         if not micro.weights.any():  # a process without pictures of its own, which computes along
             return replace(micro, rows=packed, weights=torch.zeros_like(weights)), 0.0

@@ -10,7 +10,7 @@ from imagecap.config import Settings
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
-from imagecap.model.compute import device_of, dtype_of
+from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.encoding import features_of
 from imagecap.train.engine import Engine, checkpoint_blocks, memory_errors, shrink_frozen
@@ -71,7 +71,7 @@ def train(
     require_pictures(training)
     state_folder = Path(state_folder)
     with ExitStack() as stack:
-        group = stack.enter_context(joined(device_of(settings.compute)))
+        group = stack.enter_context(joined(resolve_device(settings.compute)))
         if group.rank == 0:
             stack.enter_context(exclusive(state_folder / "lock", f"training in {state_folder}"))
         stop = stack.enter_context(stop_signals())
@@ -100,8 +100,8 @@ class _Run:
         self.settings, self.options, self.folder = settings, settings.train, folder
         self.stop, self.group = stop, group
         self.watch, self.meter = Stopwatch(), Meter()
-        device = device_of(settings.compute)
-        self.dtype = dtype_of(settings.compute, device)
+        device = resolve_device(settings.compute)
+        self.dtype = resolve_dtype(settings.compute, device)
         if model.dtype in {torch.bfloat16, torch.float16}:
             model.float()  # updates are too small for these types; `dtype` is that of the products
         self.model = model.to(device).eval()  # dropout off: the captions of a picture share its hidden states

@@ -60,7 +60,7 @@ def stock() -> Stock:
         ends = model.llava.generation_config.eos_token_id
         piece = model.prompt_ids(prompt)
         ids = torch.tensor(
-            [[*piece.before, *[model.image_token_id] * model.image_tokens, *piece.after]] * len(pictures)
+            [[*piece.before, *[model.image_token_id] * model.num_image_tokens, *piece.after]] * len(pictures)
         )
         out = model.llava.generate(
             input_ids=ids,

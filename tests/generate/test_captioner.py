@@ -98,7 +98,7 @@ def test_prompt_of_settings_then_of_model(model: ImageCaptioner, pictures: Pictu
 def test_score_is_the_mean_log_probability(model: ImageCaptioner, pictures: Pictures) -> None:
     piece = model.prompt_ids(PROMPT)
     for picture, one in zip(pictures, caption(model, pictures, PROMPT, GenerateSettings()), strict=True):
-        head = [*piece.before, *[model.image_token_id] * model.image_tokens, *piece.after]
+        head = [*piece.before, *[model.image_token_id] * model.num_image_tokens, *piece.after]
         ids = torch.tensor([head + one.token_ids])
         with torch.no_grad():
             logits = model.llava(input_ids=ids, pixel_values=model.pixel_values([picture])).logits[0]
@@ -161,11 +161,11 @@ def test_more_tokens_than_positions(model: ImageCaptioner, pictures: Pictures) -
 def test_dropout_is_off_and_comes_back(model: ImageCaptioner, pictures: Pictures) -> None:
     settings = GenerateSettings(max_length=10)
     expected = caption(model, pictures, PROMPT, settings)
-    for layer in model.decoder.layers:
+    for layer in model.language_model.layers:
         layer.self_attn.attention_dropout = 0.5
-    model.decoder.train()
+    model.language_model.train()
     assert caption(model, pictures, PROMPT, settings) == expected
-    assert model.decoder.training
+    assert model.language_model.training
     assert not model.vision_tower.training
 
 
@@ -201,7 +201,7 @@ def test_how_a_caption_begins(model: ImageCaptioner, pictures: Pictures, stock: 
     ours = caption(model, pictures, PROMPT, GenerateSettings(max_length=9, num_beams=beams, caption_start=start))
     piece = model.prompt_ids(PROMPT)
     for image, each in zip(pictures, ours, strict=True):
-        row = [*piece.before, *[model.image_token_id] * model.image_tokens, *piece.after, *ids]
+        row = [*piece.before, *[model.image_token_id] * model.num_image_tokens, *piece.after, *ids]
         said = model.llava.generate(
             input_ids=torch.tensor([row]),
             attention_mask=torch.ones(1, len(row)),

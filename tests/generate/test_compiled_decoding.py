@@ -17,7 +17,7 @@ from imagecap.generate.captioner import caption
 from imagecap.generate.compilation import CompiledDecoder, compile_decoding, open_captioner
 from imagecap.generate.token_step import next_hidden, read_prefix
 from imagecap.model import ahead_of_time
-from imagecap.model.vision_encoder.clip_encoder import compiled_encoder, hidden_state
+from imagecap.model.vision_encoder.clip_encoder import compile_encoder, hidden_state
 from tests.generate.test_running import PROMPTS
 from tests.generate.test_token_step import HIDDEN, KINDS, random_model
 
@@ -157,7 +157,7 @@ def test_captions_of_an_opened_model(
 
     with torch.no_grad():
         for each in (model, compiled):
-            each.decoder.layers[1].mlp.up_proj.weight *= -1
+            each.language_model.layers[1].mlp.up_proj.weight *= -1
             each.vision_tower.encoder.layers[0].mlp.fc1.weight *= 2
     changed = [tokens for tokens, _ in captions(model, pictures)]
     assert changed != [each.token_ids for each in expected_rows]
@@ -187,9 +187,9 @@ def test_a_damaged_compilation_is_made_again(
     tiny_model: "ImageCaptioner", cache_folder: Path, pictures: list[Image.Image]
 ) -> None:
     tower, layer, pixels = tiny_model.vision_tower, -2, tiny_model.pixel_values(pictures)
-    compiled_encoder(tower, layer)
+    compile_encoder(tower, layer)
     for file in cache_folder.glob("encode-*.pt2"):
         file.write_bytes(file.read_bytes()[:1000])
     with torch.inference_mode():
-        found = hidden_state(tower, pixels, layer, compiled_encoder(tower, layer))
+        found = hidden_state(tower, pixels, layer, compile_encoder(tower, layer))
         torch.testing.assert_close(found, hidden_state(tower, pixels, layer))

@@ -26,13 +26,13 @@ PREFIX = 21
 
 @pytest.fixture
 def prefix(model: ImageCaptioner) -> torch.Tensor:
-    return torch.randn((3, PREFIX, model.decoder.config.hidden_size), generator=torch.Generator().manual_seed(4))
+    return torch.randn((3, PREFIX, model.language_model.config.hidden_size), generator=torch.Generator().manual_seed(4))
 
 
 def whole(model: ImageCaptioner, prefix: torch.Tensor, tokens: list[int]) -> torch.Tensor:
     """Teacher-forced logits `[vocabulary]` after one prefix `[tokens, hidden]` and `tokens`."""
     text = model.embed_tokens(torch.tensor([tokens], dtype=torch.long))
-    hidden = model.decoder(inputs_embeds=torch.cat((prefix[None], text), dim=1)).last_hidden_state
+    hidden = model.language_model(inputs_embeds=torch.cat((prefix[None], text), dim=1)).last_hidden_state
     return model.lm_head(hidden[0, -1])
 
 
@@ -91,7 +91,7 @@ def test_beams_equal_the_whole_pass_while_they_are_reordered(model: ImageCaption
 
 @torch.inference_mode()
 def test_beams_take_a_third_of_the_memory(model: ImageCaptioner) -> None:
-    prefix = torch.randn((2, 200, model.decoder.config.hidden_size))
+    prefix = torch.randn((2, 200, model.language_model.config.hidden_size))
     engine = Engine(model, 5)
     engine.prefill(prefix)
     repeated = Engine(model)
@@ -119,11 +119,11 @@ def test_keys_are_not_copied_for_every_head(
 
     monkeypatch.setattr("transformers.integrations.sdpa_attention.repeat_kv", refuse)
     assert caption(model, pictures, "x", settings) == expected
-    assert model.decoder.config._attn_implementation == "sdpa"
-    with grouped_heads(model.decoder.config):  # as another thread may
+    assert model.language_model.config._attn_implementation == "sdpa"
+    with grouped_heads(model.language_model.config):  # as another thread may
         assert caption(model, pictures, "x", settings) == expected
-        assert model.decoder.config._attn_implementation != "sdpa"
-    assert model.decoder.config._attn_implementation == "sdpa"
+        assert model.language_model.config._attn_implementation != "sdpa"
+    assert model.language_model.config._attn_implementation == "sdpa"
 
 
 def test_the_last_live_rows_fill_the_holes() -> None:
@@ -187,7 +187,7 @@ def test_other_language_models(
 
 
 def test_what_cannot_be_decoded_is_said(model: ImageCaptioner) -> None:
-    config = model.decoder.config
+    config = model.language_model.config
     config._attn_implementation = "flash_attention_2"
     check_decoder(model, beams=1, tokens=100)
     with pytest.raises(ImageCapError, match="attn_implementation='sdpa'"):

@@ -66,7 +66,7 @@ def test_logits_equal_those_of_the_whole_pass(model: "ImageCaptioner", pictures:
             batch.admit(prefix, [Row(SETTINGS, key=place)])
         for place, row in enumerate(batch.rows):
             said = model.embed_tokens(torch.tensor([row.tokens], dtype=torch.long))
-            whole = model.decoder(inputs_embeds=torch.cat((read[row.key], said), dim=1)).last_hidden_state
+            whole = model.language_model(inputs_embeds=torch.cat((read[row.key], said), dim=1)).last_hidden_state
             expected = model.lm_head(whole[:, -1]).float()[0]
             torch.testing.assert_close(batch._logits[place], expected, rtol=1e-6, atol=1e-6)
         batch.step()
@@ -96,5 +96,5 @@ def test_order_after_rows_left() -> None:
 
 def test_which_models_share_a_batch(model: "ImageCaptioner") -> None:
     assert can_run_ragged(model)
-    model.decoder.config.layer_types = ["sliding_attention"]
+    model.language_model.config.layer_types = ["sliding_attention"]
     assert not can_run_ragged(model)

@@ -37,13 +37,13 @@ print(json.dumps({"prompt": chat["input_ids"][0].tolist(), "ids": ids[0].tolist(
 
 def prompt_row(model: ImageCaptioner, prompt: str = "Describe this image.") -> torch.Tensor:
     ids = model.prompt_ids(prompt)
-    return torch.tensor([[*ids.before, *[model.image_token_id] * model.image_tokens, *ids.after]])
+    return torch.tensor([[*ids.before, *[model.image_token_id] * model.num_image_tokens, *ids.after]])
 
 
 @pytest.mark.parametrize("projector", ["mlp", "pixel_shuffle"])
 def test_saved_folder_opens_in_plain_transformers(tiny_bases: ModelSettings, tmp_path: Path, projector: str) -> None:
     tiny_model = build(tiny_bases.model_copy(update={"projector": projector}))
-    assert tiny_model.image_tokens == {"mlp": 16, "pixel_shuffle": 4}[projector]
+    assert tiny_model.num_image_tokens == {"mlp": 16, "pixel_shuffle": 4}[projector]
     tiny_model.info["prompt"] = "Describe this image."
     tiny_model.save(tmp_path / "final")
     picture().save(tmp_path / "picture.png")
@@ -140,7 +140,7 @@ def test_encoder_stops_at_the_used_layer_and_equals_stock(tiny_bases: ModelSetti
         used, runs[:] = list(runs), []
         stock = torch.stack(model.llava.get_image_features(pixel_values=pixels).pooler_output)
     assert used == list(range(layer if layer >= 0 else 4 + layer))
-    assert ours.shape == (2, model.image_tokens, 32)
+    assert ours.shape == (2, model.num_image_tokens, 32)
     assert torch.equal(ours, stock)
 
 
@@ -232,7 +232,7 @@ def test_other_towers(tiny_bases: ModelSettings, tmp_path: Path, write: object) 
     model.save(tmp_path / "final")
     again = load(tmp_path / "final")
     row, pixels = prompt_row(again), again.pixel_values([picture()])
-    assert model.image_tokens == 16
+    assert model.num_image_tokens == 16
     with torch.no_grad():
         stock = torch.stack(again.llava.get_image_features(pixel_values=pixels).pooler_output)
         assert torch.equal(model.project(model.encode_images(pixels)), stock)

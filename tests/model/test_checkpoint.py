@@ -9,7 +9,7 @@ import pytest
 from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
-from imagecap.model.checkpoint import find_checkpoint, licence_of
+from imagecap.model.checkpoint import find_checkpoint, read_licence
 from tests.tiny import write_tiny_clip
 
 
@@ -71,7 +71,7 @@ def test_a_lost_shard_is_named(tmp_path: Path, tiny_bases: ModelSettings) -> Non
     (folder / "model.safetensors").unlink()
     AutoModelForCausalLM.from_pretrained(tiny_bases.language_model_name).save_pretrained(folder, max_shard_size="50KB")
     settings = tiny_bases.model_copy(update={"language_model_name": str(folder)})
-    assert build(settings).image_tokens == 16
+    assert build(settings).num_image_tokens == 16
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
     with pytest.raises(ImageCapError, match=r"no model-00002-of-.*\.safetensors, which model\.safetensors\.index"):
         build(settings)
@@ -117,8 +117,8 @@ def test_logits_that_a_llava_checkpoint_cannot_hold(tmp_path: Path, tiny_bases: 
 
 
 def test_licences(tmp_path: Path) -> None:
-    assert licence_of(tmp_path) == "not stated in the checkpoint"
+    assert read_licence(tmp_path) == "not stated in the checkpoint"
     (tmp_path / "LICENSE").write_text("\n  MIT License\n\nCopyright")
-    assert licence_of(tmp_path) == "MIT License"
+    assert read_licence(tmp_path) == "MIT License"
     (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
-    assert licence_of(tmp_path) == "apache-2.0"
+    assert read_licence(tmp_path) == "apache-2.0"

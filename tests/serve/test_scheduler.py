@@ -189,6 +189,6 @@ def test_models_that_cannot_share_a_batch_are_decoded_apart(
 def test_what_is_asked_wrongly(model: "ImageCaptioner") -> None:
     with pytest.raises(ImageCapError, match="brings none of its own"):
         Scheduler(model).caption(PICTURES[:1], None, GREEDY)
-    model.decoder.config.max_position_embeddings = 20
+    model.language_model.config.max_position_embeddings = 20
     with pytest.raises(ImageCapError, match="20 positions"):
         Scheduler(model).caption(PICTURES[:1], "a", GREEDY)

@@ -39,7 +39,7 @@ def test_equals_the_fused_kernel(heads: int, key_heads: int, queries: int, keys:
 
 
 def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
-    parts = [tiny_model.decoder.config, tiny_model.vision_tower.config]
+    parts = [tiny_model.language_model.config, tiny_model.vision_tower.config]
     with plain_products(tiny_model, False):
         assert [each._attn_implementation for each in parts] == ["sdpa"] * 2
     with plain_products(tiny_model, True):
@@ -56,9 +56,9 @@ def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
 def test_without_a_mask_a_language_model_still_sees_no_later_token(tiny_model: ImageCaptioner) -> None:
     embeds = torch.randn(2, 9, 32)
     with torch.no_grad():
-        expected = tiny_model.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        expected = tiny_model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         with plain_products(tiny_model, True):
-            found = tiny_model.decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            found = tiny_model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

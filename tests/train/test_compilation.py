@@ -41,7 +41,7 @@ def test_loss_and_gradients_of_compiled_blocks(tiny_bases: ModelSettings) -> Non
     model = build(tiny_bases)
     model.double()
     blocks = compiled_blocks(model, encoder=False)
-    assert [block for block, _ in blocks] == list(model.decoder.layers)
+    assert [block for block, _ in blocks] == list(model.language_model.layers)
     names = set(model.llava.state_dict())
     for case in RAGGED:
         rows = encode(model, CASES[case])
@@ -65,7 +65,7 @@ def test_loss_and_gradients_of_compiled_blocks(tiny_bases: ModelSettings) -> Non
     for case in RAGGED:
         rows = encode(model, CASES[case])
         batch = packed(model, rows)
-        features = torch.zeros(len(rows), model.patches, 32, dtype=torch.float64)
+        features = torch.zeros(len(rows), model.num_patches, 32, dtype=torch.float64)
         with replaced(again):
             packed_loss(model, features, batch, torch.ones(len(batch.labels), dtype=torch.float64))
     assert counter.frame_count == 1

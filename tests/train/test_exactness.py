@@ -61,7 +61,7 @@ def encode(model: ImageCaptioner, rows: list[list[tuple[str, str]]], max_tokens:
 
 
 def packed(model: ImageCaptioner, rows: list[list[Branch]]) -> PackedRows:
-    return pack(rows, model.prompt_ids("").before, model.image_token_id, model.image_tokens)
+    return pack(rows, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
 
 
 def plain_losses(model: ImageCaptioner, images: list[Image.Image], rows: list[list[Branch]]) -> list[Tensor]:
@@ -70,7 +70,7 @@ def plain_losses(model: ImageCaptioner, images: list[Image.Image], rows: list[li
     for image, branches in zip(images, rows, strict=True):
         for branch in branches:
             before = model.prompt_ids("").before
-            prompt = [*before, *[model.image_token_id] * model.image_tokens, *branch.prompt]
+            prompt = [*before, *[model.image_token_id] * model.num_image_tokens, *branch.prompt]
             ids = torch.tensor([[*prompt, *branch.caption]])
             logits = model.llava(input_ids=ids, pixel_values=model.pixel_values([image])).logits
             predicted = logits[0, len(prompt) - 1 : -1]
@@ -161,7 +161,7 @@ def test_loss_weightings(tiny_model: ImageCaptioner, weighting: str) -> None:
 def test_blocks_that_are_computed_twice(tiny_model: ImageCaptioner) -> None:
     checkpoint_blocks(tiny_model)
     runs = []
-    block = tiny_model.decoder.layers[0].mlp
+    block = tiny_model.language_model.layers[0].mlp
     block.register_forward_pre_hook(lambda *_: runs.append(1))
     compare(tiny_model.double(), [CASES["ragged"]])
     rows = sum(len(row) for row in CASES["ragged"])

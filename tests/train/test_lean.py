@@ -52,8 +52,8 @@ def test_only_what_computes_the_same_is_replaced(tiny_bases: ModelSettings, tmp_
     model = build(tiny_bases)
     kinds = {type(module).__name__ for module, _ in lean_modules(model)}
     assert kinds == {"Qwen3RMSNorm", "Qwen3MLP"}
-    model.decoder.layers[0].mlp.act_fn = nn.GELU()
-    type_of_norm = type(model.decoder.norm)
+    model.language_model.layers[0].mlp.act_fn = nn.GELU()
+    type_of_norm = type(model.language_model.norm)
     with pytest.MonkeyPatch.context() as patch:  # as Gemma has it
         patch.setattr(type_of_norm, "forward", lambda self, x: plain_norm(x, 1 + self.weight, self.variance_epsilon))
         assert lean_modules(model) == []
@@ -63,7 +63,7 @@ def test_only_what_computes_the_same_is_replaced(tiny_bases: ModelSettings, tmp_
 
 def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
     embeds = torch.randn(2, 9, 32)
-    expected = tiny_model.decoder(inputs_embeds=embeds).last_hidden_state
+    expected = tiny_model.language_model(inputs_embeds=embeds).last_hidden_state
     modules = lean_modules(tiny_model)
     assert len(modules) == 3 * 5 + 1
     calls: list[int] = []
@@ -71,7 +71,7 @@ def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
         (module, lambda *args, forward=forward: calls.append(1) or forward(*args)) for module, forward in modules
     ]
     with replaced(modules):
-        found = tiny_model.decoder(inputs_embeds=embeds).last_hidden_state
+        found = tiny_model.language_model(inputs_embeds=embeds).last_hidden_state
     assert len(calls) == 3 * 5 + 1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert all("forward" not in vars(module) for module, _ in modules)

@@ -319,15 +319,15 @@ def test_low_precision_products_keep_exact_weights(
     tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path, dtype: str
 ) -> None:
     model = build(tiny_bases.model_copy(update={"freeze_language_model_except_layers": 1}))
-    for weight in model.decoder.parameters():  # as a bfloat16 checkpoint has them
+    for weight in model.language_model.parameters():  # as a bfloat16 checkpoint has them
         weight.data = weight.data.bfloat16().float()
-    frozen = model.decoder.layers[0].mlp.up_proj.weight.clone()
+    frozen = model.language_model.layers[0].mlp.up_proj.weight.clone()
     exact = run(tmp_path / "exact", build(tiny_bases), make_samples(4), num_epochs=1)
     settings = settings_in(tmp_path, num_epochs=1)
     settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"dtype": dtype})})
     summary = train(settings, model, make_samples(4), [], state_folder=tmp_path / "state")
     assert summary.dtype == dtype
     assert summary.train_loss == pytest.approx(exact.train_loss, rel=0.05)
-    assert model.decoder.layers[0].mlp.up_proj.weight.dtype == torch.float32
-    assert torch.equal(model.decoder.layers[0].mlp.up_proj.weight, frozen)
+    assert model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.float32
+    assert torch.equal(model.language_model.layers[0].mlp.up_proj.weight, frozen)
     assert load(tmp_path / "out" / "final").dtype == torch.float32

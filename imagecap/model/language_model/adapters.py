@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.language_model.utils import blocks_of
+from imagecap.model.language_model.utils import transformer_blocks
 
 NAME = "imagecap"  # of the adapter
 
@@ -21,7 +21,7 @@ def add_adapters(text_model: nn.Module, rank: int, alpha: float, blocks: int | N
     from peft import LoraConfig, inject_adapter_in_model
 
     text_model.requires_grad_(False)
-    own = list(blocks_of(text_model))
+    own = list(transformer_blocks(text_model))
     chosen = own if blocks is None else own[-blocks:]
     wanted = {id(module) for block in chosen for module in block.modules() if _linear(module)}
     names = [name for name, module in text_model.named_modules() if id(module) in wanted]

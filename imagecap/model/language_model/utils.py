@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import quiet, reason
+from imagecap.model.checkpoint import one_line, quiet_transformers
 
 # tokens that vocabularies already keep for pictures, best first
 IMAGE_TOKENS = ("<|image_pad|>", "<image>", "<|image|>", "<image_soft_token>", "[IMG]", "<IMG_CONTEXT>")
@@ -24,10 +24,10 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     try:
-        with quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises KeyError, ValueError, OSError, … for a config it cannot read
-        raise ImageCapError(f"language_model_name: {name} cannot be read ({reason(error)})") from None
+        raise ImageCapError(f"language_model_name: {name} cannot be read ({one_line(error)})") from None
     named = " ".join(getattr(config, "architectures", None) or [])
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
     if not causal or hasattr(config, "vision_config") or (named and not named.endswith(("ForCausalLM", "LMHeadModel"))):
@@ -37,7 +37,7 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
         )
     stock: Any = AutoModelForCausalLM
     try:
-        with quiet():
+        with quiet_transformers():
             model, loading = stock.from_pretrained(
                 folder,
                 dtype="auto" if as_stored else torch.float32,
@@ -45,7 +45,7 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
                 local_files_only=True,
             )
     except Exception as error:  # safetensors, unpickling and shape errors have no common base
-        raise ImageCapError(f"language_model_name: the weights of {name} cannot be read ({reason(error)})") from None
+        raise ImageCapError(f"language_model_name: the weights of {name} cannot be read ({one_line(error)})") from None
     bad = sorted(loading["missing_keys"]) or sorted(str(key[0]) for key in loading["mismatched_keys"])
     if bad:
         raise ImageCapError(f"language_model_name: {name} has no usable weights for {bad[0]}: it is not complete")
@@ -67,10 +67,10 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a missing or unknown tokenizer has many exception types
-        raise ImageCapError(f"language_model_name: {name} has no readable tokenizer ({reason(error)})") from None
+        raise ImageCapError(f"language_model_name: {name} has no readable tokenizer ({one_line(error)})") from None
     if tokenizer.eos_token_id is None:
         raise ImageCapError(f"language_model_name: the tokenizer of {name} has no end-of-sequence token (eos_token)")
     if tokenizer.pad_token_id is None:
@@ -102,12 +102,12 @@ def image_token(tokenizer: Any, language_model: Any) -> str:
     tokenizer.add_special_tokens({"additional_special_tokens": [ADDED_IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     needed = tokenizer.convert_tokens_to_ids(ADDED_IMAGE_TOKEN) + 1
     if needed > language_model.get_input_embeddings().num_embeddings:
-        with quiet():
+        with quiet_transformers():
             language_model.resize_token_embeddings(needed, mean_resizing=False)
     return ADDED_IMAGE_TOKEN
 
 
-def blocks_of(text_model: nn.Module) -> nn.ModuleList:
+def transformer_blocks(text_model: nn.Module) -> nn.ModuleList:
     """The transformer blocks of a text model: its longest list of modules of one kind.
 
     Raises:
@@ -129,7 +129,7 @@ def freeze_except_last(text_model: nn.Module, head: nn.Module, blocks: int | Non
         module.requires_grad_(blocks is None)
     if not blocks:
         return
-    own = blocks_of(text_model)
+    own = transformer_blocks(text_model)
     if blocks > len(own):
         raise ImageCapError(
             f"freeze_language_model_except_layers is {blocks}, but the language model has {len(own)} blocks; "

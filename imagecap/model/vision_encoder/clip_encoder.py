@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.ahead_of_time import Run, alike, compiled
-from imagecap.model.checkpoint import quiet, reason
+from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
+from imagecap.model.checkpoint import one_line, quiet_transformers
 
 _ROWS = 24  # pictures to trace with: a usual number, for which loops are arranged
 
@@ -37,10 +37,10 @@ def load_tower(folder: Path, name: str) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     try:
-        with quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises KeyError, ValueError, OSError, … for a config it cannot read
-        raise ImageCapError(f"vision_model_name: {name} cannot be read ({reason(error)})") from None
+        raise ImageCapError(f"vision_model_name: {name} cannot be read ({one_line(error)})") from None
     vision = getattr(config, "vision_config", config)
     if vision.model_type not in TOWERS:
         raise ImageCapError(
@@ -49,12 +49,12 @@ def load_tower(folder: Path, name: str) -> Any:
         )
     tower_class: Any = MODEL_MAPPING[type(vision)]
     try:
-        with quiet():
+        with quiet_transformers():
             tower, loading = tower_class.from_pretrained(
                 folder, config=vision, dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
     except Exception as error:  # safetensors, unpickling and shape errors have no common base
-        raise ImageCapError(f"vision_model_name: the weights of {name} cannot be read ({reason(error)})") from None
+        raise ImageCapError(f"vision_model_name: the weights of {name} cannot be read ({one_line(error)})") from None
     missing = sorted(key for key in loading["missing_keys"] if not key.startswith(UNUSED))
     if missing or loading["mismatched_keys"]:
         what = missing[0] if missing else sorted(str(key[0]) for key in loading["mismatched_keys"])[0]
@@ -62,7 +62,7 @@ def load_tower(folder: Path, name: str) -> Any:
     return tower
 
 
-def layers_used(tower: Any, layer: int) -> int:
+def num_blocks_used(tower: Any, layer: int) -> int:
     """How many blocks must run for hidden state `layer`: hidden state 0 is the first block's input, -1 the last output.
 
     Raises:
@@ -86,13 +86,13 @@ def hidden_state(
     Args:
         tower: the encoder.
         pixel_values: `[images, 3, height, width]`.
-        layer: see `layers_used`.
-        blocks: what to call in place of the tower's own blocks; see `compiled_encoder`.
+        layer: see `num_blocks_used`.
+        blocks: what to call in place of the tower's own blocks; see `compile_encoder`.
 
     Returns:
         `[images, tokens, hidden]`; the class token, if the tower has one, comes first.
     """
-    used = layers_used(tower, layer)
+    used = num_blocks_used(tower, layer)
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
@@ -107,7 +107,7 @@ def _encode(block: Any, hidden: Tensor) -> Tensor:
     return found
 
 
-def compiled_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
+def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     """The blocks that `hidden_state` calls, compiled; without gradients.
 
     Raises:
@@ -115,10 +115,12 @@ def compiled_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]
     """
     like = tower.embeddings.patch_embedding.weight
     hidden = like.new_zeros(_ROWS, tower.embeddings.position_embedding.num_embeddings, tower.config.hidden_size)
-    blocks = _blocks(tower)[: layers_used(tower, layer)]
-    runs: list[Run] = alike(blocks, lambda block: compiled(_encode, block, tower.config, [hidden], [{0: "pictures"}]))
+    blocks = _blocks(tower)[: num_blocks_used(tower, layer)]
+    runs: list[CompiledBlock] = compile_distinct(
+        blocks, lambda block: compile_block(_encode, block, tower.config, [hidden], [{0: "pictures"}])
+    )
 
-    def calls(run: Run, block: nn.Module) -> Callable[[Tensor], Tensor]:
+    def calls(run: CompiledBlock, block: nn.Module) -> Callable[[Tensor], Tensor]:
         weights = list(block.parameters())
         return lambda hidden: run([*weights, hidden.contiguous()])[0]
 
