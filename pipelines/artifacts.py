@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagecap.report.wording import label_of
+from imagecap.report.formatting import metric_label
 from pipelines.stages import EVALUATION, PLOTS, RUN_FILE
 from pipelines.stages.evaluate import GALLERY_FILE, REPORT, RESULTS
 
@@ -88,7 +88,9 @@ def metric_table(found: dict[str, Any]) -> list[str]:
         low, high = found["intervals"].get(name, (None, None))
         interval = f"{low:.3f} to {high:.3f}" if low is not None else ""
         cells = [f"{metrics[name]:.3f}" if name in metrics else "" for metrics in floors.values()]
-        lines.append(f"| {' | '.join([label_of(name, found.get('names', {})), f'{value:.3f}', interval, *cells])} |")
+        lines.append(
+            f"| {' | '.join([metric_label(name, found.get('names', {})), f'{value:.3f}', interval, *cells])} |"
+        )
     return [*lines, ""]
 
 

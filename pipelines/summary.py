@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imagecap.config import read_params
 from imagecap.errors import ImageCapError
-from imagecap.report.tables import format_table
+from imagecap.report.tables import format_evaluation
 from pipelines.stages import EVALUATION
 from pipelines.stages.evaluate import spread
 
@@ -28,7 +28,7 @@ def summary() -> str:
     name = settings.tracking.registered_model_name
     images = Path(settings.data.data_path) / "images"
     results = found["results"]
-    lines = ["", format_table(found), ""]
+    lines = ["", format_evaluation(found), ""]
     for row in spread(results, EXAMPLES):
         lines.append(f"{images / row['image']}\n    {row['caption'] or '(no words)'}")
     lines += [

@@ -23,7 +23,7 @@ from imagecap.config import parse_settings, read_params
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_bytes, atomic_write_text
 from imagecap.locks import exclusive
-from imagecap.report.wording import label_of
+from imagecap.report.formatting import metric_label
 from pipelines import tasks
 from pipelines.flows import LOCKED
 from pipelines.shell import CommandFailed, stream_many
@@ -176,7 +176,7 @@ def rank(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
         if not named:
             continue
         row["value"] = sum(row["metrics"][name] for name in named) / len(named)
-        row["shown"] = " and ".join(label_of(name, row.get("names", {})) for name in named)
+        row["shown"] = " and ".join(metric_label(name, row.get("names", {})) for name in named)
         ends = [row["intervals"][name] for name in named if name in row["intervals"]]
         # of several languages the mean of their intervals: wider than the mean's own
         row["low"], row["high"] = (

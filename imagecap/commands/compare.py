@@ -2,17 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagecap.config import EvaluateSettings
 from imagecap.errors import ImageCapError
-from imagecap.eval.compare import Change, Comparison, compare_results
+from imagecap.eval.compare import compare_results
 from imagecap.files import atomic_write_json, read_json
-from imagecap.report.tables import text_table
-from imagecap.report.wording import comparison_rows, label_of
+from imagecap.report.tables import format_changed_picture, format_comparison
 
 RESULTS = "evaluation/eval_results.json"
 SHOWN = 5
@@ -46,8 +44,7 @@ def run_compare(request: Request) -> None:
     )
     print(format_comparison(found))
     for row in [row for row in found.pictures if row["difference"]][:SHOWN]:
-        print(f"\n{row['image']}  CIDEr {row['baseline_CIDEr']:.2f} → {row['candidate_CIDEr']:.2f}")
-        print(f"    before  {row['baseline']}\n    after   {row['candidate']}\n    people  {row['references'][0]}")
+        print(f"\n{format_changed_picture(row)}")
     if request.output_file is not None:
         atomic_write_json(request.output_file, found.to_dict())
         print(f"\ncomparison: {request.output_file}")
@@ -96,28 +93,3 @@ def _from_revision(revision: str) -> Any:
         raise ImageCapError(
             f"{revision} is no file, no MLflow run, and no git revision whose {RESULTS} is here: {reason}"
         ) from None
-
-
-def format_comparison(found: Comparison) -> str:
-    """The table of a comparison, and what it says in a sentence."""
-    lines = [text_table(comparison_rows(found)), f"{found.n} captions compared" + _left_out(found)]
-    lines += [f"{label_of(name, found.names)}: {judgement(change)}" for name, change in _leading(found.changes).items()]
-    return "\n".join(lines)
-
-
-def judgement(change: Change) -> str:
-    """Better, worse, or not surely either, with the numbers that say so."""
-    span = f"{change.low:+.3f} to {change.high:+.3f}"
-    if change.low > 0:
-        return f"the candidate is better by {change.difference:.3f} (95 %: {span})"
-    if change.high < 0:
-        return f"the candidate is worse by {-change.difference:.3f} (95 %: {span})"
-    return f"no sure difference ({change.difference:+.3f}, 95 %: {span})"
-
-
-def _leading(changes: Mapping[str, Change]) -> dict[str, Change]:
-    return {name: change for name, change in changes.items() if name.rpartition("/")[2] == "CIDEr"}
-
-
-def _left_out(found: Comparison) -> str:
-    return f"; {found.left_out} that only one of the two has are left out" if found.left_out else ""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from imagecap.commands.compare import format_comparison, load_results
+from imagecap.commands.compare import load_results
 from imagecap.config import Settings
 from imagecap.data.dataset import read_captions, read_image_folder
 from imagecap.data.records import Sample
@@ -39,7 +39,7 @@ def run_evaluation(
     from imagecap.eval.evaluator import evaluate
     from imagecap.generate.compilation import open_captioner
     from imagecap.report.page import write_report
-    from imagecap.report.tables import format_table
+    from imagecap.report.tables import format_comparison, format_evaluation
 
     model = open_captioner(model_path, settings.compute)
     found = evaluate(model, samples, settings, training).to_dict()
@@ -48,7 +48,7 @@ def run_evaluation(
     if report_file is not None:
         pictures = {sample.image: sample.path for sample in samples}
         write_report(found, pictures, report_file, comparison=comparison)
-    print(format_table(found))
+    print(format_evaluation(found))
     if comparison is not None:
         print(format_comparison(comparison))
     print("\n".join(f"note: {note}" for note in found["notes"]))

@@ -9,10 +9,10 @@ from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import score_intervals
 from imagecap.eval.score_files import read_hypotheses, read_references
 from imagecap.files import atomic_write_json
-from imagecap.metrics import Scores, display_name, prepare_references, resolve_tokenizer, score
+from imagecap.metrics import prepare_references, resolve_tokenizer, score
 from imagecap.metrics.java import HOW_TO, has_meteor
 from imagecap.metrics.official import official_scores
-from imagecap.report.tables import text_table
+from imagecap.report.tables import format_scores
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run_score(request: Request) -> None:
         found = score(prepared, captions)
         intervals = score_intervals(found.columns, found.bleu, request.resamples, found.meteor)
         official = official_scores(prepared, captions, known) if request.official else None
-        print(_table(found, intervals, official))
+        print(format_scores(found, intervals, official))
         print(f"{len(captions)} pictures, {len(prepared.tokens)} references; CIDEr's idf is that of these references")
         written[language] = {
             "tokenizer": found.tokenizer,
@@ -93,17 +93,3 @@ def _merged(by_language: dict[str, Any]) -> dict[str, Any]:
             else:
                 merged[image] = captions
     return merged
-
-
-def _table(found: Scores, intervals: dict[str, tuple[float, float]], official: dict[str, float] | None) -> str:
-    heads = ["metric", "score", "95%", *(["official", "difference"] if official is not None else [])]
-    rows = [heads]
-    for name, value in found.overall.items():
-        low, high = intervals.get(name, (None, None))
-        cells = [display_name(name, found.language, found.tokenizer), f"{value:.4f}"]
-        cells.append(f"{low:.4f}–{high:.4f}" if low is not None else "–")
-        if official is not None:
-            theirs = official.get(name)
-            cells += [f"{theirs:.4f}", f"{value - theirs:+.1e}"] if theirs is not None else ["–", "–"]
-        rows.append(cells)
-    return text_table(rows)

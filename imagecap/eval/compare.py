@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import resample_weights
+from imagecap.eval.verdicts import Verdict, verdict
 from imagecap.metrics import METRICS, Scores, display_name, prepare_references, score
 from imagecap.metrics.java import meteor_of_sums
 from imagecap.metrics.scores import BleuParts, Floats, bleu_scores
@@ -53,6 +54,11 @@ class Change:
     better: int
     worse: int
     tied: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the candidate is better or worse than the baseline, by the interval of the difference."""
+        return verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
+from imagecap.eval.verdicts import verdict
 from imagecap.registry.tracking import CHAMPION
-from imagecap.report.wording import label_of
+from imagecap.report.formatting import metric_label
 
 CHALLENGER = "challenger"
 DECISION = "imagecap.decision"  # "champion" or "challenger"
@@ -101,18 +102,18 @@ def judge(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
         )
     shown = comparison.get("names", {})  # with the tokenizer, which decides what the numbers mean
     told = "; ".join(
-        f"{label_of(name, shown)} {entry['baseline']:.3f} → {entry['candidate']:.3f} "
+        f"{metric_label(name, shown)} {entry['baseline']:.3f} → {entry['candidate']:.3f} "
         f"({entry['difference']:+.3f}, 95 % {entry['low']:+.3f} to {entry['high']:+.3f})"
         for name, entry in found.items()
     )
     told = f"{told} on {comparison['n']} captions"
     edge = "low" if rule.require_interval else "difference"
     better = [name for name, entry in found.items() if entry[edge] > rule.minimum_difference]
-    worse = [name for name, entry in found.items() if entry["high"] < 0]
+    worse = [name for name, entry in found.items() if verdict(entry["low"], entry["high"]) == "worse"]
     if better and not worse:
         return Decision(True, told, dict(comparison))
     asked = "the low end of the interval" if rule.require_interval else "the difference"
-    why = f"{label_of(worse[0], shown)} is worse" if worse else f"{asked} must be above {rule.minimum_difference:g}"
+    why = f"{metric_label(worse[0], shown)} is worse" if worse else f"{asked} must be above {rule.minimum_difference:g}"
     return Decision(False, f"{told}: {why}", dict(comparison))
 
 

@@ -26,7 +26,7 @@ from imagecap.checkout import (
 )
 from imagecap.config import Settings
 from imagecap.files import atomic_write_json, atomic_write_text
-from imagecap.report.wording import label_of
+from imagecap.report.formatting import metric_label
 
 FACTS = "lineage.json"
 PATCH = "source.patch"
@@ -162,7 +162,7 @@ def _metrics(checkout: Path) -> dict[str, Any]:
             name: {
                 "value": value,
                 **dict(zip(("low", "high"), intervals.get(name) or (), strict=False)),
-                "shown": label_of(name, names),
+                "shown": metric_label(name, names),
             }
             for name, value in found["metrics"].items()
         }

@@ -4,18 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagecap.report.wording import (
-    CEILINGS,
-    FLOORS,
-    KIND_LABELS,
-    KIND_MEANINGS,
+from imagecap.report.formatting import (
+    format_interval,
+    format_value,
     is_share,
-    label_of,
     language_of_key,
-    number,
-    plain_name,
-    span,
+    metric_label,
+    metric_of_key,
 )
+from imagecap.report.wording import CEILINGS, FLOORS, KIND_LABELS, KIND_MEANINGS
 
 _LANES = ("true_share", "true_share_seen", "true_share_held_out", "CIDEr", "ROUGE_L", "Bleu_4")
 CURVE_WIDTH, CURVE_HEIGHT = 560, 200
@@ -27,7 +24,8 @@ def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     languages = list(evaluation["data"]["languages"])
     rows = []
     for key in sorted(evaluation["metrics"], key=lambda key: _order(key, languages)):
-        if plain_name(key) not in _LANES:
+        name = metric_of_key(key)
+        if name not in _LANES:
             continue
         value = evaluation["metrics"][key]
         interval = evaluation["intervals"].get(key)
@@ -41,19 +39,21 @@ def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": key,
-                "label": label_of(plain_name(key), {plain_name(key): evaluation["names"].get(key, plain_name(key))}),
+                "label": metric_label(
+                    metric_of_key(key), {metric_of_key(key): evaluation["names"].get(key, metric_of_key(key))}
+                ),
                 "language": language_of_key(key, languages),
-                "value": number(key, value),
-                "span": span(key, interval),
+                "value": format_value(key, value),
+                "span": format_interval(key, interval),
                 "x": _percent(value, top),
                 "low": _percent(interval[0], top) if interval else None,
                 "high": _percent(interval[1], top) if interval else None,
-                "top": number(key, top),
+                "top": format_value(key, top),
                 "marks": [
                     {
                         "kind": kind,
                         "x": _percent(other, top),
-                        "title": f"{KIND_LABELS[kind]}: {number(key, other)}",
+                        "title": f"{KIND_LABELS[kind]}: {format_value(key, other)}",
                     }
                     for kind, other in known.items()
                 ],
@@ -144,7 +144,7 @@ def _percent(value: float, top: float) -> float:
 
 def _order(key: str, languages: Sequence[str]) -> tuple[int, int]:
     language = language_of_key(key, languages)
-    name = plain_name(key)
+    name = metric_of_key(key)
     return (
         languages.index(language) if language in languages else len(languages),
         _LANES.index(name) if name in _LANES else len(_LANES),

@@ -11,18 +11,10 @@ from imagecap.data.images import thumbnail_jpeg
 from imagecap.eval.compare import Comparison
 from imagecap.files import atomic_write_text
 from imagecap.report.charts import curves, lanes, legend
+from imagecap.report.formatting import format_interval, format_value, metric_label
 from imagecap.report.gallery import Picture, gallery_png, highlights, open_picture, rank
-from imagecap.report.wording import (
-    CEILINGS,
-    FLOORS,
-    KIND_LABELS,
-    LANGUAGES,
-    comparison_rows,
-    label_of,
-    number,
-    span,
-    verdict,
-)
+from imagecap.report.tables import comparison_rows
+from imagecap.report.wording import CEILINGS, FLOORS, KIND_LABELS, LANGUAGES, verdict
 from imagecap.report.wording_zh import TEXTS, verdict_zh
 
 __all__ = ["gallery_png", "write_report"]
@@ -242,10 +234,10 @@ def _table(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "kinds": [KIND_LABELS[kind] for kind in kinds],
         "rows": [
             {
-                "label": label_of(key, evaluation["names"]),
-                "value": number(key, value),
-                "span": span(key, evaluation["intervals"].get(key)),
-                "others": [number(key, evaluation["floors"][kind]["metrics"].get(key)) or "–" for kind in kinds],
+                "label": metric_label(key, evaluation["names"]),
+                "value": format_value(key, value),
+                "span": format_interval(key, evaluation["intervals"].get(key)),
+                "others": [format_value(key, evaluation["floors"][kind]["metrics"].get(key)) or "–" for kind in kinds],
             }
             for key, value in evaluation["metrics"].items()
         ],
@@ -284,8 +276,8 @@ def _slices(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "cells": [
                     {
                         "label": {"true_share": "true"}.get(name, name),
-                        "value": number(name, row["metrics"][name]),
-                        "span": span(name, row["intervals"].get(name)),
+                        "value": format_value(name, row["metrics"][name]),
+                        "span": format_interval(name, row["intervals"].get(name)),
                     }
                     for name in shown
                 ],

@@ -1,10 +1,7 @@
 """How evaluation results are put into words and columns; the table in the terminal and the report share it."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imagecap.eval.compare import Comparison
+from collections.abc import Mapping
+from typing import Any
 
 FLOORS: tuple[str, ...] = ("constant", "random", "neighbour", "shuffled")
 CEILINGS: tuple[str, ...] = ("human",)
@@ -24,70 +21,6 @@ KIND_MEANINGS: dict[str, str] = {
     "human": "one person's caption against the other people's",
 }
 LANGUAGES: dict[str, str] = {"en": "English", "zh": "Chinese"}
-_SHARES: dict[str, str] = {
-    "true_share": "true",
-    "true_share_seen": "true, seen pairs",
-    "true_share_held_out": "true, new pairs",
-}
-
-
-def plain_name(key: str) -> str:
-    """The metric of a key without its language: `en/CIDEr` → `CIDEr`."""
-    return key.rpartition("/")[2]
-
-
-def language_of_key(key: str, languages: Sequence[str]) -> str:
-    """The language of a key; keys without one belong to the only language there is."""
-    prefix = key.rpartition("/")[0]
-    return prefix or (languages[0] if languages else "en")
-
-
-def label_of(key: str, names: Mapping[str, str]) -> str:
-    """How a metric is shown: with its tokenizer, or for shares in words."""
-    metric, prefix = plain_name(key), key.rpartition("/")[0]
-    # a tokenizer's name says the language, a CLIP's does not
-    language = f" ({prefix})" if prefix and f"[{prefix}-" not in names.get(key, "") else ""
-    return _SHARES.get(metric, names.get(key, metric)) + language
-
-
-def is_share(key: str) -> bool:
-    """Whether a metric is shown in percent."""
-    return plain_name(key).endswith(("_share", "_share_seen", "_share_held_out"))
-
-
-def number(key: str, value: float | None) -> str:
-    """A metric's value as text: three decimals, or a percentage."""
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}%" if is_share(key) else f"{value:.3f}"
-
-
-def span(key: str, interval: Sequence[float] | None) -> str:
-    """A 95 % interval as text."""
-    if interval is None:
-        return ""
-    low, high = interval
-    return f"{100 * low:.0f}–{100 * high:.0f}%" if is_share(key) else f"{low:.3f}–{high:.3f}"
-
-
-def comparison_rows(found: "Comparison") -> list[list[str]]:
-    """A comparison as rows of cells, headings first."""
-    rows = [["metric", "baseline", "candidate", "difference", "95%", "p", "better", "worse"]]
-    for name, change in found.changes.items():
-        scale, digits = (100, 1) if is_share(name) else (1, 3)
-        rows.append(
-            [
-                label_of(name, found.names),
-                number(name, change.baseline),
-                number(name, change.candidate),
-                f"{scale * change.difference:+.{digits}f}",
-                f"{scale * change.low:+.{digits}f}…{scale * change.high:+.{digits}f}",
-                f"{change.p_value:.3f}" if change.p_value >= 0.001 else "<0.001",
-                str(change.better),
-                str(change.worse),
-            ]
-        )
-    return rows
 
 
 def verdict(evaluation: Mapping[str, Any]) -> list[str]:

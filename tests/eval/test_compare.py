@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagecap.commands.compare import Request, format_comparison, load_results, run_compare
+from imagecap.commands.compare import Request, load_results, run_compare
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.compare import compare_results, sign_test
 from imagecap.metrics import score
 from imagecap.metrics.java import meteor_of_sums
+from imagecap.report.tables import format_comparison
 
 NOUNS = ("dog", "cat", "boat", "tree", "child", "train")
 VERBS = ("runs", "sleeps", "stands", "waits", "plays")

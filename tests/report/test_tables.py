@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from imagecap.report.tables import display_width, format_table
+from imagecap.report.tables import display_width, format_evaluation
 from imagecap.report.wording import verdict
 
 
@@ -20,7 +20,7 @@ def content(**changes: Any) -> dict[str, Any]:
 
 
 def test_columns_line_up() -> None:
-    lines = format_table(content()).splitlines()
+    lines = format_evaluation(content()).splitlines()
     assert lines[0].split() == ["metric", "model", "95%", "constant", "human"]
     assert lines[2].split() == ["CIDEr[zh-char]", "0.500", "0.400–0.600", "0.100", "0.750"]
     assert lines[3].split() == ["true", "90.0%", "85–94%", "0.0%", "–"]
@@ -29,12 +29,12 @@ def test_columns_line_up() -> None:
 
 def test_chinese_takes_two_columns() -> None:
     assert display_width("图ab") == 4
-    wide = format_table(content(names={"CIDEr": "分数", "true_share": "x"})).splitlines()
+    wide = format_evaluation(content(names={"CIDEr": "分数", "true_share": "x"})).splitlines()
     assert len({display_width(line) for line in wide}) == 1
 
 
 def test_without_metrics_there_is_a_sentence() -> None:
-    assert "no references" in format_table(content(metrics={}))
+    assert "no references" in format_evaluation(content(metrics={}))
     assert verdict(content(metrics={})) == ["12 pictures captioned; without references there is nothing to score."]
 
 
@@ -61,5 +61,5 @@ def test_languages_are_told_apart() -> None:
         floors={},
         data={"images": 2, "languages": {"en": 2, "zh": 2}},
     )
-    assert [line.split()[0] for line in format_table(found).splitlines()[2:]] == ["CIDEr", "CIDEr[zh-char]"]
+    assert [line.split()[0] for line in format_evaluation(found).splitlines()[2:]] == ["CIDEr", "CIDEr[zh-char]"]
     assert [sentence.split(":")[0] for sentence in verdict(found)] == ["English", "Chinese"]
