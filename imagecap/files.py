@@ -1,7 +1,8 @@
-"""Writing files so that a crash leaves either the old one or the new one, never half of one; reading JSON."""
+"""File helpers: writes that a crash cannot leave half done, reading JSON, natural order of names."""
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -81,6 +82,16 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Sort key that puts `picture2` before `picture10`, and capitals beside small letters.
+
+    Runs of decimal digits, of any script, compare as numbers. Other numerals (`①`, `²`) are ordinary characters.
+    """
+    # re.split puts the captured runs of digits at the odd places
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part.casefold() for place, part in enumerate(parts)], name
 
 
 def _umask() -> int:

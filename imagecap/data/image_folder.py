@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from imagecap.data.images import PictureError
 from imagecap.data.picture_files import PictureFinder
 from imagecap.data.records import Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
+from imagecap.files import natural_key
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
 
     repeats = Repeats()
     samples = []
-    for path in sorted(digests, key=lambda path: (_natural(names[path]), str(path))):
+    for path in sorted(digests, key=lambda path: natural_key(names[path])):
         rows = (row for row in by_file[path] if settings.language in ("all", row.caption.language))
         # The digest is the file's own here: each file is a result of its own, with all its references.
         captions = repeats.captions(str(path), rows)
@@ -133,8 +133,3 @@ def _names(by_file: dict[Path, list[Row]], folder: Path) -> dict[Path, str]:
         names[path] = relative if name in taken else name
         taken.add(names[path])
     return names
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts picture2 before picture10."""
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in re.split(r"(\d+)", name)]

@@ -2,13 +2,12 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from imagecap.data.image_folder import is_picture_name
 from imagecap.errors import ImageCapError
-from imagecap.files import read_json
+from imagecap.files import natural_key, read_json
 
 Picture = tuple[str, Path]
 
@@ -27,8 +26,8 @@ def pictures_of(source: str) -> list[Picture]:
     if path.is_dir():
         found = list(_walk(path, path))
     elif any(sign in source for sign in "*?["):
-        found = [(name, Path(name)) for name in _natural(glob.glob(os.path.expanduser(source), recursive=True))]  # noqa: PTH111, PTH207
-        found = [(name, file) for name, file in found if file.is_file() and is_picture_name(file.name)]
+        names = sorted(glob.glob(os.path.expanduser(source), recursive=True), key=natural_key)  # noqa: PTH111, PTH207
+        found = [(name, Path(name)) for name in names if os.path.isfile(name) and is_picture_name(name)]  # noqa: PTH113
     elif path.suffix.lower() == ".json":
         found = _named_in(path)
     elif path.suffix.lower() == ".txt":
@@ -54,7 +53,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Picture]:
         }
     except OSError as error:
         raise ImageCapError(f"the folder {folder} cannot be read: {error.strerror}") from None
-    for name in _natural(entries):
+    for name in sorted(entries, key=natural_key):
         if entries[name]:
             yield from _walk(folder / name, root)
         elif is_picture_name(name):
@@ -78,10 +77,3 @@ def _lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ImageCapError(f"{path} cannot be read as a list of paths: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _natural(names: "dict[str, bool] | list[str]") -> list[str]:
-    """2 before 10."""
-    return sorted(
-        names, key=lambda name: [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
-    )
