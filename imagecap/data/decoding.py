@@ -1,9 +1,7 @@
 """Decoding many pictures, each once and on all cores: for their digests, or for whatever else is made of pixels."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -12,22 +10,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from imagecap.data.images import PictureError, decode_image, load_image, open_image, picture_digest
+from imagecap.data.prefetch import prefetch
 
 Result = TypeVar("Result")
 
-# From this size on pictures are decoded one at a time: eight of 100 megapixels at once would take several GB.
-_LARGE_PIXELS = 16_000_000
+# Pictures of at least this many pixels are decoded one at a time: eight of 100 megapixels would take several GB.
+LARGE_PIXELS = 16_000_000
 
 _SECONDS_BEFORE_PROGRESS = 2.0
 
 
 def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | PictureError]:
-    """For each file its `picture_digest`, or why it cannot be read.
+    """The `picture_digest` of each file, or the reason why it cannot be read.
 
-    A progress bar appears on stderr (if that is a terminal) when it takes long.
+    When it takes long, a progress bar appears on stderr, if that is a terminal.
     """
     bar = tqdm(
-        each_picture(picture_digest, paths, max_pixels),
+        map_pictures(picture_digest, paths, max_pixels),
         total=len(paths),
         desc="checking pictures",
         unit="picture",
@@ -38,46 +37,36 @@ def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | Pictur
     return list(bar)
 
 
-def each_picture(
-    work: Callable[[Image.Image], Result], paths: Sequence[Path], max_pixels: int
+def map_pictures(
+    work: Callable[[Image.Image], Result], paths: Sequence[Path], max_pixels: int, threads: int | None = None
 ) -> Iterator[Result | PictureError]:
-    """For each file, in order, what `work` makes of the picture, or why it cannot be read.
+    """What `work` makes of each picture, in the order of `paths`, or the reason why the file cannot be read.
 
-    Threads suffice, since Pillow decodes and hashlib hashes without holding the interpreter's lock. Memory does not
-    grow with the number of pictures, as long as results are small.
+    Memory does not grow with the number of pictures, as long as results are small.
 
     Args:
-        work: called in threads with a picture as `load_image` gives it; its exceptions come out in their turn.
+        work: called in threads with a picture as `load_image` returns it; an exception that it raises is raised here
+            when the turn of its picture comes.
         paths: the files.
         max_pixels: see `load_image`.
+        threads: how many pictures are decoded at once; None: one per core that this process may use, at most 8.
     """
-    large = Lock()
+    one_large = Lock()
 
-    def one(path: Path) -> Result | PictureError:
+    def decode(path: Path) -> Result | PictureError:
         try:
             with open_image(path, max_pixels) as opened:
-                if opened.width * opened.height < _LARGE_PIXELS:
+                if opened.width * opened.height < LARGE_PIXELS:
                     return work(decode_image(opened))
-            with large:  # opened anew, so that its pixels are gone when the next one has its turn
+            with one_large:  # opened anew, so that its pixels are freed before the next large picture is decoded
                 return work(load_image(path, max_pixels))
         except PictureError as error:
-            return PictureError(error.reason)  # a new one: the old one's traceback would keep the pixels alive
+            return PictureError(error.reason)  # a new one: the traceback of `error` would keep the pixels alive
 
-    workers = min(8, _cores())
-    with ThreadPoolExecutor(workers, thread_name_prefix="picture") as pool:
-        waiting: deque[Future[Result | PictureError]] = deque()
-        try:
-            for path in paths:
-                waiting.append(pool.submit(one, path))
-                if len(waiting) > 8 * workers:  # a window, not one future per picture
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # on Ctrl-C: do not decode the rest of the window first
-                future.cancel()
+    threads = threads or min(8, _available_cores())
+    return prefetch(decode, paths, threads=threads, ahead=8 * threads)
 
 
-def _cores() -> int:
-    """Cores that this process may use, which is fewer than the machine's in a container or under `taskset`."""
+def _available_cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container or under `taskset`."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagecap.data.decoding import each_picture
+from imagecap.data.decoding import map_pictures
 from imagecap.data.images import PictureError
 from imagecap.data.records import Sample
 
@@ -46,7 +46,7 @@ def near_duplicates(test: Sequence[Sample], training: Sequence[Sample], max_pixe
 def _hashes(paths: Sequence[Path], max_pixels: int) -> NDArray[np.uint64]:
     """`difference_hash` of each file. `[paths, 4]`"""
     hashes = []
-    for path, found in zip(paths, each_picture(difference_hash, paths, max_pixels), strict=True):
+    for path, found in zip(paths, map_pictures(difference_hash, paths, max_pixels), strict=True):
         if isinstance(found, PictureError):
             raise PictureError(found.reason, str(path))
         hashes.append(found)

@@ -5,9 +5,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from imagecap.checkout import folder_hash
 from imagecap.config import Settings
 from imagecap.data.images import PictureError, load_image
 from imagecap.data.language import language_of
+from imagecap.data.prefetch import prefetch
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.generate.inputs import Picture, pictures_of
@@ -143,26 +142,14 @@ def _read_ahead(
 ) -> "Iterator[tuple[str, torch.Tensor | str]]":
     """Name, and pixels or why there are none; at most `ahead` of them are held."""
 
-    def read(path: Path) -> "torch.Tensor | str":
+    def read(picture: Picture) -> "tuple[str, torch.Tensor | str]":
+        name, path = picture
         try:
-            return model.preprocess([load_image(path, settings.data.max_image_pixels)])[0]
+            return name, model.preprocess([load_image(path, settings.data.max_image_pixels)])[0]
         except PictureError as error:
-            return error.reason
+            return name, error.reason
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="picture") as pool:
-        waiting: deque[tuple[str, Future[torch.Tensor | str]]] = deque()
-        try:
-            for name, path in pictures:
-                waiting.append((name, pool.submit(read, path)))
-                if len(waiting) > ahead:
-                    name, future = waiting.popleft()
-                    yield name, future.result()
-            while waiting:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    return prefetch(read, pictures, threads=min(4, os.cpu_count() or 1), ahead=ahead)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.config import Settings
+from imagecap.data.prefetch import prefetch
 from imagecap.train.augmentation import augments
 from imagecap.train.engine import Engine
 from imagecap.train.features import FeatureCache, features_key
-from imagecap.train.loader import Loader, ahead, threads_for
+from imagecap.train.loader import AHEAD, Loader, threads_for
 from imagecap.train.plan import Plan
 from imagecap.train.progress import bar, say
 from imagecap.train.signals import Stop
@@ -67,8 +68,9 @@ def _encode_all(engine: Engine, cache: FeatureCache, plans: Sequence[Plan], sett
 
     size = engine.encoded_at_once
     batches = [missing[first : first + size] for first in range(0, len(missing), size)]
+    threads = threads_for(engine.model.device)
     with cast_once(engine), bar("encoding pictures", len(missing), "picture") as shown:
-        for digests, pixels in ahead(read, batches, threads_for(engine.model.device)):
+        for digests, pixels in prefetch(read, batches, threads=threads, ahead=AHEAD * threads):
             for digest, features in zip(digests, engine.encode(pixels).to("cpu"), strict=True):
                 cache.add(digest, features)
             shown.update(len(digests))

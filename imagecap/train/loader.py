@@ -1,17 +1,15 @@
 """Getting micro-steps ready ahead of time: pictures decoded and packed by threads while the model computes."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imagecap.data.images import load_image
+from imagecap.data.prefetch import prefetch
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.augmentation import augmented, augments, hidden_tokens
 from imagecap.train.batch import PackedRows, pack
@@ -19,10 +17,8 @@ from imagecap.train.features import FeatureCache
 from imagecap.train.plan import Plan, Step
 from imagecap.train.processes import Group
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 THREADS, THREADS_ON_GPU = 2, 8  # decoding is quick beside a step on the CPU, but not beside one on a GPU
-AHEAD = 2  # jobs per thread: a few steps ahead hide the slow ones
+AHEAD = 2  # steps read ahead per thread: a few hide the slow ones
 VIEWS, WORDS = 1, 2  # in a seed: draws of views and of hidden words, apart from those of captions
 
 
@@ -98,24 +94,13 @@ class Loader:
     def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[Micro]]]:
         """The steps in order, each prepared by a thread before it is needed."""
         threads = threads_for(self.model.device)
-        return ahead(lambda step: (step, [self.micro(part, step.epoch) for part in step.micro]), steps, threads)
+
+        def prepare(step: Step) -> tuple[Step, list[Micro]]:
+            return step, [self.micro(part, step.epoch) for part in step.micro]
+
+        return prefetch(prepare, steps, threads=threads, ahead=AHEAD * threads)
 
 
 def threads_for(device: torch.device) -> int:
     """How many threads get data ready for a model on this device."""
     return THREADS if device.type == "cpu" else max(THREADS, min(THREADS_ON_GPU, os.cpu_count() or THREADS))
-
-
-def ahead(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int = THREADS) -> Iterator[Result]:
-    """`map(work, jobs)`, in order, with a few jobs done ahead by threads; an exception comes out in its turn."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(work, job))
-            if len(waiting) > AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

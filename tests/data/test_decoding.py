@@ -8,17 +8,16 @@ import pytest
 from PIL import Image
 
 from imagecap.data import decoding
-from imagecap.data.decoding import each_picture
+from imagecap.data.decoding import map_pictures
 from imagecap.data.images import PictureError, load_image
 
 LIMIT = 10**8
-WORKERS = 3
+THREADS = 3
 
 
 @pytest.fixture
-def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """More pictures than the window, in several formats, every tenth damaged; three cores."""
-    monkeypatch.setattr(decoding, "_cores", lambda: WORKERS)
+def paths(tmp_path: Path) -> list[Path]:
+    """More pictures than the window, in several formats, every tenth damaged."""
     found = []
     for number in range(60):
         path = tmp_path / f"{number}.{('png', 'jpg', 'webp')[number % 3]}"
@@ -31,7 +30,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.mark.parametrize("large", [1, 30 * 9, LIMIT])
 def test_results_are_those_of_a_plain_loop(paths: list[Path], large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_LARGE_PIXELS", large)
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", large)
 
     def read(path: Path) -> bytes | str:
         try:
@@ -39,17 +38,17 @@ def test_results_are_those_of_a_plain_loop(paths: list[Path], large: int, monkey
         except PictureError as error:
             return error.reason
 
-    found = list(each_picture(Image.Image.tobytes, paths, LIMIT))
+    found = list(map_pictures(Image.Image.tobytes, paths, LIMIT, THREADS))
     assert [each.reason if isinstance(each, PictureError) else each for each in found] == [read(p) for p in paths]
     assert sum(isinstance(each, PictureError) for each in found) == 6
 
 
-@pytest.mark.parametrize(("large", "at_once"), [(LIMIT, WORKERS), (1, 1)])
+@pytest.mark.parametrize(("large", "at_once"), [(LIMIT, THREADS), (1, 1)])
 def test_few_are_in_memory_at_once(
     paths: list[Path], large: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as threads, of large ones one; and no more results ahead of who asks for them than the window."""
-    monkeypatch.setattr(decoding, "_LARGE_PIXELS", large)
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", large)
     lock, meeting = threading.Lock(), threading.Barrier(at_once)
     now = most = done = 0
 
@@ -64,9 +63,9 @@ def test_few_are_in_memory_at_once(
         with lock:
             now -= 1
 
-    results = each_picture(work, paths, LIMIT)
+    results = map_pictures(work, paths, LIMIT, THREADS)
     for taken, _ in enumerate(results, 1):
-        assert done <= taken + 8 * WORKERS
+        assert done <= taken + 8 * THREADS
     assert most == at_once
 
 
@@ -76,7 +75,7 @@ def test_an_exception_comes_out_in_its_turn(paths: list[Path]) -> None:
             raise RuntimeError("the fifth")
         return image.width
 
-    results = each_picture(work, paths, LIMIT)
+    results = map_pictures(work, paths, LIMIT, THREADS)
     assert [next(results) for _ in range(4)] == [8, 9, 10, 11]
     with pytest.raises(RuntimeError, match="the fifth"):
         next(results)
