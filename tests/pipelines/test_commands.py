@@ -1,4 +1,4 @@
-"""The commands of docs/pipeline.md as users type them: lineage, reproduce, rollback, sweep, captions, watched data."""
+"""The commands of docs/how-to/ as users type them: lineage, reproduce, rollback, sweep, captions, watched data."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What the READMEs and docs/serving.md say to type for serving, typed."""
+"""What the READMEs and docs/how-to/serve.md say to type for serving, typed."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.pipelines.servers import Server, free_port
 from tests.tiny import picture
 
 READMES = ("README.md", "README.zh-CN.md")
-FILES = (*READMES, "docs/serving.md")
+FILES = (*READMES, "docs/how-to/serve.md")
 PORT = "5001"
 pytestmark = pytest.mark.long
 
@@ -69,13 +69,13 @@ def test_the_curl_line_is_answered(served: tuple[Checkout, int], name: str) -> N
 
 
 def test_the_python_client_is_answered(served: tuple[Checkout, int]) -> None:
-    (block,) = [block for block in blocks("docs/serving.md", "python") if "/invocations" in block]
+    (block,) = [block for block in blocks("docs/how-to/serve.md", "python") if "/invocations" in block]
     assert len(run(served, "python", "-c", block.replace(f":{PORT}/", f":{served[1]}/")).splitlines()) == 2
 
 
 def test_the_pyfunc_captions_a_folder(served: tuple[Checkout, int]) -> None:
     checkout, _ = served
-    (block,) = [block for block in blocks("docs/serving.md", "python") if 'load_model("models:/' in block]
+    (block,) = [block for block in blocks("docs/how-to/serve.md", "python") if 'load_model("models:/' in block]
     (checkout.folder / "pictures").mkdir()
     picture(2).save(checkout.folder / "pictures" / "one.jpg")
     block = re.sub(r"^mlflow\.set_tracking_uri.*\n", "", block, flags=re.MULTILINE)  # not needed in the root, it says
@@ -89,5 +89,5 @@ def test_the_checkpoint_opens_in_plain_transformers(served: tuple[Checkout, int]
 
 
 def test_the_checkpoint_captions_in_plain_transformers(served: tuple[Checkout, int]) -> None:
-    (block,) = [block for block in blocks("docs/serving.md", "python") if "apply_chat_template" in block]
+    (block,) = [block for block in blocks("docs/how-to/caption.md", "python") if "apply_chat_template" in block]
     run(served, "python", "-c", block)
