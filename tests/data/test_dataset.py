@@ -204,7 +204,7 @@ def test_large_pictures_are_read_too(data, monkeypatch: pytest.MonkeyPatch) -> N
     data.add(*(f"{number}.png" for number in range(20)))
     data.rows(*(row(f"{number}.png") for number in range(20)))
     expected = read_captions(data.settings())
-    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 1)
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 1)
     assert read_captions(data.settings()) == expected
 
 
