@@ -184,7 +184,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _caption(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments)
-    from imagecap.generate.bulk import caption_many
+    from imagecap.commands.caption import caption_many
 
     caption_many(
         settings, Path(arguments.model_path), arguments.input, Path(arguments.output_file), arguments.batch_size

@@ -1,203 +1,65 @@
-"""`run.py caption`: any number of pictures in, a file of captions out; goes on where it was when interrupted."""
+"""Captions of any number of picture files, batch by batch."""
 
-import hashlib
-import os
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+import torch
 
-from imagecap.checkout import folder_hash
 from imagecap.config import Settings
-from imagecap.data.images import PictureError, load_image
-from imagecap.data.language import language_of
-from imagecap.data.prefetch import prefetch
+from imagecap.data.decoding import map_pictures
+from imagecap.data.images import PictureError
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json
-from imagecap.generate.inputs import Picture, pictures_of
-from imagecap.generate.journal import Journal, Row
-from imagecap.locks import exclusive
+from imagecap.generate.captioner import GeneratedCaption, caption_pixels, prompt_pieces
+from imagecap.generate.inputs import Picture
+from imagecap.generate.journal import JournalRow
 
 if TYPE_CHECKING:
-    import torch
-
     from imagecap.model.imagecap_arch import ImageCaptioner
-
-FORMATS = (".jsonl", ".parquet", ".json")
-INTERRUPTED = 130
-
-
-def caption_many(settings: Settings, model_path: Path, source: str, output_file: Path, batch_size: int) -> None:
-    """Caption every picture of `source` (see `pictures_of`) into `output_file`.
-
-    `.jsonl` and `.parquet` get a row per picture: `image`, `caption`, `score`, `tokens`, and `others` where there are
-    more captions; a picture that cannot be read has `error` instead. `.json` becomes a captions.json to correct by
-    hand and train on. Rows are on the disk after every batch; the same command goes on after an interruption, and
-    captions what has come since where the output is `.jsonl`.
-
-    Raises:
-        ImageCapError: no pictures, no model, another kind of file, or an output of another job.
-        SystemExit: interrupted (status 130); what is done is kept.
-    """
-    if output_file.suffix.lower() not in FORMATS:
-        raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
-    lines = output_file.suffix.lower() == ".jsonl"
-    if not lines and output_file.exists():
-        raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
-    from imagecap.model.builder import captioner_config
-
-    captioner_config(model_path)  # a mistyped folder is told before anything is made
-    pictures = pictures_of(source)
-    journal_file = output_file if lines else output_file.with_name(f"{output_file.name}.part.jsonl")
-    try:
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageCapError(f"{output_file} cannot be written: {error.strerror}") from None
-    with exclusive(_lock_of(journal_file), f"a caption job into {output_file}"):
-        job = {"model": folder_hash(model_path), **settings.generate.model_dump()}
-        journal = Journal(journal_file, job)
-        left = [picture for picture in pictures if picture[0] not in journal.done]
-        if len(left) < len(pictures):
-            print(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were done before", file=sys.stderr)
-        if left:
-            _caption(settings, model_path, left, journal, batch_size)
-        counts = _finish(journal, output_file)
-    print(f"{counts[0]:,} pictures captioned, {counts[1]:,} could not be read: {output_file}")
-
-
-def _lock_of(file: Path) -> Path:
-    """A file to lock, away from the user's own."""
-    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"imagecap-{os.getuid()}-{name}.lock"
-
-
-def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], journal: Journal, batch_size: int) -> None:
-    from imagecap.generate.compilation import open_captioner
-
-    model = open_captioner(model_path, settings.compute)
-    failed = 0
-    with tqdm(total=len(left), desc="captioning", unit="picture", disable=None, dynamic_ncols=True) as bar:
-        try:
-            for rows in caption_rows(model, left, settings, batch_size):
-                journal.add(rows)
-                failed += sum("error" in row for row in rows)
-                bar.set_postfix_str(f"{failed} unreadable" if failed else "", refresh=False)
-                bar.update(len(rows))
-        except KeyboardInterrupt:
-            journal.close()
-            bar.close()
-            print(f"interrupted after {bar.n:,} of {len(left):,} pictures; the same command goes on", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
 
 
 def caption_rows(
-    model: "ImageCaptioner", pictures: Iterable[Picture], settings: Settings, batch_size: int
-) -> Iterator[list[Row]]:
-    """Rows of one batch of pictures after the other, in order; files are read ahead in threads.
+    model: "ImageCaptioner", pictures: Sequence[Picture], settings: Settings, batch_size: int
+) -> Iterator[list[JournalRow]]:
+    """Caption picture files in order; threads read and resize the files of the next batches meanwhile.
+
+    Args:
+        model: the captioner; it is switched to evaluation mode.
+        pictures: names and files.
+        settings: the sections data and generate are used.
+        batch_size: pictures that are decoded together.
+
+    Yields:
+        One row per picture of a batch: `image`, `caption`, `score`, `tokens`, and `others` where there are further
+        captions. A picture that cannot be read has `image` and `error`.
 
     Raises:
         ImageCapError: the model brings no prompt and the settings have none.
     """
-    import torch
-
-    from imagecap.generate.captioner import caption_pixels, prompt_pieces
-
     generate = settings.generate
     prompt = generate.prompt if generate.prompt is not None else model.info.get("prompt")
     if prompt is None:
         raise ImageCapError("the model brings no prompt: give one with --prompt")
     pieces = prompt_pieces(model, prompt, generate)
-    embedding = model.vision_tower.embeddings.patch_embedding.weight
+    weight = model.vision_tower.embeddings.patch_embedding.weight
     model.llava.eval()
-    with torch.inference_mode():
-        for batch in _batches(_read_ahead(model, pictures, settings, 2 * batch_size), batch_size):
-            readable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-            captions = iter(
-                caption_pixels(
-                    model,
-                    torch.stack(readable).to(embedding.device, embedding.dtype),
-                    [pieces] * len(readable),
-                    [prompt] * len(readable),
-                    generate,
-                )
-                if readable
-                else ()
-            )
-            yield [_row(name, pixels if isinstance(pixels, str) else next(captions)) for name, pixels in batch]
+    files = [file for _, file in pictures]
+    results = map_pictures(lambda image: model.preprocess([image])[0], files, settings.data.max_image_pixels)
+    named = zip((name for name, _ in pictures), results, strict=True)
+    while batch := list(islice(named, batch_size)):
+        pixels = [result for _, result in batch if not isinstance(result, PictureError)]
+        captions: list[GeneratedCaption] = []
+        if pixels:
+            with torch.inference_mode():
+                pixel_values = torch.stack(pixels).to(weight.device, weight.dtype)
+                captions = caption_pixels(model, pixel_values, [pieces] * len(pixels), [prompt] * len(pixels), generate)
+        made = iter(captions)
+        yield [
+            {"image": name, "error": result.reason} if isinstance(result, PictureError) else _row(name, next(made))
+            for name, result in batch
+        ]
 
 
-def _row(name: str, result: Any) -> Row:
-    if isinstance(result, str):
-        return {"image": name, "error": result}
-    row = {"image": name, "caption": result.text, "score": result.score, "tokens": len(result.token_ids)}
-    return row | ({"others": [other.text for other in result.others]} if result.others else {})
-
-
-def _read_ahead(
-    model: "ImageCaptioner", pictures: Iterable[Picture], settings: Settings, ahead: int
-) -> "Iterator[tuple[str, torch.Tensor | str]]":
-    """Name, and pixels or why there are none; at most `ahead` of them are held."""
-
-    def read(picture: Picture) -> "tuple[str, torch.Tensor | str]":
-        name, path = picture
-        try:
-            return name, model.preprocess([load_image(path, settings.data.max_image_pixels)])[0]
-        except PictureError as error:
-            return name, error.reason
-
-    return prefetch(read, pictures, threads=min(4, os.cpu_count() or 1), ahead=ahead)
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _finish(journal: Journal, output_file: Path) -> tuple[int, int]:
-    """Write the file that was asked for, if it is not the journal itself; count captions and errors."""
-    journal.close()
-    kind = output_file.suffix.lower()
-    captioned = failed = 0
-    kept: list[Row] = []
-    for row in journal.rows():
-        failed += "error" in row
-        captioned += "error" not in row
-        if kind != ".jsonl":
-            kept.append(row)
-    if kind == ".json":
-        atomic_write_json(
-            output_file,
-            [
-                {"image": row["image"], "caption": text, "language": language_of(text)}
-                for row in kept
-                if "error" not in row
-                for text in (row["caption"], *row.get("others", ()))
-            ],
-        )
-        for row in kept:
-            if "error" in row:
-                print(f"left out: {row['image']}: {row['error']}", file=sys.stderr)
-    elif kind == ".parquet":
-        import pandas as pd
-
-        new = output_file.with_name(f".{output_file.name}.{time.time_ns()}")
-        try:
-            pd.DataFrame(kept).to_parquet(new, index=False)
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
-            new.replace(output_file)
-        finally:
-            new.unlink(missing_ok=True)
-    if kind != ".jsonl":
-        journal.remove()
-    return captioned, failed
+def _row(name: str, caption: GeneratedCaption) -> JournalRow:
+    row = {"image": name, "caption": caption.text, "score": caption.score, "tokens": len(caption.token_ids)}
+    return row | ({"others": [other.text for other in caption.others]} if caption.others else {})

@@ -13,7 +13,7 @@ from typing import Any
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
 
-Row = dict[str, Any]
+JournalRow = dict[str, Any]
 
 
 class Journal:
@@ -36,7 +36,7 @@ class Journal:
         atomic_write_json(self._about, dict(job))
         self._file = path.open("ab")
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[JournalRow]:
         """All finished rows; cuts an unfinished last line off."""
         good = 0
         with self.path.open("rb") as file:
@@ -54,7 +54,7 @@ class Journal:
         if good < self.path.stat().st_size:
             os.truncate(self.path, good)
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[JournalRow]) -> None:
         """Append rows; they are on the disk when this returns.
 
         Raises:

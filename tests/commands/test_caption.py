@@ -13,10 +13,10 @@ import pandas as pd
 import psutil
 import pytest
 
+from imagecap.commands.caption import caption_many
 from imagecap.config import Settings, parse_settings
 from imagecap.data.dataset import read_captions
 from imagecap.errors import ImageCapError
-from imagecap.generate.bulk import caption_many
 from imagecap.generate.captioner import caption
 from imagecap.generate.inputs import pictures_of
 from tests.conftest import ROOT
