@@ -1,33 +1,30 @@
-"""Where things came from: the checkout, its git commit, and the content hashes that DVC keeps."""
+"""Facts about a checkout of the project: its folder, its git commit, and the hashes that DVC has recorded in it."""
 
 import hashlib
-import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-TRAINED_ON = "training_pictures.txt"  # in a checkpoint's folder: the content digest of each picture, a line each
-
 
 def checkout_of(folder: Path | None = None) -> Path | None:
-    """The nearest folder from `folder` (default: here) upwards that holds `dvc.yaml`; none outside a checkout."""
+    """The nearest folder, from `folder` (default: the working directory) upwards, that holds `dvc.yaml`."""
     start = (folder or Path.cwd()).resolve()
     return next((place for place in (start, *start.parents) if (place / "dvc.yaml").is_file()), None)
 
 
 def home_checkout() -> Path | None:
-    """The checkout that keeps what must outlast this process: the tracking store and interrupted trainings.
+    """The checkout that keeps what must outlast this process: the tracking store and interrupted training runs.
 
     `dvc exp run --temp` and the experiment queue run stages in a scratch copy that is thrown away; DVC names the
-    checkout it belongs to in `DVC_ROOT`.
+    checkout that the copy belongs to in `DVC_ROOT`.
     """
-    named = os.environ.get("DVC_ROOT")
-    return Path(named).resolve() if named else checkout_of()
+    root = os.environ.get("DVC_ROOT")
+    return Path(root).resolve() if root else checkout_of()
 
 
 def git_facts(checkout: Path) -> dict[str, str]:
-    """`git.commit` and `git.dirty` ("true" or "false") of a checkout; empty without git or before the first commit."""
+    """`git.commit` and `git.dirty` ("true" or "false"); empty without git or before the first commit."""
     commit = _git(checkout, "rev-parse", "HEAD")
     if not commit:
         return {}
@@ -35,14 +32,30 @@ def git_facts(checkout: Path) -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": "true" if changes else "false"}
 
 
-def dvc_facts(checkout: Path) -> dict[str, str]:
-    """Content hashes by tag name: `dvc.<name>.md5` of each `<name>.dvc`, `dvc.lock.md5`, `dvc.out.<stage>.<path>`.
+def git_changes(checkout: Path) -> list[str]:
+    """The tracked files that differ from the commit, relative to the checkout."""
+    return [line for line in _git(checkout, "diff", "--name-only", "--relative", "HEAD").splitlines() if line]
 
-    The hashes of a stage's outputs are those of its last complete run.
+
+def git_patch(checkout: Path, without: tuple[str, ...] = ()) -> str:
+    """The patch with which `git apply` turns the commit into the tracked files as they are now.
+
+    Args:
+        checkout: the folder.
+        without: paths that the patch leaves out.
+    """
+    return _git(checkout, "diff", "--binary", "HEAD", "--", ".", *(f":(exclude){path}" for path in without), raw=True)
+
+
+def dvc_facts(checkout: Path) -> dict[str, str]:
+    """The MD5s that DVC has recorded, by tag name.
+
+    `dvc.<name>.md5` is that of each `<name>.dvc`, `dvc.lock.md5` that of dvc.lock itself, and
+    `dvc.out.<stage>.<path>` that of a stage's output after its last complete run.
     """
     facts = {}
     for file in sorted(checkout.glob("?*.dvc")):
-        md5 = dvc_file_hash(file)
+        md5 = tracked_md5(file)
         if md5:
             facts[f"dvc.{file.stem}.md5"] = md5
     lock = checkout / "dvc.lock"
@@ -55,14 +68,13 @@ def dvc_facts(checkout: Path) -> dict[str, str]:
     return facts
 
 
-def git_changes(checkout: Path) -> list[str]:
-    """The tracked files that differ from the commit, relative to the checkout."""
-    return [line for line in _git(checkout, "diff", "--name-only", "--relative", "HEAD").splitlines() if line]
-
-
-def git_patch(checkout: Path, without: tuple[str, ...] = ()) -> str:
-    """What `git apply` needs to make of the commit the tracked files as they are now; `without` some paths."""
-    return _git(checkout, "diff", "--binary", "HEAD", "--", ".", *(f":(exclude){path}" for path in without), raw=True)
+def tracked_md5(dvc_file: Path) -> str | None:
+    """The MD5 that a `.dvc` file records for the data it tracks (a folder's ends in `.dir`); None without one."""
+    if not dvc_file.is_file():
+        return None
+    outs = _read_yaml(dvc_file).get("outs") or [{}]
+    md5 = outs[0].get("md5")
+    return str(md5) if md5 else None
 
 
 def locked_stages(checkout: Path) -> dict[str, dict[str, Any]]:
@@ -71,55 +83,10 @@ def locked_stages(checkout: Path) -> dict[str, dict[str, Any]]:
     return (_read_yaml(lock).get("stages") or {}) if lock.is_file() else {}
 
 
-def locked_hash(stages: dict[str, dict[str, Any]], stage: str, kind: str, path: str) -> str | None:
-    """The hash that dvc.lock holds for one of the `deps` or `outs` of a stage."""
+def locked_md5(stages: dict[str, dict[str, Any]], stage: str, kind: str, path: str) -> str | None:
+    """The MD5 that dvc.lock records for one of the `deps` or `outs` (`kind`) of a stage."""
     entries = stages.get(stage, {}).get(kind) or []
     return next((entry.get("md5") for entry in entries if entry["path"] == path), None)
-
-
-def dvc_hash(path: Path) -> str | None:
-    """The hash that DVC would record for a file or a folder as it is now; None where there is nothing.
-
-    A folder's is that of its listing, as `.dvc/cache` holds it: JSON with the MD5 and path of every file, ordered by
-    the parts of the path.
-    """
-    if path.is_file():
-        return _md5(path)
-    if not path.is_dir():
-        return None
-    files = sorted((file.relative_to(path).parts, file) for file in path.rglob("*") if file.is_file())
-    listing = [{"md5": _md5(file), "relpath": "/".join(parts)} for parts, file in files]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def dvc_file_hash(file: Path) -> str | None:
-    """The hash that a `.dvc` file records for its output, as DVC writes it (a folder's ends in `.dir`)."""
-    if not file.is_file():
-        return None
-    outs = _read_yaml(file).get("outs") or [{}]
-    md5 = outs[0].get("md5")
-    return str(md5) if md5 else None
-
-
-def trained_on(model_folder: Path) -> set[str] | None:
-    """Content digests of the pictures that a checkpoint was trained on; None where it does not say."""
-    file = model_folder / TRAINED_ON
-    return set(file.read_text(encoding="ascii").split()) if file.is_file() else None
-
-
-def folder_hash(folder: Path) -> str:
-    """SHA-256 over the relative paths and contents of all files of a folder."""
-    total = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return total.hexdigest()
-
-
-def _md5(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _git(checkout: Path, *arguments: str, raw: bool = False) -> str:

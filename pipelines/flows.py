@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from imagecap.checkout import dvc_file_hash, dvc_hash, locked_hash, locked_stages
+from imagecap.checkout import locked_md5, locked_stages, tracked_md5
 from imagecap.config import (
     ComputeSettings,
     DataSettings,
@@ -26,6 +26,7 @@ from imagecap.config import (
     TrainSettings,
     read_params,
 )
+from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
 from pipelines import tasks
@@ -114,10 +115,10 @@ def look_at_data() -> str | None:
         )
         if done.returncode != 0 or json.loads(done.stdout or "{}"):
             tasks.run([sys.executable, "-m", "dvc", "add", path], "add")
-        now = dvc_file_hash(tracked)
+        now = tracked_md5(tracked)
     else:
-        now = dvc_hash(tasks.ROOT / path)
-    before = locked_hash(locked_stages(tasks.ROOT), "prepare", "deps", path)
+        now = dvc_md5(tasks.ROOT / path)
+    before = locked_md5(locked_stages(tasks.ROOT), "prepare", "deps", path)
     if now == before:
         return None
     return f"{path} has changed: {before or 'never prepared'} -> {now}"

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import dvc_file_hash, dvc_hash, locked_stages
+from imagecap.checkout import locked_stages, tracked_md5
+from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
 
 
@@ -45,13 +46,13 @@ def _damaged(place: Path, md5: str, cache: Path) -> list[tuple[Path, Path]]:
         listing = _entry(cache, md5)
         if not listing.is_file():
             return []
-        if dvc_hash(listing) != md5.removesuffix(".dir"):
+        if dvc_md5(listing) != md5.removesuffix(".dir"):
             return [(place, listing)]
         listed = json.loads(listing.read_text(encoding="utf-8"))
     found = []
     for row in listed:
         file, entry = place / row["relpath"], _entry(cache, row["md5"])
-        if file.is_file() and dvc_hash(file) != row["md5"] and entry.is_file() and dvc_hash(entry) != row["md5"]:
+        if file.is_file() and dvc_md5(file) != row["md5"] and entry.is_file() and dvc_md5(entry) != row["md5"]:
             found.append((file, entry))
     return found
 
@@ -62,7 +63,7 @@ def _entry(cache: Path, md5: str) -> Path:
 
 def _recorded(checkout: Path, path: str) -> str | None:
     """The hash in `<path>.dvc` or, of an output, in dvc.lock."""
-    own = dvc_file_hash((checkout / path).with_name(f"{Path(path).name}.dvc"))
+    own = tracked_md5((checkout / path).with_name(f"{Path(path).name}.dvc"))
     if own is not None:
         return own
     outs = (out for stage in locked_stages(checkout).values() for out in stage.get("outs") or [])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from imagecap.checkout import folder_hash
 from imagecap.config import Settings
+from imagecap.data.identity import folder_digest
 from imagecap.data.language import language_of
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
@@ -50,7 +50,7 @@ def caption_many(settings: Settings, model_path: Path, source: str, output_file:
     except OSError as error:
         raise ImageCapError(f"{output_file} cannot be written: {error.strerror}") from None
     with exclusive(_lock_of(journal_file), f"a caption job into {output_file}"):
-        job = {"model": folder_hash(model_path), **settings.generate.model_dump()}
+        job = {"model": folder_digest(model_path), **settings.generate.model_dump()}
         journal = Journal(journal_file, job)
         left = [picture for picture in pictures if picture[0] not in journal.done]
         if len(left) < len(pictures):

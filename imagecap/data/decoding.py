@@ -9,7 +9,8 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
-from imagecap.data.images import PictureError, decode_image, load_image, open_image, picture_digest
+from imagecap.data.identity import picture_digest
+from imagecap.data.images import PictureError, decode_image, load_image, open_image
 from imagecap.data.prefetch import prefetch
 
 Result = TypeVar("Result")

@@ -3,7 +3,6 @@
 Nothing here changes Pillow's global state, so every function may be called from many threads at once.
 """
 
-import hashlib
 import io
 import warnings
 from functools import cache
@@ -35,8 +34,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_STRIP_PIXELS = 1 << 20
 
 
 class PictureError(ImageCapError):
@@ -135,18 +132,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     except ValueError:
         raise PictureError(f"has colours of the kind {image.mode}, which cannot be read; save it as RGB") from None
-
-
-def picture_digest(image: Image.Image) -> str:
-    """SHA-256 (hex) of size and RGB pixels: equal for equal pictures, whatever the file's name or metadata."""
-    if image.mode != "RGB":
-        image = to_rgb(image)
-    width, height = image.size
-    digest = hashlib.sha256(f"{width}x{height}:".encode())
-    rows = max(1, _STRIP_PIXELS // max(width, 1))  # in strips, so that a big picture is not in memory twice
-    for top in range(0, height, rows):
-        digest.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
-    return digest.hexdigest()
 
 
 def thumbnail_jpeg(image: Image.Image, side: int) -> bytes:

@@ -4,18 +4,17 @@ A folder with `train.jsonl`, `validation.jsonl` and `test.jsonl` (a picture with
 path relative to the data folder) and `summary.json`.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from imagecap.config import DataSettings
+from imagecap.data.identity import data_digest, split_digest
 from imagecap.data.records import SPLITS, Caption, Problem, Sample
-from imagecap.data.splits import split_hash
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 
@@ -117,23 +116,9 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
             "list": [str(problem) for problem in problems[:_LISTED_PROBLEMS]],
         },
         "data_digest": data_digest(samples),
-        "split_hash": split_hash(samples),
+        "split_hash": split_digest(samples),
         "settings": settings.model_dump(exclude={"data_path"}),  # where it lay says nothing about the data
     }
-
-
-def data_digest(samples: Iterable[Sample]) -> str:
-    """SHA-256 (hex) of all pictures with their captions, independent of order, file names and split."""
-    rows = sorted(
-        hashlib.sha256(
-            json.dumps(
-                [sample.digest, caption.text, caption.language, caption.prompt, caption.extra], sort_keys=True
-            ).encode()
-        ).digest()
-        for sample in samples
-        for caption in sample.captions
-    )
-    return hashlib.sha256(b"".join(rows)).hexdigest()
 
 
 def _read_samples(file: Path, home: Path) -> list[Sample]:

@@ -74,9 +74,3 @@ def require_training(samples: Iterable[Sample], settings: DataSettings) -> None:
         f'Write "split": "train" in rows of captions.json, set validation_fraction (now '
         f"{settings.validation_fraction}) and test_fraction (now {settings.test_fraction}) to 0, or add pictures"
     )
-
-
-def split_hash(samples: Iterable[Sample]) -> str:
-    """SHA-256 (hex) of which picture is in which split, independent of order, names and captions."""
-    lines = sorted({f"{sample.digest} {sample.split}\n" for sample in samples})
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

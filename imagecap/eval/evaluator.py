@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from imagecap.config import Settings
+from imagecap.data.identity import evaluated_digest
 from imagecap.data.images import load_image
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
@@ -14,7 +15,7 @@ from imagecap.eval.assemble import joined, joined_floors, notes_of, result_rows,
 from imagecap.eval.behaviour import behaviour
 from imagecap.eval.diversity import PICTURES as DIVERSITY_PICTURES
 from imagecap.eval.diversity import TEMPERATURE, diversity
-from imagecap.eval.items import Item, captions_by_language, items_of, split_hash
+from imagecap.eval.items import Item, captions_by_language, items_of
 from imagecap.eval.language_scores import LanguageScores, score_language
 from imagecap.eval.near_duplicates import near_duplicates
 from imagecap.eval.slices import slices_of
@@ -173,7 +174,7 @@ def evaluate(
             "captions": len(items),
             "references": sum(len(sample.captions) for sample in samples),
             "languages": {language: len(chosen) for language, chosen in by_language.items()},
-            "split_hash": split_hash(samples),
+            "evaluated_digest": evaluated_digest(samples),
             "training_images": len(training),
             "tokenizer": {language: each.tokenizer for language, each in scored.items()},
             "idf": "references of the evaluated pictures",

@@ -1,6 +1,5 @@
 """What is evaluated: one item per picture and language of its references."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +70,3 @@ def captions_by_language(samples: Sequence[Sample]) -> dict[str, dict[str, list[
         for caption in sample.captions:
             result.setdefault(caption.language, {}).setdefault(sample.image, []).append(caption.text)
     return result
-
-
-def split_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 (hex) over the pictures' contents and captions, whatever their order: the same data, the same hash."""
-    lines = sorted(
-        "\t".join([sample.digest, *sorted(f"{caption.language} {caption.text}" for caption in sample.captions)])
-        for sample in samples
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

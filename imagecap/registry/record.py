@@ -13,18 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from imagecap import __version__
-from imagecap.checkout import (
-    checkout_of,
-    dvc_hash,
-    folder_hash,
-    git_changes,
-    git_facts,
-    git_patch,
-    locked_hash,
-    locked_stages,
-    trained_on,
-)
+from imagecap.checkout import checkout_of, git_changes, git_facts, git_patch, locked_md5, locked_stages
 from imagecap.config import Settings
+from imagecap.data.identity import dvc_md5, folder_digest, training_picture_digests
 from imagecap.files import atomic_write_json, atomic_write_text
 from imagecap.report.formatting import metric_label
 
@@ -47,7 +38,7 @@ def write_record(
         target: folder to write.
         model_folder: the checkpoint.
         settings: as they stand now.
-        model_hash: its `folder_hash`; hashing gigabytes takes seconds, so whoever has it passes it on.
+        model_hash: its `folder_digest`; hashing gigabytes takes seconds, so whoever has it passes it on.
         doubt: what `doubts` says of it.
 
     Returns:
@@ -60,7 +51,7 @@ def write_record(
         "bases": [_base(name) for name in (settings.model.vision_model_name, settings.model.language_model_name)],
         "versions": versions_now(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "training_pictures": len(trained_on(model_folder) or ()) or None,
+        "training_pictures": len(training_picture_digests(model_folder) or ()) or None,
         "settings": settings.model_dump(),
     }
     if checkout is not None:
@@ -84,13 +75,13 @@ def doubts(checkout: Path, model_folder: Path) -> str | None:
     stages = locked_stages(checkout)
     if not (checkout / METRICS).is_file():
         return f"{METRICS} is missing"
-    recorded = locked_hash(stages, "evaluate", "outs", METRICS)
+    recorded = locked_md5(stages, "evaluate", "outs", METRICS)
     if recorded is None:
         return f"dvc.lock does not know {METRICS}"
-    if recorded != dvc_hash(checkout / METRICS):
+    if recorded != dvc_md5(checkout / METRICS):
         return f"{METRICS} is not the file whose hash is in dvc.lock"
-    evaluated = locked_hash(stages, "evaluate", "deps", model_folder.name)
-    if evaluated != dvc_hash(model_folder):
+    evaluated = locked_md5(stages, "evaluate", "deps", model_folder.name)
+    if evaluated != dvc_md5(model_folder):
         return f"{METRICS} was measured on another model than the one in {model_folder.name}/"
     return None
 
@@ -135,7 +126,7 @@ def _git(checkout: Path, target: Path) -> dict[str, Any]:
 
 
 def _data(checkout: Path, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    prepared = locked_hash(stages, "train", "deps", "prepared")
+    prepared = locked_md5(stages, "train", "deps", "prepared")
     facts: dict[str, Any] = {
         "prepared": prepared,
         "dvc": {
@@ -145,7 +136,7 @@ def _data(checkout: Path, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
             if str(entry.get("md5", "")).endswith(".dir") and (checkout / f"{entry['path']}.dvc").is_file()
         },
     }
-    if prepared is not None and prepared == dvc_hash(checkout / "prepared"):
+    if prepared is not None and prepared == dvc_md5(checkout / "prepared"):
         summary = json.loads((checkout / "prepared" / "summary.json").read_text(encoding="utf-8"))
         kept = ("pictures", "captions", "languages", "data_digest", "split_hash")
         facts |= {name: summary[name] for name in kept if name in summary}
@@ -173,7 +164,7 @@ def _metrics(checkout: Path) -> dict[str, Any]:
 def _base(name: str) -> dict[str, str | None]:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return {"name": name, "sha256": folder_hash(folder)}
+        return {"name": name, "sha256": folder_digest(folder)}
     try:
         from huggingface_hub import try_to_load_from_cache
 

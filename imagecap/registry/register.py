@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import checkout_of, dvc_hash, folder_hash, locked_hash, locked_stages
+from imagecap.checkout import checkout_of, locked_md5, locked_stages
 from imagecap.config import GenerateSettings, Settings, read_params
+from imagecap.data.identity import dvc_md5, folder_digest
 from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
 from imagecap.registry.promotion import CHALLENGER, Decision, champion_of, disposable, settle
@@ -57,8 +58,8 @@ def register_pipeline_model(promote: bool | None = None, *, compare_only: bool =
     folder = checkout / "model"
     if not (folder / "config.json").is_file():
         raise ImageCapError(f"there is no trained model in {folder}; run `dvc repro` (or `dvc checkout`) first")
-    recorded = locked_hash(locked_stages(checkout), "train", "outs", folder.name)
-    if recorded is not None and recorded != dvc_hash(folder):
+    recorded = locked_md5(locked_stages(checkout), "train", "outs", folder.name)
+    if recorded is not None and recorded != dvc_md5(folder):
         raise ImageCapError(
             f"{folder} is not the model whose hash is in dvc.lock: it was changed by hand, or it came out of a damaged "
             "cache of DVC; `dvc repro --force train` makes it anew"
@@ -109,7 +110,7 @@ def register(
     """
     client = connect()
     name = settings.tracking.registered_model_name
-    model_hash = folder_hash(model_folder)
+    model_hash = folder_digest(model_folder)
     store = find_store().folder
     with (
         exclusive((store or model_folder.absolute().parent) / ".register.lock", "registering", wait=True),

@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import checkout_of, dvc_hash, locked_stages
+from imagecap.checkout import checkout_of, locked_stages
 from imagecap.commands.lineage import facts_of, resolve
+from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
 from imagecap.registry.record import PARAMS, PATCH
 from imagecap.registry.rescoring import version_files
@@ -79,7 +80,7 @@ def _bring_code(checkout: Path, scratch: Path, record: Path, facts: dict[str, An
     wrong = []
     for stage in locked_stages(scratch).values():
         for dep in stage.get("deps") or []:
-            if str(dep["path"]).endswith(".py") and dvc_hash(scratch / dep["path"]) != dep["md5"]:
+            if str(dep["path"]).endswith(".py") and dvc_md5(scratch / dep["path"]) != dep["md5"]:
                 wrong.append(dep["path"])
     if wrong:
         raise ImageCapError(
@@ -110,12 +111,12 @@ def _bring_data(checkout: Path, scratch: Path) -> None:
 
 def _tell(made: Path, registered: Path, uri: str, facts: dict[str, Any]) -> None:
     differing = [
-        file.name for file in sorted(registered.glob("*.safetensors")) if dvc_hash(file) != dvc_hash(made / file.name)
+        file.name for file in sorted(registered.glob("*.safetensors")) if dvc_md5(file) != dvc_md5(made / file.name)
     ]
     others = [
         file.name
         for file in sorted(registered.iterdir())
-        if file.is_file() and file.suffix != ".safetensors" and dvc_hash(file) != dvc_hash(made / file.name)
+        if file.is_file() and file.suffix != ".safetensors" and dvc_md5(file) != dvc_md5(made / file.name)
     ]
     if differing:
         from imagecap.registry.record import versions_now

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagecap.checkout import trained_on
+from imagecap.data.identity import training_picture_digests
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.items import Item, items_of
@@ -58,7 +58,7 @@ def training_pictures(client: Any, name: str, number: str) -> set[str] | None:
         ImageCapError: the version's files cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
-        return trained_on(version_files(client, name, number, "checkpoint", Path(folder)))
+        return training_picture_digests(version_files(client, name, number, "checkpoint", Path(folder)))
 
 
 def version_files(client: Any, name: str, number: str, which: str, folder: Path) -> Path:

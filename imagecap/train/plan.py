@@ -1,7 +1,5 @@
 """What is trained on, in which order: decided by the settings and a seed alone, so that it never needs to be stored."""
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -143,15 +141,6 @@ def prompts_of(sample: Sample) -> dict[str, str]:
 def texts_in(sample: Sample, language: str) -> list[str]:
     """A picture's captions in a language."""
     return [caption.text for caption in sample.captions if caption.language == language]
-
-
-def data_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 over pictures and captions, independent of file names and of order."""
-    rows = sorted(
-        json.dumps([sample.digest, sorted([row.prompt, row.text] for row in sample.captions)], ensure_ascii=False)
-        for sample in samples
-    )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def describe(samples: Sequence[Sample]) -> dict[str, Any]:

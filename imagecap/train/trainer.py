@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from imagecap.config import Settings
+from imagecap.data.identity import training_digest
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
@@ -26,7 +27,7 @@ from imagecap.train.finish import (
 from imagecap.train.forward import check_tree_mask
 from imagecap.train.loader import Loader, Micro
 from imagecap.train.optimizer import build_optimizer, set_learning_rates
-from imagecap.train.plan import Plan, Step, check_lengths, data_hash, describe
+from imagecap.train.plan import Plan, Step, check_lengths, describe
 from imagecap.train.processes import Group, joined
 from imagecap.train.progress import Meter, Reporter, RunLog, Stopwatch, bar, clock, say
 from imagecap.train.self_critical import SelfCritical
@@ -114,7 +115,7 @@ class _Run:
         check_tree_mask(model, self.dtype)
         self.steps = self.plan.steps_per_epoch() * self.options.num_epochs
         self.output = Path(self.options.output_dir)
-        self.data_hash = data_hash([*self.training, *self.held_out.samples])
+        self.data_hash = training_digest([*self.training, *self.held_out.samples])
         self.key = run_key(settings, model, self.data_hash, self.dtype)
         self.engine = Engine(model, self.dtype, group, compiled=settings.compute.compile)
         self.weights = trained(model)

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import TRAINED_ON, dvc_file_hash, folder_hash
+from imagecap.checkout import tracked_md5
 from imagecap.config import Settings
+from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.locks import exclusive
@@ -52,7 +53,7 @@ def _train(settings: Settings) -> None:
         print(f"{'new' if run.is_new else 'going on with'} MLflow run {run.run_id}")
         run.params(settings)
         folder = Path(settings.data.data_path)
-        run.data_set(folder.name, dvc_file_hash(folder.with_name(f"{folder.name}.dvc")), _counts(data))
+        run.data_set(folder.name, tracked_md5(folder.with_name(f"{folder.name}.dvc")), _counts(data))
         summary_file = OUTPUT / "train_summary.json"
         if not summary_file.is_file():  # else only what follows was interrupted
             from imagecap.model.builder import build
@@ -78,11 +79,11 @@ def training_key(settings: Settings) -> str:
     names = (settings.model.vision_model_name, settings.model.language_model_name, settings.model.model_path)
     bases = [Path(name).expanduser() for name in names if name is not None]
     facts: list[Any] = [
-        folder_hash(PREPARED),
+        folder_digest(PREPARED),
         settings.model.model_dump(),
         train_settings,
         settings.compute.model_dump(),
-        [folder_hash(folder) for folder in bases if folder.is_dir()],
+        [folder_digest(folder) for folder in bases if folder.is_dir()],
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -110,7 +111,7 @@ def _publish(summary: dict[str, Any], run_id: str, digests: list[str]) -> None:
 
     def link(folder: Path) -> None:
         shutil.copytree(final, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
-        atomic_write_text(folder / TRAINED_ON, "".join(f"{digest}\n" for digest in digests))
+        atomic_write_text(folder / TRAINING_PICTURES_FILE, "".join(f"{digest}\n" for digest in digests))
 
     replace_folder(MODEL, link)
     history = [json.loads(line) for line in (OUTPUT / "history.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -9,7 +9,8 @@ from PIL import Image
 from imagecap.config import DataSettings
 from imagecap.data import decoding
 from imagecap.data.dataset import read_captions
-from imagecap.data.images import load_image, picture_digest
+from imagecap.data.identity import picture_digest
+from imagecap.data.images import load_image
 from imagecap.errors import ImageCapError
 
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from imagecap.data import images
-from imagecap.data.images import load_image, picture_digest, thumbnail_jpeg
+from imagecap.data.identity import picture_digest
+from imagecap.data.images import load_image, thumbnail_jpeg
 from imagecap.errors import ImageCapError
 
 # pytest puts aside the filter that the module sets for Pillow's warnings.
@@ -184,25 +185,6 @@ def test_a_line_is_no_picture() -> None:
     """Resized by its shorter side it would be a bomb."""
     with pytest.raises(ImageCapError, match="times the other"):
         load_image(encoded(Image.new("RGB", (1, 300)), "PNG"), LIMIT)
-
-
-def test_digest_is_of_pixels_and_size(make_picture) -> None:
-    image = make_picture(3, (64, 48))
-    digest = picture_digest(image)
-    assert digest == picture_digest(load_image(encoded(image, "PNG"), LIMIT))
-    assert digest == picture_digest(load_image(encoded(image, "BMP"), LIMIT))
-    other = image.copy()
-    other.putpixel((63, 47), tuple(255 - part for part in other.getpixel((63, 47))))
-    assert digest != picture_digest(other)
-    black = [picture_digest(Image.new("RGB", size)) for size in ((4, 6), (6, 4))]
-    assert black[0] != black[1]
-
-
-def test_digest_does_not_depend_on_the_strips(make_picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = make_picture(3, (64, 48))
-    whole = picture_digest(image)
-    monkeypatch.setattr(images, "_STRIP_PIXELS", 100)
-    assert picture_digest(image) == whole
 
 
 def test_thumbnail_has_no_metadata(make_picture) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from imagecap.data.dataset import read_captions
-from imagecap.data.prepared import data_digest, read_prepared, write_prepared
+from imagecap.data.identity import data_digest
+from imagecap.data.prepared import read_prepared, write_prepared
 from imagecap.errors import ImageCapError
 
 

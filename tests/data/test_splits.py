@@ -7,7 +7,7 @@ import pytest
 
 from imagecap.config import DataSettings
 from imagecap.data.records import Sample
-from imagecap.data.splits import check_fractions, fraction_of, require_training, split_hash, split_named, split_of
+from imagecap.data.splits import check_fractions, fraction_of, require_training, split_named, split_of
 from imagecap.errors import ImageCapError
 
 DIGESTS = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(4000)]
@@ -62,10 +62,3 @@ def test_nothing_to_train_on() -> None:
     sample = Sample("a.png", Path("/a.png"), "0", "test", ())
     with pytest.raises(ImageCapError, match="0 went to validation and 1 to test"):
         require_training([sample], DataSettings())
-
-
-def test_split_hash_sees_moves_not_order() -> None:
-    a, b = (Sample(name, Path(name), name, "train", ()) for name in "ab")
-    moved = Sample("b", Path("b"), "b", "test", ())
-    assert split_hash([a, b]) == split_hash([b, a]) == split_hash([a, b, b])
-    assert split_hash([a, b]) != split_hash([a, moved])

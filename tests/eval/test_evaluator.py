@@ -223,9 +223,9 @@ def test_scenes_are_judged_by_their_truth(picture: Path) -> None:
 
 def test_the_same_data_has_the_same_hash(english: list[Sample]) -> None:
     texts = [""] * 4
-    one = run(english, texts, []).data["split_hash"]
-    assert run(list(reversed(english)), texts, []).data["split_hash"] == one
-    assert run(english[:3], texts[:3], []).data["split_hash"] != one
+    one = run(english, texts, []).data["evaluated_digest"]
+    assert run(list(reversed(english)), texts, []).data["evaluated_digest"] == one
+    assert run(english[:3], texts[:3], []).data["evaluated_digest"] != one
 
 
 def test_truncated_captions_are_told_by_the_missing_end(english: list[Sample]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagecap.checkout import trained_on
 from imagecap.config import Settings, parse_settings
+from imagecap.data.identity import training_picture_digests
 from imagecap.errors import ImageCapError
 from imagecap.registry.store import connect
 from pipelines.stages import FAILED, INTERRUPTED, USER_ERROR, run_stage
@@ -50,7 +50,7 @@ def test_the_stages_write_what_dvc_yaml_says(place: Path) -> None:
     assert json.loads((place / "prepared" / "summary.json").read_text())["pictures"]["test"] == 2
     assert (place / "model" / "config.json").is_file()
     digests = [json.loads(line)["digest"] for line in (place / "prepared" / "train.jsonl").read_text().splitlines()]
-    assert trained_on(place / "model") == set(digests)
+    assert training_picture_digests(place / "model") == set(digests)
     assert {"train_loss", "val_loss", "steps", "captions_per_second"} <= set(
         json.loads((place / "metrics" / "train.json").read_text())
     )

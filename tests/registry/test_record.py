@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imagecap.checkout import dvc_hash, folder_hash
 from imagecap.config import Settings, parse_settings
+from imagecap.data.identity import dvc_md5, folder_digest
 from imagecap.registry.record import FACTS, doubts, made_with, write_record
 
 
@@ -23,12 +23,12 @@ def checkout(tmp_path: Path) -> Path:
         "prepare": {"params": {"params.yaml": {"data": {"language": "zh"}}}},
         "train": {
             "params": {"params.yaml": {"train.num_epochs": 9}},
-            "deps": [{"path": "prepared", "md5": dvc_hash(tmp_path / "prepared")}],
-            "outs": [{"path": "model", "md5": dvc_hash(tmp_path / "model")}],
+            "deps": [{"path": "prepared", "md5": dvc_md5(tmp_path / "prepared")}],
+            "outs": [{"path": "model", "md5": dvc_md5(tmp_path / "model")}],
         },
         "evaluate": {
-            "deps": [{"path": "model", "md5": dvc_hash(tmp_path / "model")}],
-            "outs": [{"path": "metrics/test.json", "md5": dvc_hash(tmp_path / "metrics" / "test.json")}],
+            "deps": [{"path": "model", "md5": dvc_md5(tmp_path / "model")}],
+            "outs": [{"path": "metrics/test.json", "md5": dvc_md5(tmp_path / "metrics" / "test.json")}],
         },
     }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
@@ -54,7 +54,7 @@ def test_the_record_holds_what_the_stages_ran_with(checkout: Path) -> None:
     now = parse_settings({"train": {"num_epochs": 1}, "data": {"language": "en"}}, "test")
     target = checkout / "record"
     model = checkout / "model"
-    facts = write_record(target, model, now, folder_hash(model), doubts(checkout, model))
+    facts = write_record(target, model, now, folder_digest(model), doubts(checkout, model))
     assert facts == json.loads((target / FACTS).read_text())
     assert (facts["settings"]["train"]["num_epochs"], facts["settings"]["data"]["language"]) == (9, "zh")
     written = yaml.safe_load((target / "params.yaml").read_text())

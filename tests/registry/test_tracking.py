@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagecap.checkout import dvc_facts, folder_hash, git_facts
+from imagecap.checkout import dvc_facts, git_facts
 from imagecap.config import Settings, parse_settings
 from imagecap.errors import ImageCapError
 from imagecap.registry import tracking
@@ -226,13 +226,3 @@ def test_hashes_and_commit(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("")
     assert git_facts(tmp_path)["git.dirty"] == "true"
     assert len(git_facts(tmp_path)["git.commit"]) == 40
-
-
-def test_folder_hash_sees_names_and_contents(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_text("1")
-    first = folder_hash(tmp_path)
-    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
-    second = folder_hash(tmp_path)
-    (tmp_path / "a" / "y").write_text("2")
-    assert len({first, second, folder_hash(tmp_path)}) == 3

@@ -55,7 +55,7 @@ def evaluation(results: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
             "languages": {"en": len(results)},
             "tokenizer": {"en": "ptb"},
             "idf": "references of the evaluated pictures",
-            "split_hash": "abc",
+            "evaluated_digest": "abc",
         },
         "settings": {"generate": Settings().generate.model_dump()},
         "versions": {"imagecap": "1"},
@@ -190,7 +190,7 @@ def test_the_comparison_with_the_model_before(tmp_path: Path) -> None:
 
 def test_few_pictures_without_references(tmp_path: Path) -> None:
     unscored = {"language": None, "references": [], "metrics": None}
-    data = {"images": 2, "references": 0, "languages": {}, "tokenizer": {}, "idf": "", "split_hash": "x"}
+    data = {"images": 2, "references": 0, "languages": {}, "tokenizer": {}, "idf": "", "evaluated_digest": "x"}
     content = evaluation(
         [result(index, **unscored) for index in range(2)],
         metrics={},

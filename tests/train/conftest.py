@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imagecap.data.images import picture_digest
+from imagecap.data.identity import picture_digest
 from imagecap.data.records import Caption, Sample, Split
 from tests.tiny import picture
 

@@ -2,7 +2,7 @@
 
 from imagecap.config import TrainSettings
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.plan import Plan, data_hash
+from imagecap.train.plan import Plan
 from tests.train.conftest import MakeSamples
 
 
@@ -34,9 +34,3 @@ def test_captions_are_drawn_anew_each_epoch(tiny_model: ImageCaptioner, make_sam
     assert plan.weight(step) == sum(
         len(plan.branches[picture][number].caption) for picture, chosen in step.micro[0] for number in chosen
     )
-
-
-def test_the_hash_is_of_content(make_samples: MakeSamples) -> None:
-    samples = make_samples(3)
-    assert data_hash(samples) == data_hash(samples[::-1])
-    assert data_hash(samples) != data_hash(samples[:2])

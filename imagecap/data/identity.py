@@ -1,0 +1,118 @@
+"""Every hash by which data is recognised: pictures, captions, splits, folders.
+
+All but `dvc_md5` are SHA-256 in hex. None depends on the order of its input, nor on where files lie. The values are
+stored in prepared data, checkpoints, training states and reports and compared later, so they must not change.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from imagecap.data.images import to_rgb
+from imagecap.data.records import Sample
+
+TRAINING_PICTURES_FILE = "training_pictures.txt"
+"""In a checkpoint's folder: the `picture_digest` of each training picture, one a line."""
+
+_STRIP_PIXELS = 1 << 20
+
+
+def picture_digest(image: Image.Image) -> str:
+    """Digest of a picture: its size and RGB pixels. File name, format and metadata do not matter."""
+    if image.mode != "RGB":
+        image = to_rgb(image)
+    width, height = image.size
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    rows = max(1, _STRIP_PIXELS // max(width, 1))  # in strips, so that a big picture is not in memory twice
+    for top in range(0, height, rows):
+        digest.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
+    return digest.hexdigest()
+
+
+def data_digest(samples: Iterable[Sample]) -> str:
+    """Digest of a whole data set: every picture with each caption's text, language, prompt and extra columns.
+
+    Splits and file names do not matter. `summary.json` of the prepared data holds it.
+    """
+    rows = sorted(
+        hashlib.sha256(
+            json.dumps(
+                [sample.digest, caption.text, caption.language, caption.prompt, caption.extra], sort_keys=True
+            ).encode()
+        ).digest()
+        for sample in samples
+        for caption in sample.captions
+    )
+    return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def split_digest(samples: Iterable[Sample]) -> str:
+    """Digest of a split: which picture is in which part. Captions and file names do not matter.
+
+    `summary.json` of the prepared data holds it as `split_hash`.
+    """
+    lines = sorted({f"{sample.digest} {sample.split}\n" for sample in samples})
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def training_digest(samples: Iterable[Sample]) -> str:
+    """Digest of what a training run sees: every picture with each caption's prompt and text.
+
+    `imagecap.json` of a checkpoint holds it as `data_hash`, and a training state is resumed only if it is the same.
+    """
+    rows = sorted(
+        json.dumps([sample.digest, sorted([row.prompt, row.text] for row in sample.captions)], ensure_ascii=False)
+        for sample in samples
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def evaluated_digest(samples: Iterable[Sample]) -> str:
+    """Digest of what an evaluation is against: every picture with each reference's language and text.
+
+    `eval_results.json` holds it under the same name. Prompts do not matter.
+    """
+    lines = sorted(
+        "\t".join([sample.digest, *sorted(f"{caption.language} {caption.text}" for caption in sample.captions)])
+        for sample in samples
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of a folder: the relative path and content of every file, in subfolders too."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def dvc_md5(path: Path) -> str | None:
+    """The MD5 that DVC would record for a file or folder as it is now; None if nothing is there.
+
+    That of a folder ends in `.dir`. It covers the listing that DVC keeps in its cache: JSON with the MD5 and the
+    relative path of every file, ordered by the parts of the path.
+    """
+    if path.is_file():
+        return _md5(path)
+    if not path.is_dir():
+        return None
+    files = sorted((file.relative_to(path).parts, file) for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": _md5(file), "relpath": "/".join(parts)} for parts, file in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def training_picture_digests(checkpoint: Path) -> set[str] | None:
+    """The `picture_digest` of every picture that a checkpoint was trained on; None if the checkpoint does not say."""
+    file = checkpoint / TRAINING_PICTURES_FILE
+    return set(file.read_text(encoding="ascii").split()) if file.is_file() else None
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
