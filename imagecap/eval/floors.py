@@ -12,6 +12,9 @@ import numpy as np
 from imagecap.metrics import References, prepare_references, tokenize
 from imagecap.metrics.cider import cider
 
+# every kind that `floors` of eval_results.json may hold, floors before the ceiling
+BASELINES: tuple[str, ...] = ("constant", "random", "neighbour", "shuffled", "human")
+
 _SEED = 20240301
 CONSTANT_CANDIDATES = 300
 CONSTANT_PICTURES = 400

@@ -95,7 +95,7 @@ def _summary(evaluation: Mapping[str, Any], language: str, captions: int, prefix
         cider=cider,
         interval=(low, high) if interval else None,
         best_floor=BestFloor(best, floors[best], verdict(low, high, floors[best])) if best is not None else None,
-        human_cider=of("human", "CIDEr"),
+        human_cider=of("human", "CIDEr") or None,  # 0 is CIDEr's value for a single picture, whatever its captions
         true_share=metrics.get(f"{prefix}true_share"),
         true_share_held_out=metrics.get(f"{prefix}true_share_held_out"),
         shuffled_true_share=of("shuffled", "true_share"),

@@ -1,9 +1,10 @@
-"""Numbers to the geometry of the report's drawings: positions in percent and SVG paths."""
+"""The geometry of the report's charts: positions in percent of an axis, and SVG paths in pixels."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imagecap.eval.floors import BASELINES
 from imagecap.report.formatting import (
     format_interval,
     format_value,
@@ -12,7 +13,7 @@ from imagecap.report.formatting import (
     metric_label,
     metric_of_key,
 )
-from imagecap.report.wording import CEILINGS, FLOORS, KIND_LABELS, KIND_MEANINGS
+from imagecap.report.wording_en import BASELINE_MEANINGS
 
 _LANES = ("true_share", "true_share_seen", "true_share_held_out", "CIDEr", "ROUGE_L", "Bleu_4")
 CURVE_WIDTH, CURVE_HEIGHT = 560, 200
@@ -20,7 +21,15 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
 
 
 def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One horizontal axis per metric: the model with its interval, floors and ceilings; positions in percent."""
+    """One horizontal axis per metric: the model with its interval, and the floors and ceilings.
+
+    Args:
+        evaluation: contents of eval_results.json.
+
+    Returns:
+        One entry per axis, the languages in order. Positions (`x`, `low`, `high`) are in percent of the axis, which
+        begins at 0 and ends at `top`.
+    """
     languages = list(evaluation["data"]["languages"])
     rows = []
     for key in sorted(evaluation["metrics"], key=lambda key: _order(key, languages)):
@@ -30,31 +39,23 @@ def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         value = evaluation["metrics"][key]
         interval = evaluation["intervals"].get(key)
         others = {
-            kind: evaluation["floors"][kind]["metrics"].get(key)
-            for kind in (*FLOORS, *CEILINGS)
-            if kind in evaluation["floors"]
+            kind: evaluation["floors"][kind]["metrics"].get(key) for kind in BASELINES if kind in evaluation["floors"]
         }
         known = {kind: other for kind, other in others.items() if other is not None}
         top = 1.0 if is_share(key) else _nice_top(max([value, *known.values(), *(interval or [])]))
         rows.append(
             {
                 "key": key,
-                "label": metric_label(
-                    metric_of_key(key), {metric_of_key(key): evaluation["names"].get(key, metric_of_key(key))}
-                ),
+                "label": metric_label(name, {name: evaluation["names"].get(key, name)}),
                 "language": language_of_key(key, languages),
                 "value": format_value(key, value),
-                "span": format_interval(key, interval),
+                "interval": format_interval(key, interval),
                 "x": _percent(value, top),
                 "low": _percent(interval[0], top) if interval else None,
                 "high": _percent(interval[1], top) if interval else None,
                 "top": format_value(key, top),
                 "marks": [
-                    {
-                        "kind": kind,
-                        "x": _percent(other, top),
-                        "title": f"{KIND_LABELS[kind]}: {format_value(key, other)}",
-                    }
+                    {"kind": kind, "x": _percent(other, top), "title": f"{kind}: {format_value(key, other)}"}
                     for kind, other in known.items()
                 ],
             }
@@ -63,24 +64,24 @@ def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def legend(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The kinds of marks that are drawn, and what they mean."""
-    return [
-        {"kind": kind, "label": KIND_LABELS[kind], "meaning": KIND_MEANINGS[kind]}
-        for kind in (*FLOORS, *CEILINGS)
-        if kind in evaluation["floors"]
-    ]
+    """The floors and ceilings that are drawn, and what they mean."""
+    return [{"kind": kind, "meaning": BASELINE_MEANINGS[kind]} for kind in BASELINES if kind in evaluation["floors"]]
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Learning curves: all losses in one drawing, every other number in one of its own.
+    """Learning curves: one chart with all losses, and one for every other number.
 
     Args:
-        history: rows with a `step` (or `epoch`) and numbers by name; what is missing or not finite is left out.
+        history: rows with a `step` (or `epoch`) and numbers by name. Numbers that are not finite are left out, and so
+            are curves of fewer than two points.
+
+    Returns:
+        One entry per chart: its size in pixels, ticks of the vertical axis, and lines as SVG paths.
     """
     axis = "step" if any("step" in row for row in history) else "epoch"
     series: dict[str, list[tuple[float, float]]] = {}
-    for place, row in enumerate(history):
-        x = float(row.get(axis, place))
+    for index, row in enumerate(history):
+        x = float(row.get(axis, index))
         for name, value in row.items():
             if name in ("step", "epoch") or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -100,6 +101,7 @@ def _curve(axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> di
     bottom, top = ticks[0], ticks[-1]
 
     def at(x: float, y: float) -> tuple[float, float]:
+        """Pixel of a point."""
         across = (x - left) / (right - left or 1)
         up = (y - bottom) / (top - bottom or 1)
         return (
@@ -126,12 +128,12 @@ def _curve(axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> di
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About four round numbers from at or below `low` to at or above `high`."""
+    """About four round numbers; the first is at most `low`, the last at least `high`."""
     width = (high - low) or abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10(width / 3))
     step = next(step * factor for factor in (1, 2, 5, 10) if width / (step * factor) <= 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
+    return [round(multiple * step, 12) for multiple in range(first, max(last, first + 1) + 1)]
 
 
 def _nice_top(value: float) -> float:

@@ -1,7 +1,7 @@
-"""Which pictures to show, and a contact sheet of captioned pictures as one PNG."""
+"""A contact sheet of pictures with their captions, as one PNG file."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,52 +15,25 @@ Picture = Path | Image.Image
 MAX_PIXELS = 200_000_000
 
 _INK, _SOFT, _PAPER = (29, 35, 48), (110, 118, 132), (250, 249, 246)
-_NEVER_FIRST = "，。、；：？！）》」』”’…"  # no line of Chinese begins with these
+_NEVER_FIRST = "，。、；：？！）》」』”’…"  # Chinese punctuation that never begins a line
 _SIDE, _GAP, _LINES = 260, 22, 4
 
 
-def rank(results: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Indices of the scored results, best first: true captions before others, then by CIDEr and ROUGE-L."""
-    scored = [index for index, result in enumerate(results) if result.get("metrics")]
-
-    def key(index: int) -> tuple[bool, float, float]:
-        result = results[index]
-        return bool(result.get("true", False)), result["metrics"]["CIDEr"], result["metrics"]["ROUGE_L"]
-
-    return sorted(scored, key=key, reverse=True)
-
-
-def highlights(results: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[int]]:
-    """Indices of the best, typical (around the median) and worst results, `count` of each, none of these twice.
-
-    With them the captions that make most up (objects and colours that no reference names), where there are such.
-    """
-    order = rank(results)
-    count = min(count, len(order) // 3)
-    if count == 0:
-        return {"all": order or list(range(len(results)))}
-    middle = (len(order) - count) // 2
-    chosen = {"best": order[:count], "typical": order[middle : middle + count], "worst": order[::-1][:count]}
-    inventing = [index for index in order[::-1] if results[index].get("hallucinated")]
-    inventing.sort(key=lambda index: -len(results[index]["hallucinated"]))  # stable: of equals the worst first
-    return chosen | ({"made_up": inventing[:count]} if inventing else {})
-
-
 def open_picture(picture: Picture) -> Image.Image:
-    """The picture itself, or read from its file."""
+    """Read a picture from its file; an image is returned as it is."""
     return load_image(picture, MAX_PIXELS) if isinstance(picture, Path) else picture
 
 
 def gallery_png(pictures: Sequence[Picture], captions: Sequence[str], path: Path, columns: int = 4) -> None:
-    """Write one PNG with every picture and its caption below it.
+    """Write a contact sheet: a grid of pictures, each with its caption below.
 
-    Chinese needs a font of the system that has it; where there is none, such a caption is left out and said to be.
+    Chinese captions need a system font with Chinese characters. Without one, a remark takes the caption's place.
 
     Args:
-        pictures: files or pictures.
-        captions: one each.
-        path: the PNG to write.
-        columns: pictures side by side.
+        pictures: files or images.
+        captions: one caption per picture; at most four lines of each are shown.
+        path: the PNG file to write.
+        columns: number of pictures side by side.
     """
     text_font, note_font = _font(captions), ImageFont.load_default(16)
     columns = max(1, min(columns, len(pictures)))
@@ -86,9 +59,10 @@ def gallery_png(pictures: Sequence[Picture], captions: Sequence[str], path: Path
 
 
 def _square(image: Image.Image) -> Image.Image:
+    """The whole picture, as large as a square cell allows, on a grey ground."""
     image = image.convert("RGB")
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    if max(image.size) < _SIDE:  # drawn small: enlarge, so that the sheet is even
+    if max(image.size) < _SIDE:  # `thumbnail` only shrinks
         scale = _SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.BICUBIC)
@@ -98,7 +72,7 @@ def _square(image: Image.Image) -> Image.Image:
 
 
 def _wrap(text: str, font: Any, width: int, lines: int) -> list[str]:
-    """Break at blanks, and anywhere between characters that are not Latin; too long a text ends in "…"."""
+    """Break a text into lines of at most `width` pixels; a text that needs more than `lines` ends in "…"."""
     found, line = [], ""
     for piece in _pieces(text):
         if line and font.getlength((line + piece).rstrip()) > width:
@@ -116,6 +90,7 @@ def _wrap(text: str, font: Any, width: int, lines: int) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
+    """Split a text where a line may end: after blanks, and between characters of which one is not Latin."""
     pieces: list[str] = []
     for character in text:
         if not pieces:
@@ -134,7 +109,7 @@ def _is_latin(text: str) -> bool:
 
 
 def _font(captions: Sequence[str]) -> Any | None:
-    """A font that has all characters of the captions; None: there is none, beyond Latin."""
+    """A font with all characters of the captions; None where no font has them."""
     if all(map(_is_latin, captions)):
         return ImageFont.load_default(18)
     return _chinese_font()

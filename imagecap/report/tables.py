@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagecap.eval.compare import Change, Comparison
+from imagecap.eval.floors import BASELINES
 from imagecap.metrics import Scores, display_name
 from imagecap.report.formatting import format_interval, format_value, is_share, metric_label, metric_of_key
-from imagecap.report.wording import CEILINGS, FLOORS, KIND_LABELS
 
 
 def format_evaluation(evaluation: Mapping[str, Any]) -> str:
@@ -22,8 +22,8 @@ def format_evaluation(evaluation: Mapping[str, Any]) -> str:
     if not evaluation["metrics"]:
         return "no metrics: the pictures have no references"
     floors = evaluation["floors"]
-    kinds = [kind for kind in (*FLOORS, *CEILINGS) if kind in floors]
-    rows = [["metric", "model", "95%", *(KIND_LABELS[kind] for kind in kinds)]]
+    kinds = [kind for kind in BASELINES if kind in floors]
+    rows = [["metric", "model", "95%", *kinds]]
     for key, value in evaluation["metrics"].items():
         rows.append(
             [

@@ -1,76 +1,113 @@
-"""How evaluation results are put into words and columns; the table in the terminal and the report share it."""
+"""The report's texts in every language that has a wording, and the sentences at its top.
+
+A wording is a table of translations (`TEXTS`) and one of sentence parts (`PHRASES`), in a file of its own. What a table
+lacks, and every language without a wording, is shown in English.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-FLOORS: tuple[str, ...] = ("constant", "random", "neighbour", "shuffled")
-CEILINGS: tuple[str, ...] = ("human",)
+from imagecap.eval.verdicts import LanguageSummary, summarize
+from imagecap.report import wording_en, wording_zh
 
-KIND_LABELS: dict[str, str] = {
-    "constant": "constant",
-    "random": "random",
-    "neighbour": "neighbour",
-    "shuffled": "shuffled",
-    "human": "human",
+LANGUAGE_NAMES: dict[str, str] = {"en": "English", "zh": "Chinese"}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The texts of the report in one language.
+
+    Attributes:
+        name: the language's own name, which the button of the report shows.
+        html_language: value of HTML's `lang` attribute for texts in the language.
+        texts: translations of the report's English texts.
+        phrases: parts of the headlines, as `wording_en.PHRASES` has them.
+    """
+
+    name: str
+    html_language: str
+    texts: Mapping[str, str]
+    phrases: Mapping[str, str]
+
+    def text(self, english: str) -> str:
+        """Translate one of the report's English texts."""
+        return self.texts.get(english, english)
+
+    def phrase(self, phrase: str, **values: Any) -> str:
+        """Fill in a part of the headlines."""
+        return self.phrases.get(phrase, wording_en.PHRASES[phrase]).format(**values)
+
+
+WORDINGS: dict[str, Wording] = {
+    "en": Wording("English", "en", {}, wording_en.PHRASES),
+    "zh": Wording("中文", "zh-CN", wording_zh.TEXTS, wording_zh.PHRASES),
 }
-KIND_MEANINGS: dict[str, str] = {
-    "constant": "the best single training caption, said of every picture",
-    "random": "any training caption",
-    "neighbour": "the caption of the training picture that the model's encoder finds most alike",
-    "shuffled": "the model's own captions, each scored on another picture: what is right without looking",
-    "human": "one person's caption against the other people's",
-}
-LANGUAGES: dict[str, str] = {"en": "English", "zh": "Chinese"}
 
 
-def verdict(evaluation: Mapping[str, Any]) -> list[str]:
-    """What the numbers say, one sentence per language; one that says so where there are no metrics."""
-    metrics = evaluation["metrics"]
-    languages = list(evaluation["data"]["languages"])
-    if not metrics:
-        return [f"{_pictures(evaluation['data']['images'])} captioned; without references there is nothing to score."]
-    return [_verdict(evaluation, language, f"{language}/" if len(languages) > 1 else "") for language in languages]
+def language_name(language: str) -> str:
+    """The English name of a language."""
+    return LANGUAGE_NAMES.get(language, language)
 
 
-def _verdict(evaluation: Mapping[str, Any], language: str, prefix: str) -> str:
-    metrics, floors = evaluation["metrics"], evaluation["floors"]
+def html_language(language: str) -> str:
+    """The value of HTML's `lang` attribute for captions in a language."""
+    return WORDINGS[language].html_language if language in WORDINGS else language
 
-    def of(kind: str, name: str) -> float | None:
-        return floors.get(kind, {}).get("metrics", {}).get(prefix + name)
 
-    count = evaluation["data"]["languages"][language]
-    start = f"{LANGUAGES.get(language, language)}: " if prefix else ""
-    if f"{prefix}true_share" in metrics:
-        sentence = f"{metrics[f'{prefix}true_share']:.0%} of the captions of {_pictures(count)} are true and complete"
-        new = metrics.get(f"{prefix}true_share_held_out")
-        if new is not None:
-            sentence += f", {new:.0%} on colour–object pairs never seen in training"
-        shuffled = of("shuffled", "true_share")
-        if shuffled is not None:
-            sentence += f"; with shuffled pictures {shuffled:.0%}"
-        return f"{start}{sentence}."
-    value = metrics[f"{prefix}CIDEr"]
-    interval = evaluation["intervals"].get(f"{prefix}CIDEr")
-    sentence = f"CIDEr {value:.3f}"
-    if interval:
-        sentence += f" (95% between {interval[0]:.3f} and {interval[1]:.3f})"
-    sentence += f" on {_pictures(count)}"
-    candidates = {kind: of(kind, "CIDEr") for kind in ("constant", "random", "neighbour")}
-    known = {kind: floor for kind, floor in candidates.items() if floor is not None}
-    if known:
-        kind = max(known, key=lambda each: known[each])
-        meaning = {"constant": "one caption for every picture", "random": "random captions"}.get(
-            kind, "captions of look-alike pictures"
+def headlines(evaluation: Mapping[str, Any], wording: Wording = WORDINGS["en"]) -> list[str]:
+    """State what an evaluation found: one sentence per language of the captions.
+
+    Args:
+        evaluation: contents of eval_results.json.
+        wording: the language of the sentences.
+    """
+    summaries = summarize(evaluation)
+    if not summaries:
+        return [wording.phrase("unscored", pictures=_pictures(evaluation["data"]["images"], wording))]
+    sentences = [_headline(summary, wording) for summary in summaries]
+    if len(sentences) == 1:
+        return sentences
+    return [
+        wording.phrase("language", language=wording.text(language_name(summary.language)), headline=sentence)
+        for summary, sentence in zip(summaries, sentences, strict=True)
+    ]
+
+
+def _headline(summary: LanguageSummary, wording: Wording) -> str:
+    def part(phrase: str, **values: float | None) -> str:
+        """A part of the sentence, or nothing where a value is not known."""
+        return "" if None in values.values() else wording.phrase(phrase, **values)
+
+    pictures = _pictures(summary.captions, wording)
+    if summary.true_share is not None:
+        return wording.phrase(
+            "true",
+            share=summary.true_share,
+            pictures=pictures,
+            held_out=part("held_out", share=summary.true_share_held_out),
+            shuffled=part("shuffled", share=summary.shuffled_true_share),
         )
-        relation = "no better than" if value <= known[kind] else "above"
-        if interval and interval[0] <= known[kind] < value:
-            relation = "not surely above"
-        sentence += f", {relation} the best floor: {known[kind]:.3f} by {meaning}"
-    human = of("human", "CIDEr")
-    if human:
-        sentence += f"; one person against the others reaches {human:.3f}"
-    return f"{start}{sentence}."
+    low, high = summary.interval or (None, None)
+    return wording.phrase(
+        "cider",
+        cider=summary.cider,
+        pictures=pictures,
+        interval=part("interval", low=low, high=high),
+        floor=_floor(summary, wording),
+        human=part("human", cider=summary.human_cider),
+    )
 
 
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+def _floor(summary: LanguageSummary, wording: Wording) -> str:
+    floor = summary.best_floor
+    if floor is None:
+        return ""
+    standing = "worse" if summary.cider <= floor.cider else floor.verdict
+    return wording.phrase(
+        "floor", standing=wording.phrase(standing), cider=floor.cider, kind=wording.phrase(floor.kind)
+    )
+
+
+def _pictures(count: int, wording: Wording) -> str:
+    return wording.phrase("picture" if count == 1 else "pictures", count=count)

@@ -1,7 +1,4 @@
-"""The report's words in Chinese: every text that the template shows, by its English, and the verdict."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The report's words in Chinese: translations of its English texts, and the parts of the headlines."""
 
 TEXTS: dict[str, str] = {
     "Image captions, judged": "图像描述评估报告",
@@ -128,38 +125,16 @@ TEXTS: dict[str, str] = {
     "version": "版本",
     "Everything is in this file; it asks nothing of the network.": "一切都在这个文件里，不需要网络。",
 }
-
-
-def verdict_zh(evaluation: Mapping[str, Any]) -> list[str]:
-    """What the numbers say, one sentence per language; see `wording.verdict`."""
-    metrics, languages = evaluation["metrics"], list(evaluation["data"]["languages"])
-    if not metrics:
-        return [f"为 {evaluation['data']['images']:,} 张图像生成了描述；没有参考描述，无法评分。"]
-    return [_verdict(evaluation, language, f"{language}/" if len(languages) > 1 else "") for language in languages]
-
-
-def _verdict(evaluation: Mapping[str, Any], language: str, prefix: str) -> str:
-    metrics, floors = evaluation["metrics"], evaluation["floors"]
-
-    def of(kind: str, name: str) -> float | None:
-        return floors.get(kind, {}).get("metrics", {}).get(prefix + name)
-
-    count = evaluation["data"]["languages"][language]
-    start = f"{ {'en': '英文', 'zh': '中文'}.get(language, language) }：" if prefix else ""
-    if f"{prefix}true_share" in metrics:
-        sentence = f"{count:,} 张图像的描述中，{metrics[f'{prefix}true_share']:.0%} 完全正确"
-        new = metrics.get(f"{prefix}true_share_held_out")
-        if new is not None:
-            sentence += f"，训练中从未见过的颜色与物体组合上为 {new:.0%}"
-        shuffled = of("shuffled", "true_share")
-        return f"{start}{sentence}" + (f"；图像打乱后为 {shuffled:.0%}。" if shuffled is not None else "。")
-    interval = evaluation["intervals"].get(f"{prefix}CIDEr")
-    sentence = f"{count:,} 张图像上 CIDEr 为 {metrics[f'{prefix}CIDEr']:.3f}"
-    if interval:
-        sentence += f"（95% 区间 {interval[0]:.3f}–{interval[1]:.3f}）"
-    known = {kind: of(kind, "CIDEr") for kind in ("constant", "random", "neighbour")}
-    floor = max((value for value in known.values() if value is not None), default=None)
-    if floor is not None:
-        sentence += f"，不看图的最好成绩为 {floor:.3f}"
-    human = of("human", "CIDEr")
-    return f"{start}{sentence}" + (f"；一个人与其他人相比为 {human:.3f}。" if human else "。")
+PHRASES: dict[str, str] = {
+    "picture": "1 张图像",
+    "pictures": "{count:,} 张图像",
+    "unscored": "为 {pictures}生成了描述；没有参考描述，无法评分。",
+    "language": "{language}：{headline}",
+    "true": "{pictures}的描述中，{share:.0%} 完全正确{held_out}{shuffled}。",
+    "held_out": "，训练中从未见过的颜色与物体组合上为 {share:.0%}",
+    "shuffled": "；图像打乱后为 {share:.0%}",
+    "cider": "{pictures}上 CIDEr 为 {cider:.3f}{interval}{floor}{human}。",
+    "interval": "（95% 区间 {low:.3f}–{high:.3f}）",
+    "floor": "，不看图的最好成绩为 {cider:.3f}",
+    "human": "；一个人与其他人相比为 {cider:.3f}",
+}

@@ -15,11 +15,12 @@ from PIL import Image
 
 from imagecap.config import Settings
 from imagecap.eval.compare import compare_results
-from imagecap.report import page as report
 from imagecap.report.charts import curves, lanes
-from imagecap.report.gallery import gallery_png, highlights, rank
+from imagecap.report.gallery import gallery_png
+from imagecap.report.highlights import highlights, rank
 from imagecap.report.page import LISTED, write_report
-from imagecap.report.wording_zh import TEXTS
+from imagecap.report.wording import WORDINGS, Wording, headlines
+from imagecap.report.wording_en import BASELINE_MEANINGS, FIGURE_LABELS, GALLERY_TITLES
 
 
 def result(index: int, **changes: Any) -> dict[str, Any]:
@@ -140,12 +141,16 @@ def test_every_text_is_there_in_chinese(tmp_path: Path) -> None:
     template = resources.files("imagecap.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     texts = re.findall(r"""t\((?:'([^']+)'|"([^"]+)")\)|both\("([^"]+)\"""", template)
     assert len(texts) > 40
-    assert [text for parts in texts if (text := "".join(parts)) not in TEXTS] == []
-    titles = [text for pair in report._TITLES.values() for text in pair if text]
-    assert [text for text in (*titles, *(row[1] for row in report._BEHAVIOUR)) if text not in TEXTS] == []
+    titles = [text for pair in GALLERY_TITLES.values() for text in pair if text]
+    figures = [label for label, _ in FIGURE_LABELS.values()]
+    shown = [*("".join(parts) for parts in texts), *titles, *figures, *BASELINE_MEANINGS, *BASELINE_MEANINGS.values()]
+    assert [text for text in shown if text not in WORDINGS["zh"].texts] == []
 
 
-@pytest.mark.parametrize(("languages", "ui"), [({"zh": 30}, "zh"), ({"en": 30}, "en"), ({"en": 30, "zh": 30}, "en")])
+@pytest.mark.parametrize(
+    ("languages", "ui"),
+    [({"zh": 30}, "zh"), ({"en": 30}, "en"), ({"en": 30, "zh": 30}, "en"), ({"de": 30}, "en")],
+)
 def test_the_page_opens_in_the_language_of_the_data(tmp_path: Path, languages: dict[str, int], ui: str) -> None:
     content = evaluation([result(index) for index in range(30)])
     content["data"] |= {"languages": languages, "tokenizer": dict.fromkeys(languages, "char")}
@@ -158,6 +163,14 @@ def test_the_page_opens_in_the_language_of_the_data(tmp_path: Path, languages: d
         }
     page(tmp_path, content)
     assert f'data-ui="{ui}"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_a_wording_lacks_is_said_in_english() -> None:
+    german = Wording("Deutsch", "de", {"Best": "Beste"}, {"language": "{language} – {headline}"})
+    assert [german.text(text) for text in ("Best", "Worst")] == ["Beste", "Worst"]
+    content = evaluation([result(index) for index in range(30)], floors={})
+    assert headlines(content, german) == headlines(content)
+    assert headlines(content)[0].startswith("CIDEr 0.800 (95% between 0.700 and 0.900) on 30 pictures")
 
 
 def test_made_up_captions_have_a_gallery_and_say_what(tmp_path: Path) -> None:
@@ -253,10 +266,11 @@ def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path: Path, width: in
     (tmp_path / "frame.html").write_text(
         f"<iframe id=f src=report.html style='width:{width}px;height:2000px;border:0'></iframe>"
         "<script>onload=()=>{const d=f.contentDocument,r=d.documentElement;"
-        "const seen=d.getElementById('count').textContent,before=getComputedStyle(d.querySelector('h2 .zh')).display;"
+        "const seen=d.getElementById('count').textContent,chinese=d.querySelector('h2 .ui-zh');"
+        "const before=getComputedStyle(chinese).display;"
         "d.getElementById('ui').click();"
         "document.title=[r.scrollWidth,d.querySelectorAll('.row').length,seen,before,"
-        "getComputedStyle(d.querySelector('h2 .zh')).display,d.getElementById('find').placeholder,"
+        "getComputedStyle(chinese).display,d.getElementById('find').placeholder,"
         "d.getElementById('sort').options[0].label].join('|')}</script>"
     )
     done = subprocess.run(
@@ -277,5 +291,5 @@ def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path: Path, width: in
     assert rows == "30"
     assert count == "30 / 30"
     assert (before, after) == ("none", "inline"), "the button shows the page in Chinese"
-    assert placeholder == TEXTS["Find in captions, references, names"]
-    assert option == TEXTS["best first"], "what a list shows is its label"
+    assert placeholder == WORDINGS["zh"].texts["Find in captions, references, names"]
+    assert option == WORDINGS["zh"].texts["best first"], "what a list shows is its label"

@@ -1,9 +1,9 @@
-"""The metric table in the terminal, and the verdict."""
+"""The metric table in the terminal, and the headlines."""
 
 from typing import Any
 
 from imagecap.report.tables import display_width, format_evaluation
-from imagecap.report.wording import verdict
+from imagecap.report.wording import headlines
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -35,18 +35,18 @@ def test_chinese_takes_two_columns() -> None:
 
 def test_without_metrics_there_is_a_sentence() -> None:
     assert "no references" in format_evaluation(content(metrics={}))
-    assert verdict(content(metrics={})) == ["12 pictures captioned; without references there is nothing to score."]
+    assert headlines(content(metrics={})) == ["12 pictures captioned; without references there is nothing to score."]
 
 
-def test_verdict_of_scenes() -> None:
-    assert verdict(content()) == ["90% of the captions of 12 pictures are true and complete."]
+def test_headline_of_scenes() -> None:
+    assert headlines(content()) == ["90% of the captions of 12 pictures are true and complete."]
 
 
-def test_verdict_says_when_a_model_is_no_better_than_a_floor() -> None:
+def test_the_headline_says_when_a_model_is_no_better_than_a_floor() -> None:
     def sentence(value: float, floor: float) -> str:
         changed = content(metrics={"CIDEr": value}, intervals={"CIDEr": [value - 0.1, value + 0.1]})
         changed["floors"]["constant"]["metrics"]["CIDEr"] = floor
-        return verdict(changed)[0]
+        return headlines(changed)[0]
 
     assert "above the best floor: 0.100 by one caption for every picture" in sentence(0.5, 0.1)
     assert "not surely above the best floor" in sentence(0.5, 0.45)
@@ -62,4 +62,4 @@ def test_languages_are_told_apart() -> None:
         data={"images": 2, "languages": {"en": 2, "zh": 2}},
     )
     assert [line.split()[0] for line in format_evaluation(found).splitlines()[2:]] == ["CIDEr", "CIDEr[zh-char]"]
-    assert [sentence.split(":")[0] for sentence in verdict(found)] == ["English", "Chinese"]
+    assert [sentence.split(":")[0] for sentence in headlines(found)] == ["English", "Chinese"]
