@@ -1,17 +1,21 @@
-"""The one exception that is shown to a user as a sentence instead of a traceback."""
+"""The exception that a user sees as a sentence instead of a traceback, and the exit codes of commands and stages."""
 
 import errno
 
+EXIT_FAILED = 1  # something failed that may work another time, such as a full disk
+EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
+EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM, as shells report it: 128 + SIGINT
+
 
 class ImageCapError(Exception):
-    """Something the user can mend: the message names the file, row, field or setting and what to do.
+    """An error that the user can fix: the message names the file, row, field or setting and what to do.
 
-    The command line prints it as `error: …` and exits with status 2; the served model answers with a 400.
+    The command line prints it as `error: …` and exits with `EXIT_USER_ERROR`; the served model answers with a 400.
     """
 
 
 def disk_full(error: OSError) -> str | None:
-    """A sentence for an error that says that there is no room to write; None for any other."""
+    """A sentence for the user if the error says that the disk is full; None for any other error."""
     if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return None
     where = f" {error.filename}" if error.filename else ""

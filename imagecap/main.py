@@ -10,12 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagecap import __version__
-from imagecap.errors import ImageCapError, disk_full
-from imagecap.flags import add_flags, settings_from_flags
-
-FAILED = 1
-USER_ERROR = 2
-INTERRUPTED = 130
+from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command(arguments)
     except ImageCapError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:  # `… | head` has read enough; Python would complain once more when it closes its output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -45,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
-        return FAILED
+        return EXIT_FAILED
     return 0
 
 

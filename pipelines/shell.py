@@ -18,7 +18,6 @@ _GRACE_SECONDS = 60.0  # for a trainer to finish its step, save a state of gigab
 _PROGRESS_EVERY_SECONDS = 10.0
 _TAIL_LINES = 20
 _EXITED_WITH = re.compile(r"exited with (-?\d+)")
-USER_ERROR = 2
 
 
 class CommandFailed(Exception):

@@ -12,12 +12,11 @@ from typing import Any
 
 from imagecap.config import parse_settings
 from imagecap.data.prepared import read_prepared
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.registry.tracking import PARENT_RUN, forgiving
 from pipelines.processes import interrupt_on_sigterm
-from pipelines.shell import USER_ERROR, CommandFailed, stream
-from pipelines.stages import INTERRUPTED
+from pipelines.shell import CommandFailed, stream
 from pipelines.stages.evaluate import tool_names
 
 
@@ -78,9 +77,9 @@ if __name__ == "__main__":
         try_point(json.loads(sys.argv[1]), Path(sys.argv[2]))
     except ImageCapError as error:
         print(f"error: {error}")
-        sys.exit(USER_ERROR)
+        sys.exit(EXIT_USER_ERROR)
     except CommandFailed as error:
         print(f"error: {error}")
-        sys.exit(USER_ERROR if error.status == USER_ERROR else 1)
+        sys.exit(EXIT_USER_ERROR if error.status == EXIT_USER_ERROR else EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)

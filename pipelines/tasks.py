@@ -13,11 +13,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from pipelines.artifacts import Progress
 from pipelines.integrity import check_cache
 from pipelines.overrides import apply_overrides
-from pipelines.shell import USER_ERROR, CommandFailed, stream
+from pipelines.shell import CommandFailed, stream
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUR = 3600.0
@@ -26,7 +26,9 @@ HOUR = 3600.0
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Retry what may be luck (killed, out of memory, a full disk), not what the user has to mend."""
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, ImageCapError) or (isinstance(error, CommandFailed) and error.status == USER_ERROR))
+    return not (
+        isinstance(error, ImageCapError) or (isinstance(error, CommandFailed) and error.status == EXIT_USER_ERROR)
+    )
 
 
 RETRIES: dict[str, Any] = {

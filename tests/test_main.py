@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from imagecap import main as main_module
-from imagecap.config import Settings, parse_settings
+from imagecap.config import Settings
+from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import ImageCapError
-from imagecap.flags import add_flags, settings_from_flags
 from imagecap.main import main
 
 
@@ -58,20 +58,6 @@ def test_a_wrong_value_names_its_flag(flag: str, value: str) -> None:
 def test_settings_that_exclude_each_other_are_one_sentence() -> None:
     with pytest.raises(ImageCapError, match=r"^num_beams above 1 and temperature above 0 exclude each other"):
         parse("--num_beams", "4", "--temperature", "0.7")
-
-
-def test_every_setting_has_a_name_of_its_own() -> None:
-    names = [
-        name
-        for section in Settings.model_fields.values()
-        for name in section.annotation.model_fields  # type: ignore[union-attr]
-    ]
-    assert len(names) == len(set(names))
-
-
-def test_params_are_checked_by_name() -> None:
-    with pytest.raises(ImageCapError, match=r"params\.yaml: train\.batchsize"):
-        parse_settings({"train": {"batchsize": 3}}, "params.yaml")
 
 
 def test_a_user_error_is_one_line_and_status_2(

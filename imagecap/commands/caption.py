@@ -13,14 +13,13 @@ from tqdm import tqdm
 from imagecap.config import Settings
 from imagecap.data.identity import folder_digest
 from imagecap.data.language import language_of
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_INTERRUPTED, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.generate.inputs import Picture, pictures_of
 from imagecap.generate.journal import Journal, JournalRow
 from imagecap.locks import exclusive
 
 FORMATS = (".jsonl", ".parquet", ".json")
-INTERRUPTED = 130
 
 
 def caption_many(settings: Settings, model_path: Path, source: str, output_file: Path, batch_size: int) -> None:
@@ -84,7 +83,7 @@ def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], jour
             journal.close()
             bar.close()
             print(f"interrupted after {bar.n:,} of {len(left):,} pictures; the same command goes on", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _finish(journal: Journal, output_file: Path) -> tuple[int, int]:

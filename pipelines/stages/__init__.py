@@ -7,13 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imagecap.config import Settings, read_params
-from imagecap.errors import ImageCapError, disk_full
+from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
 from pipelines.integrity import check_cache
 from pipelines.processes import die_with_parent, interrupt_on_sigterm
-
-FAILED = 1
-USER_ERROR = 2
-INTERRUPTED = 130
 
 PREPARED = Path("prepared")
 MODEL = Path("model")
@@ -49,16 +45,16 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
         stage(settings)
     except ImageCapError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return EXIT_USER_ERROR
     except OSError as error:
         told = disk_full(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
-        return FAILED
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from imagecap.config import Settings, parse_settings
 from imagecap.data.identity import training_picture_digests
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.registry.store import connect
-from pipelines.stages import FAILED, INTERRUPTED, USER_ERROR, run_stage
+from pipelines.stages import run_stage
 from pipelines.stages import train as train_module
 from pipelines.stages.evaluate import evaluate, spread
 from pipelines.stages.prepare import prepare
@@ -163,10 +163,10 @@ def test_a_stage_ends_with_a_sentence_and_a_status(
     monkeypatch.setattr("pipelines.stages.interrupt_on_sigterm", lambda: None)
     monkeypatch.setattr("pipelines.stages.die_with_parent", lambda: None)
     monkeypatch.chdir(tmp_path)
-    assert run_stage(prepare) == USER_ERROR
+    assert run_stage(prepare) == EXIT_USER_ERROR
     assert "error: params.yaml is missing" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text("data: {data_path: nowhere}\n")
-    assert run_stage(prepare) == USER_ERROR
+    assert run_stage(prepare) == EXIT_USER_ERROR
     assert "nowhere does not exist" in capsys.readouterr().err
 
     def interrupted(_: Settings) -> None:
@@ -174,14 +174,14 @@ def test_a_stage_ends_with_a_sentence_and_a_status(
 
     (tmp_path / ".model.abc123").mkdir()
     (tmp_path / "params.yaml").write_text("{}")
-    assert run_stage(interrupted) == INTERRUPTED
+    assert run_stage(interrupted) == EXIT_INTERRUPTED
     assert not (tmp_path / ".model.abc123").exists(), "what a killed stage left"
 
     def full(_: Settings) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model/x")
 
     capsys.readouterr()
-    assert run_stage(full) == FAILED
+    assert run_stage(full) == EXIT_FAILED
     assert capsys.readouterr().err == (
         "error: no space left on device: cannot write model/x; make room and run the same command again\n"
     )

@@ -1,13 +1,14 @@
-"""Command-line flags made from the settings schema, and settings made from the flags."""
+"""Command-line flags made from the declared settings, and settings made from the flags."""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from imagecap.config import Settings
+from imagecap.config.schema import Settings, section_class
+from imagecap.config.setting import describe
 from imagecap.errors import ImageCapError
 
 _TRUE = {"true", "yes", "on", "1"}
@@ -17,7 +18,7 @@ _FALSE = {"false", "no", "off", "0"}
 def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str]) -> None:
     """Add a flag for every setting of `sections`; a flag that is not given leaves the default in force."""
     for section in sections:
-        model = _section_model(section)
+        model = section_class(section)
         group = parser.add_argument_group(section, model.__doc__)
         for name, field in model.model_fields.items():
             _add_flag(group, name, field)
@@ -31,7 +32,7 @@ def settings_from_flags(arguments: argparse.Namespace) -> Settings:
     """
     given = vars(arguments)
     values: dict[str, dict[str, Any]] = {
-        section: {name: given[name] for name in _section_model(section).model_fields if name in given}
+        section: {name: given[name] for name in section_class(section).model_fields if name in given}
         for section in Settings.model_fields
     }
     try:
@@ -58,16 +59,8 @@ def parse_boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
 
 
-def _section_model(section: str) -> type[BaseModel]:
-    annotation = Settings.model_fields[section].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
-
-
 def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    assert field.description, f"{name} has no description"
-    shown = field.description.replace("%", "%%")
+    shown = describe(field).replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(
             f"--{name}",

@@ -1,0 +1,29 @@
+"""Settings of the data set."""
+
+from typing import Literal
+
+from imagecap.config.setting import Section, setting
+
+
+class DataSettings(Section):
+    """Which pictures and captions are read, and how they are split."""
+
+    data_path: str = setting("./data", "folder with captions.json and images/")
+    language: Literal["all", "en", "zh"] = setting(
+        "all",
+        "language of the captions that are used",
+        choices={"all": "all captions", "en": "English captions only", "zh": "Chinese captions only"},
+    )
+    on_bad_data: Literal["stop", "skip"] = setting(
+        "stop",
+        "what to do with a row or picture that cannot be read",
+        choices={"stop": "report all of them before any work and stop", "skip": "report them and leave them out"},
+    )
+    max_image_pixels: int = setting(
+        100_000_000, "largest number of pixels of a picture; larger ones are refused", gt=0, le=178_956_970
+    )
+    validation_fraction: float = setting(0.1, "share of the pictures in the validation set", ge=0, lt=1)
+    test_fraction: float = setting(0.1, "share of the pictures in the test set", ge=0, lt=1)
+    split_seed: int = setting(0, "seed of the split into training, validation and test set")
+    prompt_en: str = setting("Describe this image.", "prompt for English captions that have none of their own")
+    prompt_zh: str = setting("描述这张图片。", "prompt for Chinese captions that have none of their own")

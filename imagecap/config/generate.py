@@ -1,0 +1,41 @@
+"""Settings of decoding."""
+
+from pydantic import model_validator
+
+from imagecap.config.setting import Section, setting
+
+
+class GenerateSettings(Section):
+    """How captions are decoded."""
+
+    prompt: str | None = setting(None, "prompt text; absent: the default prompt of the model's language")
+    max_length: int = setting(64, "largest number of new tokens", gt=0)
+    min_length: int = setting(0, "smallest number of new tokens before a caption may end", ge=0)
+    num_beams: int = setting(1, "beams of beam search; 1: greedy, or sampling if temperature is above 0", gt=0)
+    length_penalty: float = setting(1.0, "beam scores are divided by the length to this power")
+    temperature: float = setting(0.0, "temperature of sampling; 0: greedy or beam search", ge=0)
+    top_k: int = setting(0, "sample among this many most probable tokens; 0: all", ge=0)
+    top_p: float = setting(1.0, "sample among the most probable tokens of this total probability", gt=0, le=1)
+    repetition_penalty: float = setting(1.0, "above 1 lowers the scores of tokens that occurred before", gt=0)
+    sample_seed: int = setting(0, "seed of sampling")
+    no_repeat_ngram_size: int = setting(0, "length of n-grams that may occur only once; 0: no limit", ge=0)
+    num_captions: int = setting(1, "captions per picture: the best beams, or as many samples", gt=0)
+    caption_start: str = setting("", "text that every caption starts with; the model continues it")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "GenerateSettings":
+        if self.num_beams > 1 and self.temperature > 0:
+            raise ValueError(
+                "num_beams above 1 and temperature above 0 exclude each other: "
+                "set temperature to 0 for beam search or num_beams to 1 for sampling"
+            )
+        if self.num_captions > 1 and self.num_beams == 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_captions ({self.num_captions}) above 1 needs num_beams or temperature: greedy decoding has one "
+                "caption"
+            )
+        if self.num_beams > 1 and self.num_captions > self.num_beams:
+            raise ValueError(f"num_captions ({self.num_captions}) must not be above num_beams ({self.num_beams})")
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length ({self.min_length}) must not be above max_length ({self.max_length})")
+        return self

@@ -1,0 +1,73 @@
+"""All settings by section, and how they are read from params.yaml and from nested dicts."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from imagecap.config.data import DataSettings
+from imagecap.config.evaluate import EvaluateSettings, PromoteSettings, TrackingSettings
+from imagecap.config.generate import GenerateSettings
+from imagecap.config.model import ComputeSettings, ModelSettings
+from imagecap.config.setting import Section, changes_results
+from imagecap.config.train import TrainSettings
+from imagecap.errors import ImageCapError
+
+
+class Settings(Section):
+    """All settings, by section."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    generate: GenerateSettings = GenerateSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    promote: PromoteSettings = PromoteSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+
+def section_class(section: str) -> type[Section]:
+    """The class that declares the settings of a section."""
+    return type(getattr(Settings(), section))
+
+
+def result_neutral(section: str) -> frozenset[str]:
+    """Names of the settings of a section on which neither weights nor captions nor scores depend."""
+    fields = section_class(section).model_fields
+    return frozenset(name for name, field in fields.items() if not changes_results(field))
+
+
+def parse_settings(values: dict[str, Any], source: str) -> Settings:
+    """Check a nested dict of settings (`{"train": {"batch_size": 8}}`).
+
+    Raises:
+        ImageCapError: a name is unknown or a value is of the wrong type or out of range; names `source` and the field.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False)
+        )
+        raise ImageCapError(f"{source}: {problems}") from error
+
+
+def read_params(path: str = "params.yaml") -> Settings:
+    """Read `params.yaml`.
+
+    Raises:
+        ImageCapError: the file is missing, is not YAML, or holds a setting that is unknown or out of range.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ImageCapError(f"{path} is missing; run this from the root of the checkout") from None
+    except yaml.YAMLError as error:
+        raise ImageCapError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise ImageCapError(f"{path} must hold sections such as `train:`, not a {type(values).__name__}")
+    return parse_settings(values or {}, path)
