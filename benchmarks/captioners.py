@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
     """The captioner of the arguments, in their dtype."""
-    from imagecap.generate.compilation import compile_decoding
+    from imagecap.generate.captioner import compile_captioner
     from imagecap.model.builder import build, load
 
     compute = ComputeSettings(device=device, dtype=arguments.dtype)
@@ -42,7 +42,7 @@ def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cp
         model.info["prompt"] = PROMPT
     model.to(getattr(torch, arguments.dtype)).eval()
     if arguments.compile:
-        compile_decoding(model)
+        compile_captioner(model)
     return model
 
 

@@ -20,6 +20,7 @@ from benchmarks import captioners, machine
 from imagecap.config import GenerateSettings
 from imagecap.generate import captioner
 from imagecap.generate.engine import Engine
+from imagecap.generate.prompts import end_token_ids, tokenize_prompt
 from imagecap.generate.rules import Rules
 from imagecap.generate.token_step import is_plain
 
@@ -57,7 +58,7 @@ class _Ours:
         self.prefill_seconds = 0.0
 
     def run(self, pixels: Tensor, lengths: Tensor, settings: GenerateSettings) -> list[list[int]]:
-        end, outer, device = captioner.end_token_ids(self.model)[0], self, self.model.device
+        end, outer, device = end_token_ids(self.model)[0], self, self.model.device
 
         class LengthRules(Rules):
             def __init__(self, settings: GenerateSettings, end_ids: Tensor, prefix_ids: Tensor) -> None:
@@ -89,14 +90,12 @@ class _Ours:
                 outer.cache_bytes = max(outer.cache_bytes, self.cache.nbytes)
                 return logits
 
-        pieces = [captioner.prompt_pieces(self.model, captioners.PROMPT, settings)] * len(pixels)
+        prompt = tokenize_prompt(self.model, captioners.PROMPT, settings)
         before = captioner.Rules, captioner.Engine
         captioner.Rules, captioner.Engine = LengthRules, SeenEngine  # type: ignore[misc]
         try:
             with torch.inference_mode():
-                found = captioner.caption_pixels(
-                    self.model, pixels, pieces, [captioners.PROMPT] * len(pixels), settings
-                )
+                found = captioner.caption_pixels(self.model, pixels, [prompt] * len(pixels), settings)
         finally:
             captioner.Rules, captioner.Engine = before  # type: ignore[misc]
         return [each.token_ids for each in found]
@@ -106,8 +105,8 @@ def theirs(
     model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings, *, compiled: bool = False
 ) -> tuple[list[list[int]], int]:
     """Tokens by `generate`, and the bytes of its cache; with `compiled` a static one, for which it is 0."""
-    before, after = captioner.prompt_pieces(model, captioners.PROMPT, settings)
-    row = [*before, *[model.image_token_id] * model.num_image_tokens, *after]
+    prompt = tokenize_prompt(model, captioners.PROMPT, settings)
+    row = [*prompt.before, *[model.image_token_id] * model.num_image_tokens, *prompt.after]
     ids = torch.tensor([row] * len(pixels), device=model.device)
     cache = DynamicCache(config=model.language_model.config)
     ways: dict[str, Any] = {"past_key_values": cache}
@@ -115,7 +114,7 @@ def theirs(
         compilation: Any = CompileConfig(mode="default")
         compilation._compile_all_devices = True
         ways = {"cache_implementation": "static", "compile_config": compilation}
-    end = captioner.end_token_ids(model)[0]
+    end = end_token_ids(model)[0]
     out = model.llava.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -139,9 +138,7 @@ def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
     Of the last block, where the step is written out, only keys and values are computed for every token.
     """
     config = model.language_model.config
-    tokens = model.num_image_tokens + sum(
-        map(len, captioner.prompt_pieces(model, captioners.PROMPT, GenerateSettings()))
-    )
+    tokens = model.num_image_tokens + sum(tokenize_prompt(model, captioners.PROMPT, GenerateSettings()).shape)
     *blocks, last = model.language_model.layers
     weights = sum(weight.numel() for block in blocks for weight in block.parameters())
     every = sum(weight.numel() for weight in last.parameters())

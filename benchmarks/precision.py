@@ -15,8 +15,9 @@ from torch import Tensor
 from benchmarks import machine
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.data.images import load_image
-from imagecap.generate.captioner import caption, prefixes, prompt_pieces
+from imagecap.generate.captioner import caption
 from imagecap.generate.engine import Engine
+from imagecap.generate.prompts import embed_prefixes, tokenize_prompt
 from imagecap.metrics import prepare_references, score
 from imagecap.model.builder import load
 
@@ -42,10 +43,10 @@ def decode(folder: Path, dtype: str, files: list[Path], beams: list[int], batch:
         captions[count], seconds[count] = [each.text for each in found], time.perf_counter() - started
     logits = []
     with torch.inference_mode():
-        pieces = prompt_pieces(model, str(model.info["prompt"]), GenerateSettings())
+        prompt = tokenize_prompt(model, str(model.info["prompt"]), GenerateSettings())
         for start in range(0, len(files), batch):
             pixels = model.pixel_values([load_image(file, 100_000_000) for file in files[start : start + batch]])
-            prefix, _ = prefixes(model, model.encode_images(pixels), [pieces] * len(pixels))
+            prefix, _ = embed_prefixes(model, model.encode_images(pixels), [prompt] * len(pixels))
             logits.append(Engine(model).prefill(prefix))
     return Found(captions, seconds, torch.cat(logits))
 

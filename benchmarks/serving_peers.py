@@ -26,7 +26,7 @@ class Peer(PythonModel):
         self._kind = config["kind"]
         if self._kind == "single":
             from imagecap.config import ComputeSettings
-            from imagecap.generate.compilation import open_captioner
+            from imagecap.generate.captioner import open_captioner
             from imagecap.serve.scheduler import Scheduler
 
             compute = ComputeSettings(device="cpu", dtype=config["dtype"], compile=config["compile"])

@@ -52,7 +52,7 @@ def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
     if not validation:
         raise ImageCapError("there are no validation pictures to choose by: raise data.validation_fraction")
     from imagecap.eval.evaluator import evaluate
-    from imagecap.generate.compilation import open_captioner
+    from imagecap.generate.captioner import open_captioner
 
     found = evaluate(open_captioner(folder / "model", settings.compute), validation, settings, []).to_dict()
     metrics = {**found["metrics"], **{name: trained[name] for name in ("val_loss",) if name in trained}}

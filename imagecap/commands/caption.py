@@ -68,7 +68,7 @@ def _lock_of(file: Path) -> Path:
 
 def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], journal: Journal, batch_size: int) -> None:
     from imagecap.generate.bulk import caption_rows
-    from imagecap.generate.compilation import open_captioner
+    from imagecap.generate.captioner import open_captioner
 
     model = open_captioner(model_path, settings.compute)
     failed = 0

@@ -37,7 +37,7 @@ def run_evaluation(
     earlier = load_results(compare_with) if compare_with is not None else None
 
     from imagecap.eval.evaluator import evaluate
-    from imagecap.generate.compilation import open_captioner
+    from imagecap.generate.captioner import open_captioner
     from imagecap.report.page import write_report
     from imagecap.report.tables import format_comparison, format_evaluation
 

@@ -43,6 +43,6 @@ def _read(settings: Settings, model_path: Path, image_path: Path) -> "tuple[Imag
     # The picture first: a bad path should not cost the seconds of loading a model.
     image = load_image(image_path, settings.data.max_image_pixels)
 
-    from imagecap.generate.compilation import open_captioner
+    from imagecap.generate.captioner import open_captioner
 
     return image, open_captioner(model_path, settings.compute)

@@ -216,10 +216,12 @@ def _captions(
         from imagecap.generate.captioner import caption as caption_pictures
 
         caption = caption_pictures
-    default = settings.generate.prompt if settings.generate.prompt is not None else model.info.get("prompt")
-    if default is None:
-        default = settings.data.prompt_en
-    prompts = [item.prompt if item.prompt is not None else default for item in items]
+    from imagecap.generate.prompts import resolve_prompt
+
+    # A picture with references brings the prompt of their language. The others have no language: they get the model's
+    # own prompt, or, since a foreign checkpoint has none, that of the settings instead of an error.
+    fallback = settings.data.prompt_en
+    prompts = [resolve_prompt(model, settings.generate, item.prompt, fallback=fallback) for item in items]
     return caption(
         model,
         _pictures(items, settings.data.max_image_pixels),
@@ -239,7 +241,7 @@ def _pictures(items: Sequence[Item], max_pixels: int) -> "Iterator[Image]":
 
 
 def _is_cut(generated: "GeneratedCaption", model: "ImageCaptioner", max_length: int) -> bool:
-    from imagecap.generate.captioner import end_token_ids
+    from imagecap.generate.prompts import end_token_ids
 
     return len(generated.token_ids) >= max_length and generated.token_ids[-1] not in end_token_ids(model)
 

@@ -9,10 +9,10 @@ import torch
 from imagecap.config import Settings
 from imagecap.data.decoding import map_pictures
 from imagecap.data.images import PictureError
-from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import GeneratedCaption, caption_pixels, prompt_pieces
+from imagecap.generate.captioner import GeneratedCaption, caption_pixels
 from imagecap.generate.inputs import Picture
 from imagecap.generate.journal import JournalRow
+from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -37,10 +37,7 @@ def caption_rows(
         ImageCapError: the model brings no prompt and the settings have none.
     """
     generate = settings.generate
-    prompt = generate.prompt if generate.prompt is not None else model.info.get("prompt")
-    if prompt is None:
-        raise ImageCapError("the model brings no prompt: give one with --prompt")
-    pieces = prompt_pieces(model, prompt, generate)
+    prompt = tokenize_prompt(model, resolve_prompt(model, generate), generate)
     weight = model.vision_tower.embeddings.patch_embedding.weight
     model.llava.eval()
     files = [file for _, file in pictures]
@@ -52,7 +49,7 @@ def caption_rows(
         if pixels:
             with torch.inference_mode():
                 pixel_values = torch.stack(pixels).to(weight.device, weight.dtype)
-                captions = caption_pixels(model, pixel_values, [pieces] * len(pixels), [prompt] * len(pixels), generate)
+                captions = caption_pixels(model, pixel_values, [prompt] * len(pixels), generate)
         made = iter(captions)
         yield [
             {"image": name, "error": result.reason} if isinstance(result, PictureError) else _row(name, next(made))

@@ -1,26 +1,40 @@
-"""The one way from pictures to captions: for `generate`, `eval`, bulk jobs and the served model."""
+"""Captions of pictures: from pixels over image features and prefixes to text.
+
+`caption` takes pictures and prompts. `caption_pixels` and `caption_features` are its inner steps, for callers that
+read, resize or encode the pictures themselves: bulk jobs, the server's separate batches, validation and self-critical
+training. Streams and the server's shared batch join the same way at the prefix (`prompts.embed_prefixes`) and decode in
+a `RunningBatch` instead of an `Engine`.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from imagecap.config import GenerateSettings, parse_settings
+from imagecap.config import ComputeSettings, GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
 from imagecap.generate import beam_search, sampling
-from imagecap.generate.engine import Engine, check_decoder
+from imagecap.generate.engine import Engine
+from imagecap.generate.prompts import (
+    TokenizedPrompt,
+    caption_text,
+    embed_prefixes,
+    end_token_ids,
+    resolve_prompt,
+    tokenize_prompt,
+)
 from imagecap.generate.rules import Rules
+from imagecap.generate.token_step import is_plain
+from imagecap.model.builder import load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.model.imagecap_arch import ImageCaptioner
-
-
-MOST_START_TOKENS = 256  # of `caption_start`: a beginning, not a text
 
 
 @dataclass(frozen=True)
@@ -42,12 +56,38 @@ class GeneratedCaption:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Task:
     index: int
     image: "Image"
-    prompt: str
-    before: list[int]
-    after: list[int]
+    prompt: TokenizedPrompt
+
+
+def open_captioner(folder: Path | str, compute: ComputeSettings) -> "ImageCaptioner":
+    """Load a saved captioner, compiled where the settings ask for it.
+
+    Raises:
+        ImageCapError: it cannot be read, or not be compiled here.
+    """
+    model = load(folder, compute)
+    if compute.compile:
+        compile_captioner(model)
+    return model
+
+
+def compile_captioner(model: "ImageCaptioner") -> None:
+    """Compile the blocks of the encoder and of the language model, to caption with; gradients do not pass them.
+
+    The blocks of a language model that `token_step` does not write out stay as they are.
+
+    Raises:
+        ImageCapError: nothing can be compiled here.
+    """
+    from imagecap.generate.compilation import CompiledDecoder
+    from imagecap.model.vision_encoder.clip_encoder import compile_encoder
+
+    model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
+    if is_plain(model.language_model):
+        model.compiled_decoder = CompiledDecoder(model.language_model)
 
 
 def caption(
@@ -82,9 +122,10 @@ def caption(
         raise ImageCapError(f"batch_size must be at least 1, not {batch_size}")
     captions: dict[int, GeneratedCaption] = {}
     with torch.inference_mode(), evaluating(model.llava):
-        for batch in _batches(_requests(model, images, prompts, settings), batch_size):
-            for request, result in zip(batch, _caption_batch(model, batch, settings), strict=True):
-                captions[request.index] = result
+        for batch in _batches(_tasks(model, images, prompts, settings), batch_size):
+            pixel_values = model.pixel_values([task.image for task in batch])
+            found = caption_pixels(model, pixel_values, [task.prompt for task in batch], settings)
+            captions |= {task.index: each for task, each in zip(batch, found, strict=True)}
     return [captions[index] for index in range(len(captions))]
 
 
@@ -101,99 +142,73 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _requests(
+def _tasks(
     model: "ImageCaptioner", images: "Iterable[Image]", prompts: str | Sequence[str] | None, settings: GenerateSettings
-) -> Iterator[_Request]:
-    """Pair pictures with the ids of their prompts."""
+) -> Iterator[_Task]:
+    """Pair pictures with their prompts; each distinct prompt is tokenized once."""
     if prompts is None:
-        prompts = settings.prompt if settings.prompt is not None else model.info.get("prompt")
-        if prompts is None:
-            raise ImageCapError("the model brings no prompt: give one with --prompt")
-    ids: dict[str, tuple[list[int], list[int]]] = {}
+        prompts = resolve_prompt(model, settings)
+    tokenized: dict[str, TokenizedPrompt] = {}
     index = -1
     for index, image in enumerate(images):
         if not isinstance(prompts, str) and index >= len(prompts):
             raise ImageCapError(f"there are more pictures than prompts ({len(prompts)}): give one prompt per picture")
         prompt = prompts if isinstance(prompts, str) else prompts[index]
-        if prompt not in ids:
-            ids[prompt] = prompt_pieces(model, prompt, settings)
-        yield _Request(index, image, prompt, *ids[prompt])
+        if prompt not in tokenized:
+            tokenized[prompt] = tokenize_prompt(model, prompt, settings)
+        yield _Task(index, image, tokenized[prompt])
     if not isinstance(prompts, str) and index + 1 < len(prompts):
         raise ImageCapError(f"there are {len(prompts)} prompts but {index + 1} pictures: give one prompt per picture")
 
 
-def _batches(requests: Iterable[_Request], batch_size: int) -> Iterator[list[_Request]]:
-    """Group by length of the prompt, so that no row of a batch is padded. Holds a batch of pictures per length."""
-    waiting: dict[tuple[int, int], list[_Request]] = {}
-    for request in requests:
-        length = (len(request.before), len(request.after))
-        batch = waiting.setdefault(length, [])
-        batch.append(request)
+def _batches(tasks: Iterable[_Task], batch_size: int) -> Iterator[list[_Task]]:
+    """Group by prompt shape, so that no row of a batch is padded. Up to one batch of pictures per shape is held."""
+    waiting: dict[tuple[int, int], list[_Task]] = {}
+    for task in tasks:
+        batch = waiting.setdefault(task.prompt.shape, [])
+        batch.append(task)
         if len(batch) == batch_size:
-            yield waiting.pop(length)
+            yield waiting.pop(task.prompt.shape)
     yield from waiting.values()
 
 
-def prompt_pieces(model: "ImageCaptioner", prompt: str, settings: GenerateSettings) -> tuple[list[int], list[int]]:
-    """Ids before and after the image tokens: the prompt, and how the caption is to begin.
-
-    Raises:
-        ImageCapError: the prompt holds the image token, or all of it is too long for the language model.
-    """
-    pieces = model.prompt_ids(prompt)
-    start = model.caption_ids(settings.caption_start, MOST_START_TOKENS)[:-1] if settings.caption_start else []
-    after = [*pieces.after, *start]
-    tokens = len(pieces.before) + model.num_image_tokens + len(after)
-    check_decoder(model, settings.num_beams, tokens + settings.max_length)
-    return pieces.before, after
-
-
-def _caption_batch(
-    model: "ImageCaptioner", batch: list[_Request], settings: GenerateSettings
-) -> list[GeneratedCaption]:
-    pixel_values = model.pixel_values([request.image for request in batch])
-    pieces = [(request.before, request.after) for request in batch]
-    return caption_pixels(model, pixel_values, pieces, [request.prompt for request in batch], settings)
-
-
 def caption_pixels(
-    model: "ImageCaptioner",
-    pixel_values: Tensor,
-    pieces: Sequence[tuple[list[int], list[int]]],
-    prompts: Sequence[str],
-    settings: GenerateSettings,
+    model: "ImageCaptioner", pixel_values: Tensor, prompts: Sequence[TokenizedPrompt], settings: GenerateSettings
 ) -> list[GeneratedCaption]:
-    """Caption one batch of pictures whose prompts have one length; for callers inside `torch.inference_mode`.
+    """Caption one batch of resized pictures. Call it inside `torch.inference_mode`, with the model in evaluation mode.
 
     Args:
-        model: the captioner, in evaluation mode.
+        model: the captioner.
         pixel_values: `[rows, 3, height, width]`, on the model's device.
-        pieces: what `prompt_pieces` gave for each row.
-        prompts: the prompts themselves: the random numbers of a sample depend on them.
-        settings: checked already.
+        prompts: one per row, all of one shape.
+        settings: decoding settings, which must have been checked.
     """
     uniforms = None
     if settings.temperature > 0:
+        texts = [prompt.text for prompt in prompts]
         uniforms = sampling.row_uniforms(
-            settings.sample_seed, pixel_values, prompts, settings.max_length, settings.num_captions
-        ).to(pixel_values.device)
-    return caption_features(model, model.encode_images(pixel_values), pieces, settings, uniforms)
+            settings.sample_seed, pixel_values, texts, settings.max_length, settings.num_captions
+        )
+    return caption_features(model, model.encode_images(pixel_values), prompts, settings, uniforms)
 
 
 def caption_features(
     model: "ImageCaptioner",
     features: Tensor,
-    pieces: Sequence[tuple[list[int], list[int]]],
+    prompts: Sequence[TokenizedPrompt],
     settings: GenerateSettings,
     uniforms: Tensor | None = None,
 ) -> list[GeneratedCaption]:
-    """`caption_pixels` of pictures that are encoded already.
+    """Caption one batch of encoded pictures; see `caption_pixels`.
 
     Args:
+        model: the captioner.
         features: patch features, `[rows, patches, vision_hidden]`.
-        uniforms: what `sampling.row_uniforms` gave, where the settings sample.
+        prompts: one per row, all of one shape.
+        settings: decoding settings, which must have been checked.
+        uniforms: from `sampling.row_uniforms`; needed if the settings sample.
     """
-    prefix, prefix_ids = prefixes(model, features, pieces)
+    prefix, prefix_ids = embed_prefixes(model, features, prompts)
     rules = Rules(settings, torch.tensor(end_token_ids(model), device=prefix.device), prefix_ids)
     engine = Engine(model, settings.num_beams)
     logits = engine.prefill(prefix)
@@ -206,42 +221,10 @@ def caption_features(
         if count > 1:
             engine.cache.repeat_rows(count)
             logits = logits.repeat_interleave(count, 0)
-            rules.keep_rows(torch.arange(len(pieces), device=prefix.device).repeat_interleave(count))
+            rules.keep_rows(torch.arange(len(prompts), device=prefix.device).repeat_interleave(count))
         sequences, scores = sampling.decode(engine, logits, rules, settings.max_length, uniforms)
     made = [
         GeneratedCaption(caption_text(model, tokens, settings), tokens, score)
         for tokens, score in zip(sequences, scores, strict=True)
     ]
     return [replace(made[first], others=tuple(made[first + 1 : first + count])) for first in range(0, len(made), count)]
-
-
-def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateSettings) -> str:
-    """The caption that tokens spell, after the beginning that was asked for, without special tokens."""
-    said: str = model.tokenizer.decode(tokens, skip_special_tokens=True)
-    return (settings.caption_start + said).strip()
-
-
-def prefixes(
-    model: "ImageCaptioner", features: Tensor, pieces: Sequence[tuple[list[int], list[int]]]
-) -> tuple[Tensor, Tensor]:
-    """What the language model reads first: embeddings `[rows, tokens, hidden]`, and their ids `[rows, tokens]`."""
-    images = model.project(features)
-    before = torch.tensor([each[0] for each in pieces], dtype=torch.long, device=images.device)
-    after = torch.tensor([each[1] for each in pieces], dtype=torch.long, device=images.device)
-    image_ids = before.new_full(images.shape[:2], model.llava.config.image_token_id)
-    return _prefix(model, before, images, after), torch.cat((before, image_ids, after), dim=1)
-
-
-def _prefix(model: "ImageCaptioner", before: Tensor, images: Tensor, after: Tensor) -> Tensor:
-    """Embeddings `[rows, tokens, hidden]` of the pieces before the image tokens, these, and the pieces after them."""
-    embed = model.embed_tokens
-    images = images.to(embed.weight.dtype)
-    return torch.cat((embed(before), images, embed(after)), dim=1)
-
-
-def end_token_ids(model: "ImageCaptioner") -> list[int]:
-    """Tokens that end a caption: those of the checkpoint's generation settings, else the tokenizer's."""
-    ids = model.llava.generation_config.eos_token_id
-    if ids is None:
-        ids = model.eos_token_id
-    return list(ids) if isinstance(ids, list | tuple) else [ids]

@@ -5,19 +5,16 @@ tokens and slots are left open. Of the language model those blocks are compiled 
 (`is_plain`); of the encoder all that run.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from imagecap.config import ComputeSettings
 from imagecap.generate import token_step
 from imagecap.generate.token_step import (
     end_of_prefix,
     finished,
     grouped,
-    is_plain,
     norm,
     projections,
     through_prefix,
@@ -25,11 +22,9 @@ from imagecap.generate.token_step import (
     ungrouped,
 )
 from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
-from imagecap.model.builder import load
-from imagecap.model.vision_encoder.clip_encoder import compile_encoder
 
 if TYPE_CHECKING:
-    from imagecap.model.imagecap_arch import ImageCaptioner
+    pass
 
 # Sizes to trace with: see `ahead_of_time.compile_block`.
 _ROWS, _TOKENS, _SLOTS, _ROOM = 24, 5, 61, 96
@@ -131,28 +126,3 @@ class CompiledDecoder:
             every = torch.arange(2 * count, device=positions.device)[None]
             self._cos, self._sin = (each[0] for each in turns(self._decoder, self._decoder.norm.weight, every))
         return self._cos[positions], self._sin[positions]
-
-
-def open_captioner(folder: Path | str, compute: ComputeSettings) -> "ImageCaptioner":
-    """A saved captioner to caption with: `builder.load`, compiled where the settings ask for it.
-
-    Raises:
-        ImageCapError: it cannot be read, or not be compiled here.
-    """
-    model = load(folder, compute)
-    if compute.compile:
-        compile_decoding(model)
-    return model
-
-
-def compile_decoding(model: "ImageCaptioner") -> None:
-    """Let this model's pictures be encoded and its captions be decoded with compiled blocks, without gradients.
-
-    A language model that is not `is_plain` stays as it is.
-
-    Raises:
-        ImageCapError: nothing can be compiled here.
-    """
-    model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
-    if is_plain(model.language_model):
-        model.compiled_decoder = CompiledDecoder(model.language_model)

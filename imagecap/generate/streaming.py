@@ -7,7 +7,7 @@ import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import caption_text, end_token_ids, prefixes, prompt_pieces
+from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_ids, resolve_prompt, tokenize_prompt
 from imagecap.generate.rules import Rules
 from imagecap.generate.running import Row, RunningBatch
 from imagecap.generate.sampling import row_uniforms
@@ -36,17 +36,15 @@ def stream_caption(
     """
     if settings.num_beams > 1 or settings.num_captions > 1:
         raise ImageCapError("a stream is one caption, greedy or sampled: set num_beams and num_captions to 1")
-    asked = prompt if prompt is not None else settings.prompt
-    asked = asked if asked is not None else model.info.get("prompt")
-    if asked is None:
-        raise ImageCapError("the model brings no prompt: give one with --prompt")
-    return _pieces(model, image, asked, settings)
+    return _pieces(model, image, resolve_prompt(model, settings, prompt), settings)
 
 
 def _pieces(model: "ImageCaptioner", image: "Image", prompt: str, settings: GenerateSettings) -> Iterator[str]:
     with torch.inference_mode():
         pixels = model.pixel_values([image])
-        prefix, prefix_ids = prefixes(model, model.encode_images(pixels), [prompt_pieces(model, prompt, settings)])
+        prefix, prefix_ids = embed_prefixes(
+            model, model.encode_images(pixels), [tokenize_prompt(model, prompt, settings)]
+        )
         end = torch.tensor(end_token_ids(model), device=prefix.device)
         row = Row(settings, key=None, rules=Rules(settings, end, prefix_ids))
         if settings.temperature > 0:

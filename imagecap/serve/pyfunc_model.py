@@ -54,7 +54,7 @@ class CaptionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint and the defaults that were registered with it."""
-        from imagecap.generate.compilation import open_captioner
+        from imagecap.generate.captioner import open_captioner
 
         config = context.model_config or {}
         folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")

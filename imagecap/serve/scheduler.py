@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
-from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import (
-    GeneratedCaption,
-    caption_pixels,
+from imagecap.generate.captioner import GeneratedCaption, caption_pixels
+from imagecap.generate.prompts import (
+    TokenizedPrompt,
     caption_text,
+    embed_prefixes,
     end_token_ids,
-    prefixes,
-    prompt_pieces,
+    resolve_prompt,
+    tokenize_prompt,
 )
 from imagecap.generate.rules import Rules
 from imagecap.generate.running import Row, RunningBatch, can_run_ragged
@@ -65,18 +65,13 @@ class _Job:
     """One picture on its way."""
 
     pixel_values: Tensor
-    pieces: tuple[list[int], list[int]]
-    prompt: str
+    prompt: TokenizedPrompt
     settings: GenerateSettings
     asked: float = field(default_factory=time.monotonic)
     joined: float = 0.0
     done: threading.Event = field(default_factory=threading.Event)
     caption: GeneratedCaption | None = None
     error: BaseException | None = None
-
-    @property
-    def length(self) -> tuple[int, int]:
-        return len(self.pieces[0]), len(self.pieces[1])
 
     @property
     def shares(self) -> bool:
@@ -119,12 +114,11 @@ class Scheduler:
             ImageCapError: there is no prompt, or it is too long for the model.
             Exception: what the model raised.
         """
-        if prompt is None:
-            prompt = self._model.info.get("prompt")
-            if prompt is None:
-                raise ImageCapError("params: prompt: the model brings none of its own; give one")
-        pieces = prompt_pieces(self._model, prompt, settings)
-        jobs = [_Job(self._model.preprocess([picture])[0], pieces, prompt, settings) for picture in pictures]
+        missing = "params: prompt: the model brings none of its own; give one"
+        tokenized = tokenize_prompt(
+            self._model, resolve_prompt(self._model, settings, prompt, missing=missing), settings
+        )
+        jobs = [_Job(self._model.preprocess([picture])[0], tokenized, settings) for picture in pictures]
         self._start()
         for job in jobs:
             self._waiting.put(job)
@@ -188,13 +182,13 @@ class Scheduler:
         joining = [job for job in self._pending if job.shares][:room]
         if 0 < len(joining) < min(len(batch.rows), room) and time.monotonic() - joining[0].asked < GATHER:
             return []
-        for length in dict.fromkeys(job.length for job in joining):
-            group = [job for job in joining if job.length == length]
+        for shape in dict.fromkeys(job.prompt.shape for job in joining):
+            group = [job for job in joining if job.prompt.shape == shape]
             self._pending = [job for job in self._pending if job not in group]
             try:
                 pixels = self._pixels(group)
-                prefix, prefix_ids = prefixes(
-                    self._model, self._model.encode_images(pixels), [job.pieces for job in group]
+                prefix, prefix_ids = embed_prefixes(
+                    self._model, self._model.encode_images(pixels), [job.prompt for job in group]
                 )
                 batch.admit(prefix, [self._row(job, prefix_ids[place]) for place, job in enumerate(group)])
             except BaseException as error:  # only these: the rows that are running are untouched
@@ -216,7 +210,7 @@ class Scheduler:
             row.rules = Rules(settings, end, prefix_ids[None])
         if settings.temperature > 0:
             pixels = job.pixel_values[None].to(self._model.dtype)  # rounded as the model sees them, as `caption` does
-            uniforms = row_uniforms(settings.sample_seed, pixels, [job.prompt], settings.max_length)
+            uniforms = row_uniforms(settings.sample_seed, pixels, [job.prompt.text], settings.max_length)
             row.uniforms = uniforms[0].to(prefix_ids.device)
         return row
 
@@ -230,7 +224,7 @@ class Scheduler:
         if not apart:
             return
         first = apart[0]
-        group = [job for job in apart if job.settings == first.settings and job.length == first.length]
+        group = [job for job in apart if job.settings == first.settings and job.prompt.shape == first.prompt.shape]
         group = group[: self._most_rows]
         self._pending = [job for job in self._pending if job not in group]
         for job in group:
@@ -239,7 +233,6 @@ class Scheduler:
             captions = caption_pixels(
                 self._model,
                 self._pixels(group),
-                [job.pieces for job in group],
                 [job.prompt for job in group],
                 first.settings,
             )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
-from imagecap.generate.captioner import caption_features, evaluating, prompt_pieces
+from imagecap.generate.captioner import caption_features, evaluating
+from imagecap.generate.prompts import tokenize_prompt
 from imagecap.metrics import Cider, prepare_references
 from imagecap.train.batch import Branch, pack
 from imagecap.train.engine import Engine
@@ -43,7 +44,7 @@ class SelfCritical:
         self.cider: dict[str, Cider] = {}
         self.prompts = [prompts_of(sample) for sample in self.plan.samples]
         for prompt in {prompt for prompts in self.prompts for prompt in prompts.values()}:
-            prompt_pieces(engine.model, prompt, self.settings)  # what cannot work is said before the first epoch
+            tokenize_prompt(engine.model, prompt, self.settings)  # what cannot work is said before the first epoch
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
             self.place[language] = {picture: place for place, picture in enumerate(pictures)}
@@ -95,7 +96,7 @@ class SelfCritical:
     def _say(self, features: Tensor, prompt: str) -> list[tuple[str, list[int]]]:
         """The beams of each picture, one after the other: their texts and tokens."""
         model = self.engine.model
-        pieces = [prompt_pieces(model, prompt, self.settings)] * len(features)
+        prompts = [tokenize_prompt(model, prompt, self.settings)] * len(features)
         with self.engine.autocast(), evaluating(model.llava):
-            made = caption_features(model, features, pieces, self.settings)
+            made = caption_features(model, features, prompts, self.settings)
         return [(each.text, each.token_ids) for first in made for each in (first, *first.others)]

@@ -52,14 +52,15 @@ class Validator:
         return scores
 
     def _captions(self, pictures: list[int], prompt: str) -> list[str]:
-        from imagecap.generate.captioner import caption_features, evaluating, prompt_pieces
+        from imagecap.generate.captioner import caption_features, evaluating
+        from imagecap.generate.prompts import tokenize_prompt
 
         model = self.engine.model
         settings = GenerateSettings(max_length=CAPTION_TOKENS)
-        pieces = prompt_pieces(model, prompt, settings)
+        tokenized = tokenize_prompt(model, prompt, settings)
         features = self.engine.features(self.loader.micro([(picture, [0]) for picture in pictures], None))
         with self.engine.autocast(), evaluating(model.llava):
-            made = caption_features(model, features, [pieces] * len(pictures), settings)
+            made = caption_features(model, features, [tokenized] * len(pictures), settings)
         return [each.text for each in made]
 
 

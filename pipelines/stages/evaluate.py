@@ -34,7 +34,7 @@ def evaluate(settings: Settings) -> None:
             "there are no test pictures: raise data.test_fraction in params.yaml or mark some with `split`: test"
         )
     from imagecap.eval.evaluator import evaluate as judge
-    from imagecap.generate.compilation import open_captioner
+    from imagecap.generate.captioner import open_captioner
     from imagecap.report.gallery import gallery_png
     from imagecap.report.page import write_report
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.cache import SlotCache
-from imagecap.generate.captioner import caption
-from imagecap.generate.compilation import CompiledDecoder, compile_decoding, open_captioner
+from imagecap.generate.captioner import caption, compile_captioner, open_captioner
+from imagecap.generate.compilation import CompiledDecoder
 from imagecap.generate.token_step import next_hidden, read_prefix
 from imagecap.model import ahead_of_time
 from imagecap.model.vision_encoder.clip_encoder import compile_encoder, hidden_state
@@ -127,7 +127,7 @@ def test_captions_of_an_opened_model(
     model: "ImageCaptioner", folder: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Encoder, prefix and steps together; weights that change are seen; a second process compiles nothing."""
-    from imagecap.generate.captioner import prefixes, prompt_pieces
+    from imagecap.generate.prompts import embed_prefixes, tokenize_prompt
     from imagecap.generate.running import Row, RunningBatch
 
     compiled = open_captioner(folder, COMPILED)
@@ -149,9 +149,9 @@ def test_captions_of_an_opened_model(
         while waiting or batch.rows:
             if waiting:
                 place, picture = waiting.pop(0)
-                pieces = prompt_pieces(compiled, PROMPTS[place % 4], settings)
+                prompt = tokenize_prompt(compiled, PROMPTS[place % 4], settings)
                 features = compiled.encode_images(compiled.pixel_values([picture]))
-                batch.admit(prefixes(compiled, features, [pieces])[0], [Row(settings, key=place)])
+                batch.admit(embed_prefixes(compiled, features, [prompt])[0], [Row(settings, key=place)])
             found |= {row.key: row for row in batch.step()}
     assert [found[place].tokens for place in range(len(pictures))] == [each.token_ids for each in expected_rows]
 
@@ -178,7 +178,7 @@ def test_without_a_compiler(
     with pytest.raises(
         ImageCapError, match=r"CLIPEncoderLayer cannot be compiled for cpu here \(no working C\+\+ comp"
     ):
-        compile_decoding(tiny_model)
+        compile_captioner(tiny_model)
     assert "compiling CLIPEncoderLayer" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pt2"))
 

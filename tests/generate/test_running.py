@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from imagecap.config import GenerateSettings
-from imagecap.generate.captioner import caption, prefixes, prompt_pieces
+from imagecap.generate.captioner import caption
+from imagecap.generate.prompts import embed_prefixes, tokenize_prompt
 from imagecap.generate.running import Row, RunningBatch, _compacted, can_run_ragged
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def test_joining_and_leaving_changes_no_token(model: "ImageCaptioner", pictures:
     while waiting or batch.rows:
         while waiting and (pace == 0 or step % pace == 0):
             place, picture = waiting.pop(0)
-            pieces = prompt_pieces(model, PROMPTS[place % 4], SETTINGS)
-            prefix, _ = prefixes(model, model.encode_images(model.pixel_values([picture])), [pieces])
+            prompt = tokenize_prompt(model, PROMPTS[place % 4], SETTINGS)
+            prefix, _ = embed_prefixes(model, model.encode_images(model.pixel_values([picture])), [prompt])
             batch.admit(prefix, [Row(SETTINGS, key=place)])
             if pace:
                 break
@@ -60,8 +61,8 @@ def test_logits_equal_those_of_the_whole_pass(model: "ImageCaptioner", pictures:
     for step in range(8):
         if step % 2 == 0:
             place = step // 2
-            pieces = prompt_pieces(model, PROMPTS[place], SETTINGS)
-            prefix, _ = prefixes(model, model.encode_images(model.pixel_values([pictures[place]])), [pieces])
+            prompt = tokenize_prompt(model, PROMPTS[place], SETTINGS)
+            prefix, _ = embed_prefixes(model, model.encode_images(model.pixel_values([pictures[place]])), [prompt])
             read[place] = prefix
             batch.admit(prefix, [Row(SETTINGS, key=place)])
         for place, row in enumerate(batch.rows):
@@ -76,8 +77,8 @@ def test_logits_equal_those_of_the_whole_pass(model: "ImageCaptioner", pictures:
 def test_a_failed_prefix_leaves_the_others_alone(model: "ImageCaptioner", pictures: list[Image.Image]) -> None:
     expected = alone(model, pictures[:1])[0][0]
     batch = RunningBatch(model)
-    pieces = prompt_pieces(model, PROMPTS[0], SETTINGS)
-    prefix, _ = prefixes(model, model.encode_images(model.pixel_values(pictures[:1])), [pieces])
+    prompt = tokenize_prompt(model, PROMPTS[0], SETTINGS)
+    prefix, _ = embed_prefixes(model, model.encode_images(model.pixel_values(pictures[:1])), [prompt])
     batch.admit(prefix, [Row(SETTINGS, key=0)])
     batch.step()
     with pytest.raises(RuntimeError):

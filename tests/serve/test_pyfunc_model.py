@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imagecap.config import ComputeSettings
-from imagecap.generate import compilation
+from imagecap.generate import captioner
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_blocks_are_compiled_where_that_is_asked_for(
     from imagecap.serve.pyfunc_model import CaptionModel
 
     asked: list[ComputeSettings] = []
-    monkeypatch.setattr(compilation, "open_captioner", lambda folder, compute: asked.append(compute))
+    monkeypatch.setattr(captioner, "open_captioner", lambda folder, compute: asked.append(compute))
     monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model: None)
     monkeypatch.delenv("IMAGECAP_COMPILE", raising=False)
     if environment is not None:

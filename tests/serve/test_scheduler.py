@@ -9,7 +9,8 @@ import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import caption, prompt_pieces
+from imagecap.generate.captioner import caption
+from imagecap.generate.prompts import tokenize_prompt
 from imagecap.generate.running import RunningBatch
 from imagecap.serve import scheduler as scheduler_module
 from imagecap.serve.scheduler import Scheduler, _Job
@@ -117,8 +118,8 @@ def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monke
     monkeypatch.setattr(scheduler_module, "GATHER", 3600)
 
     def jobs(count: int) -> list[_Job]:
-        pieces = prompt_pieces(model, "a", GREEDY)
-        return [_Job(model.preprocess([each])[0], pieces, "a", GREEDY) for each in PICTURES[:count]]
+        prompt = tokenize_prompt(model, "a", GREEDY)
+        return [_Job(model.preprocess([each])[0], prompt, GREEDY) for each in PICTURES[:count]]
 
     scheduler, batch = Scheduler(model), RunningBatch(model)
     scheduler._pending = jobs(1)
