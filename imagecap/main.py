@@ -12,6 +12,7 @@ from pathlib import Path
 from imagecap import __version__
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
+from imagecap.languages import LANGUAGES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score anybody's captions as coco-caption does", allow_abbrev=False)
     score.add_argument("--references", required=True, metavar="FILE", help="captions.json, COCO annotations, or JSON")
     score.add_argument("--hypotheses", required=True, metavar="FILE", help="COCO results, eval_results.json, or JSON")
-    score.add_argument("--language", choices=("en", "zh"), help="of all captions (default: each caption's own)")
+    score.add_argument("--language", choices=tuple(LANGUAGES), help="of all captions (default: each caption's own)")
     score.add_argument("--tokenizer", metavar="NAME", help="ptb, char, jieba, jieba+ptb or given (default: language's)")
     score.add_argument("--output_file", metavar="FILE", help="also write all scores, per picture too, as JSON")
     score.add_argument("--official", action="store_true", help="also run pycocoevalcap and print the differences")

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from imagecap.config import Settings
 from imagecap.data.identity import folder_digest
-from imagecap.data.language import language_of
 from imagecap.errors import EXIT_INTERRUPTED, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.generate.inputs import Picture, pictures_of
 from imagecap.generate.journal import Journal, JournalRow
+from imagecap.languages import language_of
 from imagecap.locks import exclusive
 
 FORMATS = (".jsonl", ".parquet", ".json")

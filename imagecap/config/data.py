@@ -3,16 +3,17 @@
 from typing import Literal
 
 from imagecap.config.setting import Section, setting
+from imagecap.languages import CHINESE, ENGLISH, LANGUAGES, Language
 
 
 class DataSettings(Section):
     """Which pictures and captions are read, and how they are split."""
 
     data_path: str = setting("./data", "folder with captions.json and images/")
-    language: Literal["all", "en", "zh"] = setting(
+    language: Literal["all", Language] = setting(
         "all",
         "language of the captions that are used",
-        choices={"all": "all captions", "en": "English captions only", "zh": "Chinese captions only"},
+        choices={"all": "all captions"} | {code: f"{spec.name} captions only" for code, spec in LANGUAGES.items()},
     )
     on_bad_data: Literal["stop", "skip"] = setting(
         "stop",
@@ -25,5 +26,9 @@ class DataSettings(Section):
     validation_fraction: float = setting(0.1, "share of the pictures in the validation set", ge=0, lt=1)
     test_fraction: float = setting(0.1, "share of the pictures in the test set", ge=0, lt=1)
     split_seed: int = setting(0, "seed of the split into training, validation and test set")
-    prompt_en: str = setting("Describe this image.", "prompt for English captions that have none of their own")
-    prompt_zh: str = setting("描述这张图片。", "prompt for Chinese captions that have none of their own")
+    prompt_en: str = setting(ENGLISH.prompt, "prompt for English captions that have none of their own")
+    prompt_zh: str = setting(CHINESE.prompt, "prompt for Chinese captions that have none of their own")
+
+    def prompt_of(self, language: Language) -> str:
+        """The prompt for captions in a language that have none of their own: `prompt_CODE`, if there is one."""
+        return str(getattr(self, f"prompt_{language}", LANGUAGES[language].prompt))

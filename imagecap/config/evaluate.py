@@ -30,6 +30,10 @@ class EvaluateSettings(Section):
         0, "captions sampled for each of 50 pictures to measure how varied they are; 0: none", ge=0
     )
 
+    def tokenizer_of(self, language: str) -> str | None:
+        """The tokenizer for scores in a language: `tokenizer_CODE`; None, the language's default, without one."""
+        return getattr(self, f"tokenizer_{language}", None)
+
 
 class TrackingSettings(Section):
     """Where runs and models go in MLflow."""

@@ -1,27 +1,19 @@
 """Reading captions.json: from a file to rows whose every field has been checked. No picture is touched here."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagecap.config import DataSettings
-from imagecap.data.language import language_of
-from imagecap.data.records import Caption, Language, Problem, Split
+from imagecap.data.records import Caption, Problem, Split
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError
+from imagecap.languages import LANGUAGES, Language, language_named, language_of
 
 CAPTIONS_FILE = "captions.json"
 
 _COLUMNS = frozenset({"image", "caption", "split", "language", "prompt"})
-_LANGUAGES: dict[str, Language] = {
-    "en": "en",
-    "english": "en",
-    "zh": "zh",
-    "chinese": "zh",
-    "中文": "zh",
-}
 
 
 @dataclass(frozen=True)
@@ -115,9 +107,9 @@ def _check_row(number: int, value: Any, settings: DataSettings) -> Row | list[Pr
             messages.append(f'split is "{_short(optional["split"])}"; write train, val, validation or test')
     language: Language = language_of(text or "")
     if optional["language"]:
-        named = _language_named(optional["language"])
+        named = language_named(optional["language"])
         if named is None:
-            messages.append(f'language is "{_short(optional["language"])}"; write en or zh')
+            messages.append(f'language is "{_short(optional["language"])}"; write {" or ".join(LANGUAGES)}')
         else:
             language = named
 
@@ -127,7 +119,7 @@ def _check_row(number: int, value: Any, settings: DataSettings) -> Row | list[Pr
     if messages or image is None or text is None:
         shown = image if image is not None and _is_unicode(image) else None
         return [Problem(number, shown, message) for message in messages]
-    prompt = optional["prompt"] or (settings.prompt_zh if language == "zh" else settings.prompt_en)
+    prompt = optional["prompt"] or settings.prompt_of(language)
     return Row(number, image, split, Caption(text.strip(), language, prompt, extra))
 
 
@@ -148,11 +140,6 @@ def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
         messages.append(f"{column} holds half a character (a lone surrogate \\ud800 … \\udfff)")
         return None
     return value
-
-
-def _language_named(name: str) -> Language | None:
-    """Accepts codes with a region, such as `zh-CN` and `en_US`, and the languages' own names."""
-    return _LANGUAGES.get(re.split(r"[-_]", name.strip().lower())[0])
 
 
 def _is_unicode(text: str) -> bool:

@@ -13,13 +13,12 @@ from imagecap.data.captions_file import CAPTIONS_FILE, Row, read_rows
 from imagecap.data.grouping import Repeats, digest_files, rows_by_file, stop_on_errors
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.picture_files import PictureFinder
-from imagecap.data.records import Caption, Language, Problem, Sample, Split, problem_lines
+from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
 from imagecap.data.splits import check_fractions, require_training, split_of
 from imagecap.errors import ImageCapError
 
 __all__ = [
     "Caption",
-    "Language",
     "Problem",
     "Sample",
     "Split",

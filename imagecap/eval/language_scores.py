@@ -91,7 +91,7 @@ def score_language(
         settings: resamples and tokenizer.
     """
     resamples = settings.bootstrap_samples
-    tokenizer = settings.tokenizer_zh if language == "zh" else None
+    tokenizer = settings.tokenizer_of(language)
     keys = [str(index) for index in range(len(items))]  # two files may have one name
     references = prepare_references(
         {key: item.references for key, item in zip(keys, items, strict=True)}, language, tokenizer

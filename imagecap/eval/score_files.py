@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagecap.data.language import language_of
 from imagecap.errors import ImageCapError
 from imagecap.files import read_json
+from imagecap.languages import LANGUAGES, language_of
 
 _COLUMNS = ("image", "image_id", "file_name", "id")
 
@@ -88,4 +88,4 @@ def _row(path: Path, number: int, row: Any) -> tuple[str, str, str]:
     if not isinstance(caption, str):
         raise ImageCapError(f"{path}: row {number} ({image}): `caption` must be text")
     language = row.get("language")
-    return str(image), caption, language if language in ("en", "zh") else language_of(caption)
+    return str(image), caption, language if language in LANGUAGES else language_of(caption)

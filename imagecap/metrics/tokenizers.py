@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from imagecap.errors import ImageCapError
+from imagecap.languages import ENGLISH, LANGUAGES
 from imagecap.metrics.ptb import ptb_tokens
 
 TOKENIZERS: tuple[str, ...] = ("ptb", "char", "jieba", "jieba+ptb", "given")
-DEFAULT_TOKENIZER: dict[str, str] = {"en": "ptb", "zh": "char"}
 
 
 def resolve_tokenizer(language: str = "en", tokenizer: str | None = None) -> str:
@@ -16,12 +16,12 @@ def resolve_tokenizer(language: str = "en", tokenizer: str | None = None) -> str
         ImageCapError: the language or the tokenizer is unknown.
     """
     if tokenizer is None:
-        if language not in DEFAULT_TOKENIZER:
+        if language not in LANGUAGES:
             raise ImageCapError(
-                f"language {language!r} has no default tokenizer; use one of {', '.join(sorted(DEFAULT_TOKENIZER))}, "
+                f"language {language!r} has no default tokenizer; use one of {', '.join(sorted(LANGUAGES))}, "
                 f"or name a tokenizer: {', '.join(TOKENIZERS)}"
             )
-        return DEFAULT_TOKENIZER[language]
+        return LANGUAGES[language].tokenizer
     if tokenizer not in TOKENIZERS:
         raise ImageCapError(f"tokenizer {tokenizer!r} is unknown; use one of {', '.join(TOKENIZERS)}")
     return tokenizer
@@ -59,7 +59,7 @@ def tokenize(captions: Sequence[str], language: str = "en", tokenizer: str | Non
 def display_name(metric: str, language: str, tokenizer: str | None = None) -> str:
     """How a metric is printed: plain for English with its default tokenizer, else as in `CIDEr[zh-char]`."""
     name = resolve_tokenizer(language, tokenizer)
-    if language == "en" and name == "ptb":
+    if language == ENGLISH.code and name == ENGLISH.tokenizer:
         return metric
     return f"{metric}[{language}-{name}]"
 

@@ -108,8 +108,7 @@ def results_of(
     tokenizers = {}
     for language in dict.fromkeys(str(item.language) for item in items):
         chosen = [index for index, item in enumerate(items) if item.language == language]
-        wanted = settings.tokenizer_zh if language == "zh" else None
-        tokenizers[language] = resolve_tokenizer(language, wanted)
+        tokenizers[language] = resolve_tokenizer(language, settings.tokenizer_of(language))
         if has_truth([items[index] for index in chosen]):
             truth = judge([items[index] for index in chosen], [captions[index] for index in chosen])
             for index, value in zip(chosen, truth, strict=True):

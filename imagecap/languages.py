@@ -1,0 +1,87 @@
+"""The languages of captions. Each is declared here once, and whatever depends on a language reads it here.
+
+To add one, give its code to `Language` and its declaration to `LANGUAGES`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Language = Literal["en", "zh"]
+
+
+@dataclass(frozen=True)
+class LanguageSpec:
+    """What has to be known of a language.
+
+    Attributes:
+        code: its ISO 639-1 code, as in the column `language` of captions.json.
+        name: its English name, for reports and messages; captions.json may say it too.
+        aliases: further names that captions.json may say, in small letters.
+        html_tag: value of the attribute `lang` in HTML.
+        prompt: prompt of captions that bring none.
+        tokenizer: default tokenizer of the metrics, one of `imagecap.metrics.TOKENIZERS`.
+        has_meteor: whether METEOR is computed, which knows the stems and synonyms of English only.
+        script: matches one character of the language's script (one word, if blanks separate its words). None if other
+            languages share the script: captions in it are taken for English unless their rows name the language.
+        punctuation: matches punctuation that only this language uses; it decides where a text has no letters.
+    """
+
+    code: Language
+    name: str
+    html_tag: str
+    prompt: str
+    tokenizer: str
+    aliases: tuple[str, ...] = ()
+    has_meteor: bool = False
+    script: re.Pattern[str] | None = None
+    punctuation: re.Pattern[str] | None = None
+
+
+ENGLISH = LanguageSpec(
+    code="en",
+    name="English",
+    html_tag="en",
+    prompt="Describe this image.",
+    tokenizer="ptb",
+    has_meteor=True,
+)
+CHINESE = LanguageSpec(
+    code="zh",
+    name="Chinese",
+    aliases=("中文",),
+    html_tag="zh-CN",
+    prompt="描述这张图片。",
+    tokenizer="char",
+    # Han characters: the unified blocks with their extensions, compatibility forms, and the signs 々 and 〇
+    script=re.compile(r"[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"),
+    punctuation=re.compile(r"[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f《》「」『』【】]"),
+)
+
+LANGUAGES: dict[str, LanguageSpec] = {spec.code: spec for spec in (ENGLISH, CHINESE)}
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def language_of(text: str) -> Language:
+    """The language of a caption, recognised by its script; English if no other is.
+
+    A language is recognised if its script has more matches in the text than there are words of other scripts. So
+    "穿着NIKE T-shirt的男孩" is Chinese and 'a sign that says "停车"' is English. Text without any letter is in the
+    language whose punctuation it has.
+    """
+    for spec in LANGUAGES.values():
+        if spec.script is None:
+            continue
+        own, others = len(spec.script.findall(text)), len(_WORD.findall(spec.script.sub(" ", text)))
+        marked = own == others == 0 and spec.punctuation is not None and spec.punctuation.search(text)
+        if own > others or marked:
+            return spec.code
+    return ENGLISH.code
+
+
+def language_named(name: str) -> Language | None:
+    """The language that a code (`zh`, or with a region `zh-CN`, `en_US`) or a name means; None if it is unknown."""
+    wanted = re.split(r"[-_]", name.strip().lower())[0]
+    known = (spec.code for spec in LANGUAGES.values() if wanted in (spec.code, spec.name.lower(), *spec.aliases))
+    return next(known, None)
