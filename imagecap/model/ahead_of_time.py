@@ -1,8 +1,8 @@
-"""Blocks compiled ahead of time: torch.export, then AOTInductor; kept on disk, so that the next process loads them.
+"""Ahead-of-time compilation of blocks by torch.export and AOTInductor, cached on disk for the next process.
 
-Weights are arguments: one compilation serves all blocks that are built alike, and they may change. Where a dimension is
-open, any size goes. Compilations are machine code and lie where only this user's programs put them, below
-`$XDG_CACHE_HOME` or `~/.cache`; none comes with a model.
+Weights are arguments of the compiled code, so that one compilation serves all blocks of the same structure, and weights
+may change afterwards. Compiled blocks are machine code. For safety they are only read from this user's own cache
+(`$XDG_CACHE_HOME/imagecap` or `~/.cache/imagecap`), never from a model's folder.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,9 @@ from imagecap.model.checkpoint import one_line, quiet_transformers
 CompiledBlock = Callable[[list[Tensor]], list[Tensor]]
 
 
-class _Called(nn.Module):
+class _BlockFunction(nn.Module):
+    """A function of a block as a module that holds the block's weights."""
+
     def __init__(self, block: Any, function: Callable[..., Any]) -> None:
         super().__init__()
         self.block, self.function = block, function
@@ -40,13 +42,14 @@ class _Called(nn.Module):
         return self.function(self.block, *inputs)
 
 
-class _WithWeights(nn.Module):
-    """A function of a block, whose weights are arguments."""
+class _FunctionOfWeights(nn.Module):
+    """A function of a block's weights and of inputs."""
 
     def __init__(self, block: Any, function: Callable[..., Any]) -> None:
         super().__init__()
         self.names = [f"block.{name}" for name, _ in block.named_parameters()]
-        self.held = (_Called(block, function),)  # in a tuple: its weights are not this module's
+        # In a tuple, so that the weights do not become parameters of this module.
+        self.held = (_BlockFunction(block, function),)
 
     def forward(self, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
         return torch.func.functional_call(self.held[0], dict(zip(self.names, weights, strict=True)), tuple(inputs))
@@ -57,42 +60,45 @@ def compile_block(
     block: Any,
     config: Any,
     inputs: list[Tensor],
-    open_dimensions: list[dict[int, str]],
-    *calls: ModuleType,
+    dynamic_dimensions: list[dict[int, str]],
+    *used_modules: ModuleType,
 ) -> CompiledBlock:
-    """Compile `function(block, *inputs)`, or load what was compiled before.
+    """Compile `function(block, *inputs)`, or load it from the cache.
 
     Args:
-        function: at the top of its module.
+        function: a function at module level.
         block: a module without buffers.
-        config: of the model that it belongs to.
-        inputs: to trace with: no tensor twice, and sizes that differ where they may differ later, since equal ones
-            are taken for one; of usual size, since loops are arranged for it.
-        open_dimensions: of each input, with a name for the size: any from 1 on, the same wherever the name is the same.
-        *calls: modules of ours, beside its own, whose code the function runs: where they change it is compiled anew.
+        config: configuration of the model that the block belongs to.
+        inputs: example inputs to trace with. No tensor may be passed twice. Sizes that may differ at run time must
+            differ here, since torch.export takes equal sizes for the same one. Sizes should be typical, because
+            Inductor chooses its loops for them.
+        dynamic_dimensions: for each input, the names of its dimensions of variable size. Sizes are 1 or more, and the
+            same wherever the name is the same.
+        *used_modules: modules of ours, beside the function's own, whose code the function runs. The cache key depends
+            on their source.
 
     Raises:
-        ImageCapError: that does not work here, most likely for want of a compiler.
+        ImageCapError: compilation fails, in most cases because there is no compiler.
     """
     device = inputs[0].device
-    here = (torch.__version__, transformers.__version__, sys.version, _processor(device))
-    modules = (sys.modules[__name__], sys.modules[function.__module__], *calls)
+    environment = (torch.__version__, transformers.__version__, sys.version, _hardware(device))
+    modules = (sys.modules[__name__], sys.modules[function.__module__], *used_modules)
     source = [inspect.getsource(module) for module in modules]
     shapes = [(name, *weight.shape, weight.dtype) for name, weight in block.named_parameters()]
-    traced = [(tuple(each.shape), each.dtype) for each in inputs]
-    built = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced)
-    key = hashlib.sha256(repr((here, source, built)).encode()).hexdigest()
+    traced = [(tuple(tensor.shape), tensor.dtype) for tensor in inputs]
+    structure = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced)
+    key = hashlib.sha256(repr((environment, source, structure)).encode()).hexdigest()
     name = function.__name__.strip("_")
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
         file = folder / f"{name}-{key[:32]}.pt2"
-        with contextlib.suppress(Exception):  # damaged
+        with contextlib.suppress(Exception):  # a damaged file is compiled anew
             if file.exists():
                 return _load(file)
         print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as work:
-            made = _compile(function, block, inputs, open_dimensions, str(Path(work) / file.name))
-            atomic_write_bytes(file, Path(made).read_bytes())
+            package = _compile(function, block, inputs, dynamic_dimensions, str(Path(work) / file.name))
+            atomic_write_bytes(file, Path(package).read_bytes())
         return _load(file)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
         raise ImageCapError(
@@ -107,28 +113,28 @@ def _load(file: Path) -> CompiledBlock:
 
 
 def _compile(
-    function: Callable[..., Any], block: Any, inputs: list[Tensor], open_dimensions: list[dict[int, str]], path: str
+    function: Callable[..., Any], block: Any, inputs: list[Tensor], dynamic_dimensions: list[dict[int, str]], path: str
 ) -> str:
     weights = [weight.detach() for weight in block.parameters()]
-    sizes = {name: Dim(name, min=1) for each in open_dimensions for name in each.values()}
-    shapes = [{place: sizes[name] for place, name in each.items()} for each in open_dimensions]
+    sizes = {name: Dim(name, min=1) for names in dynamic_dimensions for name in names.values()}
+    shapes = [{dimension: sizes[name] for dimension, name in names.items()} for names in dynamic_dimensions]
     with torch.no_grad(), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = export(
-            _WithWeights(block, function),
+        program = export(
+            _FunctionOfWeights(block, function),
             (weights, inputs),
             dynamic_shapes=([None] * len(weights), shapes),
             prefer_deferred_runtime_asserts_over_guards=True,
         )
         options = {
-            "cpp.dynamic_threads": True,  # as many threads as torch has when it runs, not when it was compiled
-            "aot_inductor.check_lowerbound": False,  # traced with sizes of 2 and more; 1 goes as well, see its test
+            "cpp.dynamic_threads": True,  # the number of threads is read at run time, not fixed at compile time
+            "aot_inductor.check_lowerbound": False,  # export assumes sizes of 2 or more; a test shows that 1 works too
         }
-        return str(torch._inductor.aoti_compile_and_package(traced, package_path=path, inductor_configs=options))
+        return str(torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options))
 
 
-def _processor(device: torch.device) -> str:
-    """What machine code depends on."""
+def _hardware(device: torch.device) -> str:
+    """What of the hardware machine code depends on: the GPU's name, or the CPU's instruction sets."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} {torch.version.cuda}"
     try:
@@ -138,13 +144,11 @@ def _processor(device: torch.device) -> str:
     return next((line for line in lines if line.startswith("flags")), f"{platform.machine()} {platform.processor()}")
 
 
-def compile_distinct(blocks: Iterable[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
-    """What `compile_one` makes of each block, once for those that are built alike."""
-    made: dict[str, Any] = {}
-    found = []
-    for block in blocks:
-        built = f"{block!r} {[weight.shape for weight in block.parameters()]}"
-        if built not in made:
-            made[built] = compile_one(block)
-        found.append(made[built])
-    return found
+def compile_distinct(blocks: Sequence[Any], compile_one: Callable[[Any], Any]) -> list[Any]:
+    """Return `compile_one(block)` for each block; blocks of the same structure share one call."""
+    compiled: dict[str, Any] = {}
+    structures = [f"{block!r} {[weight.shape for weight in block.parameters()]}" for block in blocks]
+    for structure, block in zip(structures, blocks, strict=True):
+        if structure not in compiled:
+            compiled[structure] = compile_one(block)
+    return [compiled[structure] for structure in structures]

@@ -1,4 +1,4 @@
-"""From two pretrained checkpoints, or from a saved folder, to a captioner."""
+"""Build a captioner from two pretrained checkpoints, or load one that was saved."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,21 @@ from torch import nn
 
 from imagecap.config import ComputeSettings, ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import WEIGHTS, find_checkpoint, one_line, quiet_transformers, read_licence
+from imagecap.model.checkpoint import (
+    WEIGHTS,
+    find_checkpoint,
+    from_pretrained,
+    load_weights,
+    one_line,
+    read_licence,
+)
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
-from imagecap.model.language_model.utils import image_token, load_language_model, load_tokenizer, own_bos
-from imagecap.model.multimodal_projector.projector import ACTIVATIONS, SHUFFLE, build_projector, kind_of
+from imagecap.model.language_model.utils import bos_ids, image_token, load_language_model, load_tokenizer
+from imagecap.model.multimodal_projector.projector import PROJECTORS, build_projector
 from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, load_tower, num_blocks_used
 
-# {bos?}{image}{prompt}\n for the user's turn, {caption}{eos} for the model's; the picture comes first
+# `{bos?}{image}{prompt}\n` for the user's turn, `{caption}{eos}` for the model's; the picture always comes first.
 CHAT_TEMPLATE = (
     "{{ bos }}{% for message in messages %}"
     "{% if message['content'] is string %}{% set texts = message['content'] %}{% else %}"
@@ -27,32 +34,29 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
     "{% endfor %}"
 )
-MAX_NEW_TOKENS = 64
-# stock classes of checkpoints by model_type, with their default vision_feature_layer, which a config need not repeat
-FORMATS = {"llava": -2, "aya_vision": -1}
+MAX_NEW_TOKENS = 64  # of the stock `generate` on our checkpoints, unless its caller says otherwise
 
 
 def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, seed: int = 0) -> ImageCaptioner:
-    """Build an untrained captioner from two pretrained checkpoints, or take the one at `settings.model_path`.
+    """Build an untrained captioner from two pretrained checkpoints, or load the one at `settings.model_path` to train.
 
-    The loaded modules are moved, not copied, into the stock LLaVA model. Which of them train is set from `settings`.
-    All weights are float32, since updates are too small for less; only the language model's frozen matrices stay in
-    the type in which they are stored, where that is the one of `compute`, and lose nothing by it.
+    The weights are float32, since the updates of training are too small for less. The exception are frozen matrices of
+    the language model that are stored in the dtype of `compute`: they stay in it, without any loss.
 
     Args:
-        settings: the checkpoints, the projector, what trains.
-        compute: device and type of the products to come; None: CPU, float32.
-        seed: of the first weights of the projector and of adapters.
+        settings: the checkpoints, the projector, and which weights train.
+        compute: device, and dtype of the matrix products; None: CPU, float32.
+        seed: of the initial weights of projector and adapters.
 
     Raises:
-        ImageCapError: a checkpoint cannot be had, is of the wrong kind, is incomplete, or has too few layers.
+        ImageCapError: a checkpoint cannot be found, is of the wrong kind or incomplete, or has too few blocks.
     """
     device = torch.device("cpu") if compute is None else resolve_device(compute)
     dtype = torch.float32 if compute is None else resolve_dtype(compute, device)
     if settings.model_path is not None:
         model = load(Path(settings.model_path).expanduser()).float()
     else:
-        model = _untrained(settings, seed, as_stored=dtype != torch.float32)
+        model = _build_untrained(settings, seed, as_stored=dtype != torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.choose_trainable(settings)
@@ -62,53 +66,30 @@ def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, se
     return model.to(device)
 
 
-def _untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> ImageCaptioner:
-    vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
-    language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
-    tower = load_tower(vision_folder, settings.vision_model_name)
-    num_blocks_used(tower, settings.vision_feature_layer)
-    tokenizer = load_tokenizer(language_folder, settings.language_model_name)
-    language_model = load_language_model(language_folder, settings.language_model_name, as_stored=as_stored)
-    token = image_token(tokenizer, language_model)
-    token_id = tokenizer.convert_tokens_to_ids(token)
-    llava = _assemble(settings, tower, language_model, token_id, seed)
-    _set_generation(llava, tokenizer)
-    processor = _processor(vision_folder, settings.vision_model_name, tokenizer, token, llava)
-    model = ImageCaptioner(llava, processor, {"bases": _bases(settings, vision_folder, language_folder)})
-    _check_picture(model, settings.vision_model_name)
-    _check_head(model, language_model, settings.language_model_name)
-    return model
-
-
 def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCaptioner:
-    """Open a saved captioner, or another stock LLaVA checkpoint.
+    """Load a saved captioner, or a stock checkpoint of the same kind that was made elsewhere.
 
-    With `compute` it comes on that device and in that dtype, without it on the CPU and in the dtype of the file.
-    Nothing trains until `choose_trainable` is called.
+    All weights are frozen until `choose_trainable` is called.
+
+    Args:
+        folder: the checkpoint.
+        compute: device and dtype; None: CPU, and the dtype of the file.
 
     Raises:
-        ImageCapError: the folder is missing, incomplete, damaged or of another kind of model.
+        ImageCapError: the folder is missing, incomplete, damaged or holds another kind of model.
     """
     folder = Path(folder)
     config = captioner_config(folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    stock: Any = AutoModelForImageTextToText
     device = resolve_device(compute) if compute else torch.device("cpu")
     dtype = resolve_dtype(compute, device) if compute else "auto"
-    try:
-        with quiet_transformers():
-            llava, loading = stock.from_pretrained(folder, dtype=dtype, output_loading_info=True, local_files_only=True)
-    except Exception as error:  # safetensors, JSON and shape errors have no common base
-        raise ImageCapError(f"the weights in {folder} are damaged or incomplete ({one_line(error)})") from None
-    bad = sorted(loading["missing_keys"]) or sorted(str(key[0]) for key in loading["mismatched_keys"])
-    if bad:
-        raise ImageCapError(f"the weights in {folder} are incomplete: no usable {bad[0]}")
-    try:
-        with quiet_transformers():
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-    except Exception as error:  # as above
-        raise ImageCapError(f"the tokenizer or processor in {folder} cannot be read ({one_line(error)})") from None
+    failure = f"the weights in {folder} are damaged or incomplete"
+    llava, missing = load_weights(AutoModelForImageTextToText, folder, failure, dtype=dtype)
+    if missing:
+        raise ImageCapError(f"the weights in {folder} are incomplete: no usable {missing[0]}")
+    failure = f"the tokenizer or processor in {folder} cannot be read"
+    processor = from_pretrained(AutoProcessor, folder, failure, backend="pil")
     tower = llava.model.vision_tower
     if llava.config.vision_config.model_type not in TOWERS or not isinstance(config["vision_feature_layer"], int):
         raise ImageCapError(f"{folder} has a vision tower that ImageCap cannot run ({type(tower).__name__})")
@@ -119,10 +100,10 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
 
 
 def captioner_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a saved captioner, without loading it.
+    """Read `config.json` of a saved captioner, with its `vision_feature_layer` filled in.
 
     Raises:
-        ImageCapError: there is none, it is another kind of model, or its weights are missing.
+        ImageCapError: there is none, it is that of another kind of model, or the weights are missing.
     """
     if not folder.is_dir():
         raise ImageCapError(f"there is no model folder {folder}; train one first, or give --model_path")
@@ -132,12 +113,13 @@ def captioner_config(folder: Path) -> dict[str, Any]:
         raise ImageCapError(f"{folder} has no config.json, so it is not a saved captioner") from None
     except ValueError as error:
         raise ImageCapError(f"{folder}/config.json is not JSON ({one_line(error)})") from None
-    kind = config.get("model_type") if isinstance(config, dict) else type(config).__name__
-    if kind not in FORMATS:
-        raise ImageCapError(f"{folder} holds a {kind} model, not a captioner (a LLaVA checkpoint)")
+    model_type = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+    default_layers = {kind.model_type: kind.default_feature_layer for kind in PROJECTORS.values()}
+    if model_type not in default_layers:
+        raise ImageCapError(f"{folder} holds a {model_type} model, not a captioner (a LLaVA checkpoint)")
     if not any((folder / file).is_file() for file in WEIGHTS):
         raise ImageCapError(f"{folder} has no weights (model.safetensors): it is incomplete, train or copy it again")
-    config.setdefault("vision_feature_layer", FORMATS[kind])
+    config.setdefault("vision_feature_layer", default_layers[model_type])
     return config
 
 
@@ -145,7 +127,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}  # a LLaVA checkpoint that was made elsewhere
+        return {}  # the checkpoint was made elsewhere
     except ValueError as error:
         raise ImageCapError(f"{folder}/{INFO_FILE} is not JSON ({one_line(error)})") from None
     if not isinstance(info, dict):
@@ -153,59 +135,69 @@ def _read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _assemble(settings: ModelSettings, tower: Any, language_model: Any, token_id: int, seed: int) -> Any:
-    from transformers import (
-        AyaVisionConfig,
-        AyaVisionForConditionalGeneration,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> ImageCaptioner:
+    """Join two pretrained checkpoints by a new projector, with the language model in its stored dtype or float32."""
+    vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
+    language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
+    tower = load_tower(vision_folder, settings.vision_model_name)
+    num_blocks_used(tower, settings.vision_feature_layer)  # refuses a layer that the tower does not have
+    tokenizer = load_tokenizer(language_folder, settings.language_model_name)
+    language_model = load_language_model(language_folder, settings.language_model_name, as_stored=as_stored)
+    token = image_token(tokenizer, language_model)
+    llava = _assemble(settings, tower, language_model, tokenizer.convert_tokens_to_ids(token), seed)
+    _set_generation_config(llava, tokenizer)
+    processor = _build_processor(settings, vision_folder, tokenizer, token, llava)
+    bases = {
+        "vision_model": _base(settings.vision_model_name, vision_folder),
+        "language_model": _base(settings.language_model_name, language_folder),
+    }
+    model = ImageCaptioner(llava, processor, {"bases": bases})
+    _check_picture_size(model, settings.vision_model_name)
+    _check_head(model, language_model, settings.language_model_name)
+    return model
+
+
+def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_token_id: int, seed: int) -> Any:
+    """Put the loaded modules and a new projector into the stock model; the modules are moved, not copied."""
+    import transformers
 
     text_model, head = language_model.base_model, language_model.get_output_embeddings()
     if language_model.config.tie_word_embeddings and not hasattr(text_model, "embed_tokens"):
-        # LLaVA's format ties the head to `embed_tokens` by that name; under another (GPT-2's `wte`) it is stored twice
+        # The stock format ties the head to `embed_tokens` by that name. Embeddings under another name (GPT-2's `wte`)
+        # are stored twice.
         language_model.config.tie_word_embeddings = False
         head.weight = nn.Parameter(head.weight.detach().clone())
-    vision = tower.config
-    side = vision.image_size // vision.patch_size
-    facts: dict[str, Any] = {
-        "vision_config": vision,
-        "text_config": text_model.config,
-        "vision_feature_layer": settings.vision_feature_layer,
-        "vision_feature_select_strategy": "default" if has_class_token(tower) else "full",
-        "tie_word_embeddings": bool(text_model.config.tie_word_embeddings),
-        "dtype": torch.float32,
-    }
-    config: Any
-    stock: Any
-    if settings.projector == "pixel_shuffle":
-        if side % SHUFFLE:
-            raise ImageCapError(
-                f"projector: pixel_shuffle needs an even number of patches a side, and the encoder "
-                f"{settings.vision_model_name} has {side} x {side}: take mlp"
-            )
-        shuffled: Any = AyaVisionConfig
-        wide = 2 * text_model.config.hidden_size  # SwiGLU halves it
-        config = shuffled(
-            image_token_index=token_id, downsample_factor=SHUFFLE, alignment_intermediate_size=wide, **facts
+    projector = PROJECTORS[settings.projector]
+    side = tower.config.image_size // tower.config.patch_size
+    if side % projector.patches_per_side:
+        raise ImageCapError(
+            f"projector: {settings.projector} joins {projector.patches_per_side} x {projector.patches_per_side} "
+            f"patches, and the encoder {settings.vision_model_name} has {side} x {side}: take mlp"
         )
-        stock = AyaVisionForConditionalGeneration
-    else:
-        act = ACTIVATIONS[settings.projector]
-        config = LlavaConfig(image_token_index=token_id, image_seq_length=side**2, projector_hidden_act=act, **facts)
-        stock = LlavaForConditionalGeneration
-    with torch.device("meta"):  # the shell costs no memory; every weight in it is replaced below
-        llava = stock(config)
+    config_class, model_class = (getattr(transformers, name) for name in projector.stock)
+    config = config_class(
+        vision_config=tower.config,
+        text_config=text_model.config,
+        image_token_index=image_token_id,
+        vision_feature_layer=settings.vision_feature_layer,
+        vision_feature_select_strategy="default" if has_class_token(tower) else "full",
+        tie_word_embeddings=bool(text_model.config.tie_word_embeddings),
+        dtype=torch.float32,
+        **projector.config_arguments(text_model.config.hidden_size, side**2),
+    )
+    with torch.device("meta"):  # costs no memory; every module is replaced below
+        llava = model_class(config)
+    projector_class = type(llava.model.multi_modal_projector)
     llava.model.vision_tower = tower
-    llava.model.multi_modal_projector = build_projector(config, settings.projector, seed)
+    llava.model.multi_modal_projector = build_projector(settings.projector, projector_class, config, seed)
     llava.model.language_model = text_model
     llava.lm_head = head
-    # one object each, so that a later change of the attention kernel reaches the modules
+    # The same objects, so that a change of the attention implementation reaches the modules.
     llava.config.vision_config, llava.config.text_config = tower.config, text_model.config
     return llava.eval()
 
 
-def _set_generation(llava: Any, tokenizer: Any) -> None:
+def _set_generation_config(llava: Any, tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
     llava.generation_config = GenerationConfig(
@@ -217,21 +209,19 @@ def _set_generation(llava: Any, tokenizer: Any) -> None:
     )
 
 
-def _processor(folder: Path, name: str, tokenizer: Any, token: str, llava: Any) -> Any:
+def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, token: str, llava: Any) -> Any:
+    """The stock processor: the encoder's picture preprocessing, the tokenizer, and a chat template for `token`."""
     from transformers import AutoImageProcessor, LlavaProcessor
 
-    try:
-        with quiet_transformers():
-            image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except Exception as error:  # a missing or unknown preprocessor has many exception types
-        raise ImageCapError(f"vision_model_name: {name} has no readable preprocessor ({one_line(error)})") from None
-    # written out instead of a template variable: servers render the template without our code
-    bos = tokenizer.decode(own_bos(tokenizer))
+    failure = f"vision_model_name: {settings.vision_model_name} has no readable preprocessor"
+    image_processor = from_pretrained(AutoImageProcessor, folder, failure, backend="pil")
+    # Written out, not template variables: servers render the template without our code.
+    bos = tokenizer.decode(bos_ids(tokenizer))
     template = CHAT_TEMPLATE.replace("{{ bos }}", bos).replace("<image token>", token)
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=llava.config.vision_config.patch_size * (SHUFFLE if kind_of(llava.config) == "pixel_shuffle" else 1),
+        patch_size=llava.config.vision_config.patch_size * PROJECTORS[settings.projector].patches_per_side,
         vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
         num_additional_image_tokens=int(has_class_token(llava.model.vision_tower)),
         image_token=token,
@@ -239,22 +229,14 @@ def _processor(folder: Path, name: str, tokenizer: Any, token: str, llava: Any) 
     )
 
 
-def _bases(settings: ModelSettings, vision: Path, language: Path) -> dict[str, dict[str, str]]:
-    return {
-        part: {
-            # of a local folder its own name: where it lies on this machine says nothing to others
-            "name": Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name,
-            "licence": read_licence(folder),
-        }
-        for part, name, folder in (
-            ("vision_model", settings.vision_model_name, vision),
-            ("language_model", settings.language_model_name, language),
-        )
-    }
+def _base(name: str, folder: Path) -> dict[str, str]:
+    """Name and licence of a base checkpoint; a local folder without its path, which says nothing to others."""
+    local = Path(name).expanduser()
+    return {"name": local.resolve().name if local.is_dir() else name, "licence": read_licence(folder)}
 
 
-def _check_picture(model: ImageCaptioner, name: str) -> None:
-    """The preprocessor must give pictures of the size that the tower was made for."""
+def _check_picture_size(model: ImageCaptioner, name: str) -> None:
+    """Refuse a preprocessor whose pictures are not of the size that the encoder takes."""
     size = model.llava.config.vision_config.image_size
     pixels = model.pixel_values([Image.new("RGB", (2 * size, size))])
     if tuple(pixels.shape) != (1, 3, size, size):
@@ -266,7 +248,7 @@ def _check_picture(model: ImageCaptioner, name: str) -> None:
 
 @torch.no_grad()
 def _check_head(model: ImageCaptioner, language_model: Any, name: str) -> None:
-    """Scaled, capped or otherwise treated logits would be lost in a LLaVA checkpoint; better said than lost."""
+    """Refuse a language model that scales or caps its logits, which a stock checkpoint of ours could not express."""
     ids = torch.arange(4).unsqueeze(0)
     whole = language_model(input_ids=ids).logits
     ours = model.lm_head(model.language_model(inputs_embeds=model.embed_tokens(ids)).last_hidden_state)

@@ -1,13 +1,10 @@
-"""The model card that lies in every saved checkpoint."""
+"""The model card (README.md) that lies in every saved checkpoint."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from imagecap.model.multimodal_projector.projector import kind_of
-
-if TYPE_CHECKING:
-    from imagecap.model.imagecap_arch import ImageCaptioner
-
-_USE = """\
+_USAGE = """\
 ```python
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -23,18 +20,42 @@ print(processor.decode(ids, skip_special_tokens=True).strip())
 """
 
 
-def model_card(model: "ImageCaptioner") -> str:
-    """README.md of the checkpoint: what it is, how to use it without this package, data, figures, licences."""
-    info = model.info
-    # the template writes the tokenizer's own BOS, which the tokenizer must then not add again
-    special = ", add_special_tokens=False" if model.prompt_ids("").before else ""
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card tells of the model itself.
+
+    Attributes:
+        architecture: name of the stock class.
+        projector: name of the kind of projector.
+        num_image_tokens: tokens of one picture.
+        vision_feature_layer: the encoder's hidden state that is projected.
+        dtype: of the weights, without "torch.".
+        template_writes_bos: the chat template begins with the BOS token, which the tokenizer must not add again.
+    """
+
+    architecture: str
+    projector: str
+    num_image_tokens: int
+    vision_feature_layer: int
+    dtype: str
+    template_writes_bos: bool
+
+
+def model_card(facts: CardFacts, info: dict[str, Any]) -> str:
+    """Compose the card: usage with plain transformers, base checkpoints and their licences, metrics, settings.
+
+    Args:
+        facts: what the model is.
+        info: what `imagecap.json` says.
+    """
+    special = ", add_special_tokens=False" if facts.template_writes_bos else ""
     prompt = str(info.get("prompt", "Describe this image."))
     parts = [
         _front_matter(info),
         "# An image captioner\n",
-        f"A stock `{type(model.llava).__name__}` made with ImageCap. Plain transformers opens it:\n",
-        _USE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special),
-        _facts(model),
+        f"A stock `{facts.architecture}` made with ImageCap. Plain transformers opens it:\n",
+        _USAGE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special),
+        _facts(facts, info),
     ]
     parts += [_table(title, info.get(key)) for title, key in (("Metrics", "metrics"), ("Settings", "settings"))]
     return "\n".join(part for part in parts if part)
@@ -48,18 +69,16 @@ def _front_matter(info: dict[str, Any]) -> str:
     return "\n".join([*lines, "---", ""])
 
 
-def _facts(model: "ImageCaptioner") -> str:
-    info, config = model.info, model.llava.config
+def _facts(facts: CardFacts, info: dict[str, Any]) -> str:
     rows = []
     for part, base in (info.get("bases") or {}).items():
-        licence = base["licence"]
-        rows.append(f"- {part.replace('_', ' ').capitalize()}: `{base['name']}`, licence: {licence}")
+        rows.append(f"- {part.replace('_', ' ').capitalize()}: `{base['name']}`, licence: {base['licence']}")
     if rows:
         rows.append("- What was trained from these checkpoints stays under their licences, and those of the data.")
     rows.append(
-        f"- Image tokens: {model.num_image_tokens}, from hidden state {config.vision_feature_layer} of the tower"
+        f"- Image tokens: {facts.num_image_tokens}, from hidden state {facts.vision_feature_layer} of the tower"
     )
-    rows.append(f"- Projector: {kind_of(config)}; weights: {str(model.dtype).removeprefix('torch.')}")
+    rows.append(f"- Projector: {facts.projector}; weights: {facts.dtype}")
     if info.get("data_hash"):
         rows.append(f"- Training data: `{info['data_hash']}`")
     return "\n".join([*rows, ""])
@@ -68,12 +87,12 @@ def _facts(model: "ImageCaptioner") -> str:
 def _table(title: str, values: Any) -> str:
     if not isinstance(values, dict) or not values:
         return ""
-    flat = list(_flatten(values))
-    rows = [f"| {name} | {value} |" for name, value in flat]
+    rows = [f"| {name} | {value} |" for name, value in _flatten(values)]
     return "\n".join([f"## {title}", "", f"| {title.lower()} | value |", "| --- | --- |", *rows, ""])
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Any:
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with the sections that they lie in, `train.batch_size`, and their values."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")

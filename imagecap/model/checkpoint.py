@@ -1,4 +1,4 @@
-"""Finding a pretrained checkpoint on this machine, or fetching it once."""
+"""Pretrained checkpoints: finding them on disk or on the Hugging Face hub, and what they say about themselves."""
 
 import contextlib
 import json
@@ -13,17 +13,21 @@ from typing import Any
 from imagecap.errors import ImageCapError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-NETWORK_SECONDS = 10.0
+HUB_TIMEOUT = 10.0  # seconds
 
 
 def find_checkpoint(name: str, setting: str) -> Path:
     """Return the folder of a checkpoint given by local folder or hub id.
 
-    The local cache is asked first, so that a checkpoint fetched once never needs the network again; only what is not
-    there is asked of the hub, once, without retries. Weights are safetensors where the repository has them.
+    The local cache is searched first, so that a checkpoint that was downloaded once needs no network again. What is
+    not there is requested from the hub, once and without retries, with safetensors weights where the hub has them.
+
+    Args:
+        name: a local folder or a hub id.
+        setting: the setting that gave the name, for error messages.
 
     Raises:
-        ImageCapError: the checkpoint cannot be had; names it, `setting` and the two ways out.
+        ImageCapError: the checkpoint is not found, incomplete, or cannot be downloaded.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -35,46 +39,47 @@ def find_checkpoint(name: str, setting: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     cached: Path | None = None
-    # OSError: not in the cache; ValueError: a name that the hub could not have
+    # OSError: not in the cache; ValueError: not a valid hub id
     with contextlib.suppress(OSError, ValueError):
         cached = Path(snapshot_download(name, local_files_only=True))
-    if cached is not None and _missing(cached) is None:
+    if cached is not None and _missing_part(cached) is None:
         return cached
-    ways = (
+    advice = (
         f"give --{setting} a local folder that holds it, or set HF_HOME to a Hugging Face cache into which it was "
         "downloaded on a machine with a network"
     )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        raise ImageCapError(f"{name} is not in the local Hugging Face cache and HF_HUB_OFFLINE is set: {ways}")
+        raise ImageCapError(f"{name} is not in the local Hugging Face cache and HF_HUB_OFFLINE is set: {advice}")
     try:
         return _download(name)
     except RepositoryNotFoundError:
-        raise ImageCapError(f"{name} is neither a folder nor a public checkpoint on the hub: {ways}") from None
+        raise ImageCapError(f"{name} is neither a folder nor a public checkpoint on the hub: {advice}") from None
     except HfHubHTTPError as error:
-        raise ImageCapError(f"the hub refused {name} ({_one_line(error)}): {ways}") from None
+        raise ImageCapError(f"the hub refused {name} ({one_line(error)}): {advice}") from None
     except ImageCapError:
         raise
-    except Exception as error:  # whatever the HTTP client raises: no route, no name server, a proxy, a time-out
+    except Exception as error:  # no route, no name server, a proxy, a time-out: HTTP clients have no common base
         raise ImageCapError(
-            f"{name} is not in the local Hugging Face cache and the hub cannot be reached ({_one_line(error)}): {ways}"
+            f"{name} is not in the local Hugging Face cache and the hub cannot be reached ({one_line(error)}): {advice}"
         ) from None
 
 
 def _download(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
-    files = [item.rfilename for item in HfApi().model_info(name, timeout=NETWORK_SECONDS).siblings or []]
-    kinds = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
-    safe = any(file.endswith(".safetensors") and "/" not in file for file in files)
-    kinds.append("model*.safetensors" if safe else "pytorch_model*.bin")
-    folder = Path(snapshot_download(name, allow_patterns=kinds, ignore_patterns=["*/*"], etag_timeout=NETWORK_SECONDS))
-    missing = _missing(folder)
+    files = [item.rfilename for item in HfApi().model_info(name, timeout=HUB_TIMEOUT).siblings or []]
+    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+    has_safetensors = any(file.endswith(".safetensors") and "/" not in file for file in files)
+    patterns.append("model*.safetensors" if has_safetensors else "pytorch_model*.bin")
+    folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"], etag_timeout=HUB_TIMEOUT))
+    missing = _missing_part(folder)
     if missing:
         raise ImageCapError(f"{name} on the hub has {missing}, so it is not a transformers checkpoint")
     return folder
 
 
-def _missing(folder: Path) -> str | None:
+def _missing_part(folder: Path) -> str | None:
+    """What a checkpoint lacks, such as "no config.json"; None if it is complete."""
     if not (folder / "config.json").is_file():
         return "no config.json"
     if not any((folder / file).is_file() for file in WEIGHTS):
@@ -91,18 +96,43 @@ def _missing(folder: Path) -> str | None:
 
 
 def _require_complete(folder: Path, name: str, setting: str) -> None:
-    missing = _missing(folder)
+    missing = _missing_part(folder)
     if missing:
         raise ImageCapError(f"{setting}: the folder {name} has {missing}, so it is not a complete checkpoint")
 
 
+def from_pretrained(stock: Any, folder: Path, failure: str, **arguments: Any) -> Any:
+    """Call `stock.from_pretrained` on a local folder, without warnings and progress bars.
+
+    Args:
+        stock: a class of transformers.
+        folder: the checkpoint.
+        failure: the beginning of the error's sentence.
+        **arguments: further ones for `from_pretrained`.
+
+    Raises:
+        ImageCapError: the class cannot read the folder.
+    """
+    try:
+        with quiet_transformers():
+            return stock.from_pretrained(folder, local_files_only=True, **arguments)
+    except Exception as error:  # KeyError, OSError, safetensors' and shape errors, …: they have no common base
+        raise ImageCapError(f"{failure} ({one_line(error)})") from None
+
+
+def load_weights(stock: Any, folder: Path, failure: str, **arguments: Any) -> tuple[Any, list[str]]:
+    """Load a model as `from_pretrained` does; return it with the names of weights that the folder does not have."""
+    model, loading = from_pretrained(stock, folder, failure, output_loading_info=True, **arguments)
+    return model, [*sorted(loading["missing_keys"]), *sorted(str(key[0]) for key in loading["mismatched_keys"])]
+
+
 def read_licence(folder: Path) -> str:
-    """The licence that a checkpoint states: in its README's front matter, its config, or the title of its LICENSE."""
+    """Return the licence that a checkpoint names in its README, its config or the first line of its LICENSE."""
     readme = folder / "README.md"
     if readme.is_file():
         text = readme.read_text(encoding="utf-8", errors="replace")
-        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        found = re.search(r"^license:\s*(\S+)", front.group(1), re.MULTILINE) if front else None
+        front_matter = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        found = re.search(r"^license:\s*(\S+)", front_matter.group(1), re.MULTILINE) if front_matter else None
         if found:
             return found.group(1)
     try:
@@ -119,20 +149,16 @@ def read_licence(folder: Path) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """One line of a library's exception, short enough for a sentence."""
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
+    """Return the message of a library's exception in one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' notices and its bars for loading and writing shards away from the user's screen.
+    """Context in which transformers and Python print no warnings and no progress bars.
 
-    What they would say (missing or unexpected weights, a resized vocabulary) is checked by the caller instead.
+    Callers check what the warnings would report: missing or unexpected weights, a resized vocabulary.
     """
     from transformers.utils import logging as transformers_logging
 

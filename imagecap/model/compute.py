@@ -1,15 +1,15 @@
-"""What the model runs on: the device, and the type of its matrix products."""
+"""The device that a model runs on and the dtype of its matrix products."""
 
 import torch
 
 from imagecap.config import ComputeSettings
 from imagecap.errors import ImageCapError
 
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(settings: ComputeSettings) -> torch.device:
-    """The device that is asked for; "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Return the device that is asked for; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         ImageCapError: this machine, or this build of torch, does not have it.
@@ -20,15 +20,15 @@ def resolve_device(settings: ComputeSettings) -> torch.device:
         "cpu": True,
     }
     if settings.device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return torch.device(next(name for name, present in available.items() if present))
     if not available[settings.device]:
         raise ImageCapError(f"device is {settings.device}, but this build of torch finds none here; use --device auto")
     return torch.device(settings.device)
 
 
 def resolve_dtype(settings: ComputeSettings, device: torch.device) -> torch.dtype:
-    """The type of matrix products; "auto" is bfloat16 on a CUDA GPU that computes in it, else float32."""
+    """Return the dtype of matrix products; "auto" is bfloat16 on a CUDA GPU that supports it, else float32."""
     if settings.dtype != "auto":
-        return _TYPES[settings.dtype]
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if fast else torch.float32
+        return _DTYPES[settings.dtype]
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if supported else torch.float32

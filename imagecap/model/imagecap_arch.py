@@ -1,10 +1,10 @@
-r"""The captioner: a stock LLaVA model and processor, and the few views of them that training and decoding need.
+r"""The captioner: a stock LLaVA model with its processor, and the parts of them that training and decoding use.
 
-    picture ─ vision tower (to the used layer) ─ projector ─┐
-    prompt ─ embeddings ────────────────────────────────────┴─ language model ─ head ─ caption
+    picture ─ vision tower (up to the used layer) ─ projector ─┐
+    prompt ─ embeddings ───────────────────────────────────────┴─ language model ─ head ─ caption
 
-Text of a sample: `{bos?}{image}{prompt}\n{caption}{eos}`. Everything that is learned and everything that is needed to
-use it elsewhere lies in `llava` and `processor`, so `save` writes a checkpoint that plain transformers opens.
+The text of a sample is `{bos?}{image}{prompt}\n{caption}{eos}`. All weights lie in `llava` and all preprocessing in
+`processor`, so that `save` writes a checkpoint that plain transformers opens.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
-from imagecap.model.card import model_card
+from imagecap.model.card import CardFacts, model_card
 from imagecap.model.checkpoint import quiet_transformers
 from imagecap.model.language_model.adapters import add_adapters
-from imagecap.model.language_model.utils import freeze_except_last, own_bos
-from imagecap.model.multimodal_projector.projector import SHUFFLE, kind_of, set_trainable
+from imagecap.model.language_model.utils import bos_ids, freeze_except_last
+from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
 from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
 
@@ -33,19 +33,28 @@ INFO_FILE = "imagecap.json"
 
 @dataclass(frozen=True)
 class PromptIds:
-    """Token ids of a prompt, on both sides of the image tokens."""
+    """Token ids of a prompt, before and after the image tokens."""
 
     before: list[int]
     after: list[int]
 
 
 class ImageCaptioner(nn.Module):
-    """A `LlavaForConditionalGeneration`, its `LlavaProcessor`, and what `imagecap.json` says about them.
+    """A stock vision-language model and its processor, seen as an image captioner.
 
-    With shuffled patches it is an `AyaVisionForConditionalGeneration`, whose parts have the same names.
+    Args:
+        llava: a `LlavaForConditionalGeneration`, or an `AyaVisionForConditionalGeneration` where the projector is
+            "pixel_shuffle"; their parts have the same names.
+        processor: its `LlavaProcessor`.
+        info: the content of `imagecap.json`, which is saved with the model. Keys in use: `prompt` (the default
+            prompt), `prompts` (by language), `languages`, `bases` (the checkpoints it was built from, with licences),
+            `data_hash`, `metrics`, `settings`.
 
-    `info` is free-form and saved with the model; keys in use: `prompt` (the default prompt), `prompts` (by language),
-    `languages`, `bases` (the checkpoints it was built from, with licences), `data_hash`, `metrics`, `settings`.
+    Attributes:
+        num_patches: patch features of one picture.
+        num_image_tokens: tokens of one picture in the language model.
+        compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
+        compiled_decoder: compiled blocks of the language model, likewise.
     """
 
     def __init__(self, llava: Any, processor: Any, info: dict[str, Any]) -> None:
@@ -57,52 +66,57 @@ class ImageCaptioner(nn.Module):
         self.image_processor = processor.image_processor
         self.eos_token_id: int = self.tokenizer.eos_token_id
         self.image_token_id: int = llava.config.image_token_id
-        config = llava.config.vision_config
-        tokens = (config.image_size // config.patch_size) ** 2
-        if llava.config.vision_feature_select_strategy == "full" and has_class_token(self.vision_tower):
-            tokens += 1
-        # what runs in place of the blocks of encoder and language model: `generate.compilation`
         self.compiled_encoder: Any = None
         self.compiled_decoder: Any = None
-        self.num_patches = tokens
-        self.num_image_tokens = tokens // SHUFFLE**2 if kind_of(llava.config) == "pixel_shuffle" else tokens
+        self._projector_name = projector_name(llava.config)
+        vision = llava.config.vision_config
+        keeps_class_token = llava.config.vision_feature_select_strategy == "full" and has_class_token(self.vision_tower)
+        self.num_patches = (vision.image_size // vision.patch_size) ** 2 + int(keeps_class_token)
+        self.num_image_tokens = self.num_patches // PROJECTORS[self._projector_name].patches_per_side ** 2
         self.eval()
 
     @property
     def vision_tower(self) -> Any:
+        """The stock vision encoder."""
         return self.llava.model.vision_tower
 
     @property
     def projector(self) -> Any:
+        """The stock projector: patch features → embeddings of the language model."""
         return self.llava.model.multi_modal_projector
 
     @property
     def language_model(self) -> Any:
-        """The stock text model: `inputs_embeds` [batch, tokens, hidden] → `.last_hidden_state`, `.past_key_values`."""
+        """The stock language model without its head: `[batch, tokens, hidden]` embeddings → hidden states."""
         return self.llava.model.language_model
 
     @property
     def lm_head(self) -> nn.Linear:
+        """Hidden states → logits over the vocabulary."""
         return self.llava.lm_head
 
     @property
     def embed_tokens(self) -> nn.Embedding:
+        """The input embeddings of the language model."""
         return self.llava.get_input_embeddings()
 
     @property
     def device(self) -> torch.device:
-        return self.projector.linear_1.weight.device
+        """The device of the weights."""
+        return self.lm_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.projector.linear_1.weight.dtype
+        """The dtype of the projector, which in training may differ from that of frozen weights."""
+        weight: Tensor = next(self.projector.parameters())
+        return weight.dtype
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Resize, crop and normalise for the vision tower: `[images, 3, height, width]`, on the model's device."""
+        """Preprocess RGB pictures: `[images, 3, height, width]`, on the device and in the dtype of the vision tower."""
         return self.preprocess(images).to(self.device, self.vision_tower.embeddings.patch_embedding.weight.dtype)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """The same in float32 on the CPU; needs no weights, so any thread may call it."""
+        """Preprocess RGB pictures in float32 on the CPU; may be called from any thread."""
         return self._preprocessing(images)
 
     @cached_property
@@ -110,65 +124,67 @@ class ImageCaptioner(nn.Module):
         return Preprocessing(self.image_processor)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Patch features of the used layer, `[images, patches, vision_hidden]`; later layers do not run."""
+        """Patch features of the used layer, `[images, patches, vision_hidden]`; later blocks do not run."""
         layer = self.llava.config.vision_feature_layer
         features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder)
         return features[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else features
 
     def project(self, features: Tensor) -> Tensor:
-        """Patch features into the language model's space: `[images, image_tokens, text_hidden]`."""
-        return self.projector(features).flatten(1, -2)  # shuffled patches come as rows and columns
+        """Project patch features into the language model's space: `[images, image_tokens, text_hidden]`."""
+        return self.projector(features).flatten(1, -2)  # pixel shuffle returns rows and columns
 
     def prompt_ids(self, prompt: str) -> PromptIds:
-        """Ids around the image tokens; the same that `processor(text=…)` and the chat template give.
+        """Token ids around the image tokens, the same as `processor(text=…)` and the chat template give.
 
         Raises:
-            ImageCapError: the prompt itself holds the image token.
+            ImageCapError: the prompt contains the image token.
         """
-        # tokenised behind the image token, since some vocabularies treat the start of a text in their own way
+        # The image token is tokenised too, since some vocabularies treat the start of a text in their own way.
         text = f"{self.processor.image_token}{prompt}\n"
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if ids[0] != self.image_token_id or self.image_token_id in ids[1:]:
             raise ImageCapError(f"the prompt {prompt!r} holds {self.processor.image_token}, the model's image token")
-        return PromptIds(before=self._bos, after=ids[1:])
+        return PromptIds(before=self._bos_ids, after=ids[1:])
 
     @cached_property
-    def _bos(self) -> list[int]:
-        return own_bos(self.tokenizer)
+    def _bos_ids(self) -> list[int]:
+        return bos_ids(self.tokenizer)
 
     def caption_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Ids of a caption, ending with EOS, at most `max_tokens` long; only captions are ever cut.
+        """Token ids of a caption, truncated to `max_tokens` with the EOS token that ends it.
 
-        A caption that spells a special token (`<|im_end|>`) gets the letters, not the token.
+        Special tokens are not parsed: a caption that contains `<|im_end|>` gets the tokens of its letters.
         """
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return [*ids[: max_tokens - 1], self.eos_token_id]
 
     def choose_trainable(self, settings: ModelSettings) -> None:
-        """Set `requires_grad` of every weight, and put in adapters where they are wanted; the projector always trains.
+        """Set `requires_grad` of every weight and add adapters where `settings.lora_rank` is set.
+
+        The projector always trains.
 
         Raises:
-            ImageCapError: more blocks are asked for than the language model has, or it has nothing to adapt.
+            ImageCapError: more blocks are asked for than the language model has, or it has no linear layers to adapt.
         """
-        blocks, freeze_vision_model = settings.freeze_language_model_except_layers, settings.freeze_vision_model
+        blocks = settings.freeze_language_model_except_layers
         freeze_except_last(self.language_model, self.lm_head, blocks)
         if settings.lora_rank is not None:
             self.llava.requires_grad_(False)
             add_adapters(self.language_model, settings.lora_rank, settings.lora_alpha, blocks)
-        self.vision_tower.requires_grad_(not freeze_vision_model)
-        set_trainable(self.projector, kind_of(self.llava.config))
+        self.vision_tower.requires_grad_(not settings.freeze_vision_model)
+        PROJECTORS[self._projector_name].set_trainable(self.projector)
 
     def save(self, folder: Path) -> None:
-        """Write the complete stock checkpoint, in the dtype that the weights have, in place of `folder`.
+        """Write the complete stock checkpoint in the dtype of the weights, replacing `folder` atomically.
 
-        `AutoModelForImageTextToText` and `AutoProcessor` open it; a reader sees the old folder or the new one.
+        `AutoModelForImageTextToText` and `AutoProcessor` open it.
 
         Raises:
-            ImageCapError: weights of several dtypes, which one stock checkpoint cannot say.
+            ImageCapError: the weights have several dtypes, which a stock checkpoint cannot express.
         """
-        kinds = {parameter.dtype for parameter in self.llava.parameters()}
-        if len(kinds) > 1:
-            raise ImageCapError(f"a model with weights of several dtypes cannot be saved: {sorted(map(str, kinds))}")
+        dtypes = {parameter.dtype for parameter in self.llava.parameters()}
+        if len(dtypes) > 1:
+            raise ImageCapError(f"a model with weights of several dtypes cannot be saved: {sorted(map(str, dtypes))}")
         config = self.llava.config
         for part in (config, config.text_config, config.vision_config):
             part.dtype = self.dtype
@@ -177,9 +193,19 @@ class ImageCaptioner(nn.Module):
             with quiet_transformers():
                 self.llava.save_pretrained(new)
                 self.processor.save_pretrained(new)
-            for file in new.glob("*.safetensors"):  # written for the owner alone, unlike everything beside them
+            for file in new.glob("*.safetensors"):  # safetensors lets only the owner read them
                 file.chmod((new / "config.json").stat().st_mode)
             atomic_write_json(new / INFO_FILE, self.info)
-            atomic_write_text(new / "README.md", model_card(self))
+            atomic_write_text(new / "README.md", model_card(self._card_facts(), self.info))
 
         replace_folder(Path(folder), write)
+
+    def _card_facts(self) -> CardFacts:
+        return CardFacts(
+            architecture=type(self.llava).__name__,
+            projector=self._projector_name,
+            num_image_tokens=self.num_image_tokens,
+            vision_feature_layer=self.llava.config.vision_feature_layer,
+            dtype=str(self.dtype).removeprefix("torch."),
+            template_writes_bos=bool(self._bos_ids),
+        )

@@ -14,6 +14,12 @@ from tests.tiny import write_tiny_clip
 
 
 @pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any request to the hub fails the test."""
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("the hub was asked"))
+
+
+@pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty Hugging Face cache; returns the folder where `tiny/clip` would lie in it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -23,11 +29,11 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root / "snapshots" / ("0" * 40)
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_a_cached_checkpoint_needs_no_network(
     hub_cache: Path, tiny_bases: ModelSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr("imagecap.model.checkpoint._download", lambda name: pytest.fail("the hub was asked"))
     write_tiny_clip(hub_cache)
     assert find_checkpoint("tiny/clip", "vision_model_name") == hub_cache
     model = build(tiny_bases.model_copy(update={"vision_model_name": "tiny/clip"}))
@@ -57,8 +63,8 @@ def test_without_a_network_the_hub_is_asked_once(
         assert part in str(caught.value)
 
 
-def test_offline_is_not_even_asked(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecap.model.checkpoint._download", lambda name: pytest.fail("the hub was asked"))
+@pytest.mark.usefixtures("hub_cache", "no_hub")
+def test_the_hub_is_not_asked_where_it_is_set_offline() -> None:
     with pytest.raises(ImageCapError, match="HF_HUB_OFFLINE is set: give --vision_model_name a local folder"):
         find_checkpoint("tiny/clip", "vision_model_name")
 

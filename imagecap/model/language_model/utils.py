@@ -1,4 +1,4 @@
-"""The language model: loading any causal LM, its special tokens, and choosing which of its blocks train."""
+"""The language model: loading a causal LM and its tokenizer, special tokens, and which blocks train."""
 
 from pathlib import Path
 from typing import Any
@@ -7,48 +7,42 @@ import torch
 from torch import nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import one_line, quiet_transformers
+from imagecap.model.checkpoint import from_pretrained, load_weights, quiet_transformers
 
-# tokens that vocabularies already keep for pictures, best first
+# Special tokens of common vocabularies that stand for a picture, in order of preference.
 IMAGE_TOKENS = ("<|image_pad|>", "<image>", "<|image|>", "<image_soft_token>", "[IMG]", "<IMG_CONTEXT>")
 ADDED_IMAGE_TOKEN = "<image>"  # noqa: S105  (a token of a vocabulary)
 
 
 def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> Any:
-    """Load a causal language model with its head, in float32, or in the dtype in which it is stored.
+    """Load a causal language model with its head.
+
+    Args:
+        folder: the checkpoint.
+        name: how the user named it.
+        as_stored: in the dtype of the checkpoint; else in float32.
 
     Raises:
-        ImageCapError: not a causal language model that transformers knows, or weights are missing.
+        ImageCapError: it is not a causal language model that transformers supports, weights are missing, or its head
+            is not a single matrix.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises KeyError, ValueError, OSError, … for a config it cannot read
-        raise ImageCapError(f"language_model_name: {name} cannot be read ({one_line(error)})") from None
-    named = " ".join(getattr(config, "architectures", None) or [])
+    config = from_pretrained(AutoConfig, folder, f"language_model_name: {name} cannot be read")
+    architecture = " ".join(getattr(config, "architectures", None) or [])
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
-    if not causal or hasattr(config, "vision_config") or (named and not named.endswith(("ForCausalLM", "LMHeadModel"))):
+    other_head = architecture and not architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    if not causal or hasattr(config, "vision_config") or other_head:
         raise ImageCapError(
-            f"language_model_name: {name} is a {named or config.model_type} checkpoint, not a causal language model "
-            "(Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B, …)"
+            f"language_model_name: {name} is a {architecture or config.model_type} checkpoint, not a causal language "
+            "model (Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B, …)"
         )
-    stock: Any = AutoModelForCausalLM
-    try:
-        with quiet_transformers():
-            model, loading = stock.from_pretrained(
-                folder,
-                dtype="auto" if as_stored else torch.float32,
-                output_loading_info=True,
-                local_files_only=True,
-            )
-    except Exception as error:  # safetensors, unpickling and shape errors have no common base
-        raise ImageCapError(f"language_model_name: the weights of {name} cannot be read ({one_line(error)})") from None
-    bad = sorted(loading["missing_keys"]) or sorted(str(key[0]) for key in loading["mismatched_keys"])
-    if bad:
-        raise ImageCapError(f"language_model_name: {name} has no usable weights for {bad[0]}: it is not complete")
+    failure = f"language_model_name: the weights of {name} cannot be read"
+    dtype = "auto" if as_stored else torch.float32
+    model, missing = load_weights(AutoModelForCausalLM, folder, failure, dtype=dtype)
+    if missing:
+        raise ImageCapError(f"language_model_name: {name} has no usable weights for {missing[0]}: it is not complete")
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None or model.base_model is model:
         raise ImageCapError(
@@ -59,18 +53,14 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
 
 
 def load_tokenizer(folder: Path, name: str) -> Any:
-    """Load the tokenizer of a language model and see that it can end a caption.
+    """Load the tokenizer of a language model, with a padding token.
 
     Raises:
-        ImageCapError: no tokenizer, no end-of-sequence token, or a tokenizer that ends every text by itself.
+        ImageCapError: there is no tokenizer, it has no EOS token, or it appends tokens to every text by itself.
     """
     from transformers import AutoTokenizer
 
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a missing or unknown tokenizer has many exception types
-        raise ImageCapError(f"language_model_name: {name} has no readable tokenizer ({one_line(error)})") from None
+    tokenizer = from_pretrained(AutoTokenizer, folder, f"language_model_name: {name} has no readable tokenizer")
     if tokenizer.eos_token_id is None:
         raise ImageCapError(f"language_model_name: the tokenizer of {name} has no end-of-sequence token (eos_token)")
     if tokenizer.pad_token_id is None:
@@ -84,16 +74,16 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     return tokenizer
 
 
-def own_bos(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts before every text by itself: `[]`, or `[bos]`."""
+def bos_ids(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer prepends to every text by itself: `[]`, or `[bos]`."""
     marked, plain = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids
     return marked[: len(marked) - len(plain)]
 
 
 def image_token(tokenizer: Any, language_model: Any) -> str:
-    """A special token that stands for one patch of the picture; added to the vocabulary if it has none.
+    """Return the special token that stands for one image token; add it to the vocabulary if there is none.
 
-    The embedding matrix grows only if it has no row to spare (Qwen's has hundreds).
+    The embedding matrix grows only if it has no unused row (Qwen's has hundreds).
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     for token in IMAGE_TOKENS:
@@ -120,20 +110,25 @@ def transformer_blocks(text_model: nn.Module) -> nn.ModuleList:
 
 
 def freeze_except_last(text_model: nn.Module, head: nn.Module, blocks: int | None) -> None:
-    """Choose what trains: `None` everything, 0 nothing, K the last K blocks without embeddings, head and final norm.
+    """Set which weights of the language model train.
+
+    Args:
+        text_model: the language model without its head.
+        head: its head.
+        blocks: train the last so many blocks, without embeddings, final norm and head; None: train everything.
 
     Raises:
-        ImageCapError: more blocks are asked for than there are.
+        ImageCapError: the language model has fewer blocks.
     """
     for module in (text_model, head):
         module.requires_grad_(blocks is None)
     if not blocks:
         return
-    own = transformer_blocks(text_model)
-    if blocks > len(own):
+    all_blocks = transformer_blocks(text_model)
+    if blocks > len(all_blocks):
         raise ImageCapError(
-            f"freeze_language_model_except_layers is {blocks}, but the language model has {len(own)} blocks; "
+            f"freeze_language_model_except_layers is {blocks}, but the language model has {len(all_blocks)} blocks; "
             "leave the setting out to train all of it"
         )
-    for block in list(own)[-blocks:]:
+    for block in list(all_blocks)[-blocks:]:
         block.requires_grad_(True)

@@ -1,46 +1,130 @@
-"""The projector from patch features to the language model's embeddings, in the formats of stock checkpoints."""
+"""Projectors from patch features to the language model's embedding space, as stock checkpoints hold them.
 
-from typing import Any, Literal
+`PROJECTORS` declares the choices of the setting `projector`. A new kind is a class here and its name in
+`imagecap/config.py`.
+"""
+
+from typing import Any
 
 import torch
 from torch import nn
 
-Kind = Literal["mlp", "linear", "pixel_shuffle"]
-ACTIVATIONS = {"mlp": "gelu", "linear": "linear"}  # value of `projector_hidden_act` in LLaVA's config
-SHUFFLE = 2  # patches of each side that become one token
 
+class ProjectorKind:
+    """How one kind of projector is built, trained and written into a stock checkpoint.
 
-def build_projector(config: Any, kind: Kind, seed: int) -> nn.Module:
-    """A new projector.
-
-    "mlp" is two layers with a GELU between them. "pixel_shuffle" makes one token of every square of 2 × 2 patches (Shi
-    et al. 2016, arXiv:1609.05158), normed, and has two layers with a SwiGLU between them; it is Aya Vision's
-    (arXiv:2505.08751).
-    "linear" keeps to the stock format: the activation is the identity and so is the second layer, which never trains.
-    Weights start as torch's own `nn.Linear` does (Kaiming uniform), from `seed` alone.
+    Attributes:
+        stock: names in transformers of the configuration and the model that hold this kind.
+        model_type: theirs, as `config.json` has it.
+        default_feature_layer: the `vision_feature_layer` of a configuration that gives none.
+        patches_per_side: one token is made of the features of this many × this many patches.
     """
-    from transformers.models.aya_vision.modeling_aya_vision import AyaVisionMultiModalProjector
-    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        projector = (AyaVisionMultiModalProjector if kind == "pixel_shuffle" else LlavaMultiModalProjector)(config)
-    if kind == "linear":
+    stock: tuple[str, str]
+    model_type: str
+    default_feature_layer: int
+    patches_per_side = 1
+
+    def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
+        """Arguments of the stock configuration that other kinds do not have.
+
+        Args:
+            text_hidden: width of the language model.
+            patches: number of patches in a picture.
+        """
+        raise NotImplementedError
+
+    def matches(self, config: Any) -> bool:
+        """Whether a stock configuration describes this kind."""
+        return bool(config.model_type == self.model_type)
+
+    def initialize(self, projector: Any) -> None:
+        """Change the initial weights, which are those of the stock module."""
+
+    def set_trainable(self, projector: Any) -> None:
+        """Set `requires_grad` of the projector's weights."""
+        projector.requires_grad_(True)
+
+
+class MLP(ProjectorKind):
+    """Two linear layers with a GELU between them (LLaVA-1.5; Liu et al. 2023, arXiv:2310.03744)."""
+
+    stock = ("LlavaConfig", "LlavaForConditionalGeneration")
+    model_type = "llava"
+    default_feature_layer = -2
+
+    def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
+        """See `ProjectorKind`."""
+        return {"image_seq_length": patches, "projector_hidden_act": "gelu"}
+
+    def matches(self, config: Any) -> bool:
+        """See `ProjectorKind`."""
+        return super().matches(config) and config.projector_hidden_act != "linear"
+
+
+class Linear(MLP):
+    """One linear layer.
+
+    LLaVA's format has two layers and an activation, so the activation is the identity and so is the second layer,
+    which never trains.
+    """
+
+    def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
+        """See `ProjectorKind`."""
+        return {**super().config_arguments(text_hidden, patches), "projector_hidden_act": "linear"}
+
+    def matches(self, config: Any) -> bool:
+        """See `ProjectorKind`."""
+        return config.model_type == self.model_type and config.projector_hidden_act == "linear"
+
+    def initialize(self, projector: Any) -> None:
+        """Make the second layer the identity."""
         with torch.no_grad():
             projector.linear_2.weight.copy_(torch.eye(projector.linear_2.out_features))
             projector.linear_2.bias.zero_()
-    return projector
 
-
-def set_trainable(projector: Any, kind: Kind) -> None:
-    """The projector always trains, except the identity that a linear one carries for the format's sake."""
-    projector.requires_grad_(True)
-    if kind == "linear":
+    def set_trainable(self, projector: Any) -> None:
+        """See `ProjectorKind`."""
+        projector.requires_grad_(True)
         projector.linear_2.requires_grad_(False)
 
 
-def kind_of(config: Any) -> Kind:
-    """Which projector a stock config describes."""
-    if config.model_type == "aya_vision":
-        return "pixel_shuffle"
-    return "linear" if config.projector_hidden_act == ACTIVATIONS["linear"] else "mlp"
+class PixelShuffle(ProjectorKind):
+    """Pixel shuffle, layer norm and two linear layers with a SwiGLU between them (Aya Vision, arXiv:2505.08751).
+
+    Pixel shuffle (Shi et al. 2016, arXiv:1609.05158) makes one token of every square of 2 × 2 patches.
+    """
+
+    stock = ("AyaVisionConfig", "AyaVisionForConditionalGeneration")
+    model_type = "aya_vision"
+    default_feature_layer = -1
+    patches_per_side = 2
+
+    def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
+        """See `ProjectorKind`."""
+        # SwiGLU halves the width
+        return {"downsample_factor": self.patches_per_side, "alignment_intermediate_size": 2 * text_hidden}
+
+
+PROJECTORS: dict[str, ProjectorKind] = {"mlp": MLP(), "linear": Linear(), "pixel_shuffle": PixelShuffle()}
+
+
+def projector_name(config: Any) -> str:
+    """The key in `PROJECTORS` of the kind that a stock configuration describes."""
+    return next(name for name, kind in PROJECTORS.items() if kind.matches(config))
+
+
+def build_projector(name: str, stock_class: type[nn.Module], config: Any, seed: int) -> nn.Module:
+    """Build a new projector on the CPU, whose initial weights depend on `seed` alone.
+
+    Args:
+        name: a key of `PROJECTORS`.
+        stock_class: the class of the stock model's projector.
+        config: the stock model's configuration.
+        seed: of the initial weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        projector = stock_class(config)
+    PROJECTORS[name].initialize(projector)
+    return projector

@@ -1,4 +1,4 @@
-"""The vision tower: loading any CLIP or SigLIP-family encoder, and running it only as far as it is used."""
+"""The vision tower: loading an encoder of the CLIP or SigLIP family, and running it up to the layer that is used."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,61 +9,57 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.errors import ImageCapError
-from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
-from imagecap.model.checkpoint import one_line, quiet_transformers
+from imagecap.model.checkpoint import from_pretrained, load_weights
 
-_ROWS = 24  # pictures to trace with: a usual number, for which loops are arranged
+_TRACED_PICTURES = 24  # batch size to compile for; others run as well
 
-# Towers of one construction: embeddings (, pre_layrnorm), encoder.layers. Only these can be stopped early by
-# `hidden_state`; NaFlex towers (model type `siglip2`) need the shape of each picture, which LLaVA's format has no
-# place for. SigLIP 2 checkpoints of a fixed resolution are of type `siglip` and are fine.
+# Towers that consist of embeddings, an optional pre_layrnorm, and encoder.layers: `hidden_state` can stop these early.
+# NaFlex towers (model type `siglip2`) also need the shape of each picture, which LLaVA's format cannot hold. SigLIP 2
+# checkpoints of a fixed resolution have the type `siglip_vision_model`.
 TOWERS = {
     "clip_vision_model",
     "siglip_vision_model",
     "metaclip_2_vision_model",
     "chinese_clip_vision_model",
 }
-# a tower's own last norm and pooling head come after every hidden state that can be projected
+# The last norm and the pooling head come after every hidden state that can be projected.
 UNUSED = ("post_layernorm.", "head.")
 
 
 def load_tower(folder: Path, name: str) -> Any:
     """Load the vision part of a CLIP or SigLIP checkpoint, in float32.
 
+    Args:
+        folder: the checkpoint.
+        name: how the user named it.
+
     Raises:
-        ImageCapError: not such a checkpoint, or weights that are used are missing.
+        ImageCapError: it is not such a checkpoint, or weights that are used are missing.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises KeyError, ValueError, OSError, … for a config it cannot read
-        raise ImageCapError(f"vision_model_name: {name} cannot be read ({one_line(error)})") from None
+    config = from_pretrained(AutoConfig, folder, f"vision_model_name: {name} cannot be read")
     vision = getattr(config, "vision_config", config)
     if vision.model_type not in TOWERS:
         raise ImageCapError(
             f"vision_model_name: {name} is a {config.model_type} model; an encoder of the CLIP or SigLIP family with "
             "a fixed picture size is needed (openai/clip-vit-base-patch16, google/siglip2-base-patch16-224, …)"
         )
-    tower_class: Any = MODEL_MAPPING[type(vision)]
-    try:
-        with quiet_transformers():
-            tower, loading = tower_class.from_pretrained(
-                folder, config=vision, dtype=torch.float32, output_loading_info=True, local_files_only=True
-            )
-    except Exception as error:  # safetensors, unpickling and shape errors have no common base
-        raise ImageCapError(f"vision_model_name: the weights of {name} cannot be read ({one_line(error)})") from None
-    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(UNUSED))
-    if missing or loading["mismatched_keys"]:
-        what = missing[0] if missing else sorted(str(key[0]) for key in loading["mismatched_keys"])[0]
-        raise ImageCapError(f"vision_model_name: {name} has no usable weights for {what}: it is not a complete encoder")
+    failure = f"vision_model_name: the weights of {name} cannot be read"
+    tower, missing = load_weights(MODEL_MAPPING[type(vision)], folder, failure, config=vision, dtype=torch.float32)
+    missing = [key for key in missing if not key.startswith(UNUSED)]
+    if missing:
+        raise ImageCapError(
+            f"vision_model_name: {name} has no usable weights for {missing[0]}: it is not a complete encoder"
+        )
     return tower
 
 
 def num_blocks_used(tower: Any, layer: int) -> int:
-    """How many blocks must run for hidden state `layer`: hidden state 0 is the first block's input, -1 the last output.
+    """Return how many blocks must run for hidden state `layer`.
+
+    As in transformers, hidden state 0 is the input of the first block and -1 the output of the last.
 
     Raises:
         ImageCapError: the tower has no such hidden state.
@@ -81,54 +77,57 @@ def num_blocks_used(tower: Any, layer: int) -> int:
 def hidden_state(
     tower: Any, pixel_values: Tensor, layer: int, blocks: Sequence[Callable[[Tensor], Tensor]] | None = None
 ) -> Tensor:
-    """`tower(pixel_values).hidden_states[layer]` without computing the blocks after it.
+    """Return `tower(pixel_values).hidden_states[layer]` without running the blocks after it.
 
     Args:
         tower: the encoder.
         pixel_values: `[images, 3, height, width]`.
         layer: see `num_blocks_used`.
-        blocks: what to call in place of the tower's own blocks; see `compile_encoder`.
+        blocks: callables to use instead of the tower's blocks; see `compile_encoder`.
 
     Returns:
-        `[images, tokens, hidden]`; the class token, if the tower has one, comes first.
+        `[images, tokens, hidden]`, with the class token first if the tower has one.
     """
     used = num_blocks_used(tower, layer)
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
-    for block in blocks or [partial(_encode, block) for block in _blocks(tower)[:used]]:
+    for block in blocks or [partial(_encode_block, block) for block in _blocks(tower)[:used]]:
         hidden = block(hidden)
     return hidden
 
 
-def _encode(block: Any, hidden: Tensor) -> Tensor:
-    found = block(hidden, attention_mask=None)
-    assert isinstance(found, Tensor)
-    return found
+def _encode_block(block: Any, hidden: Tensor) -> Tensor:
+    output = block(hidden, attention_mask=None)
+    assert isinstance(output, Tensor)
+    return output
 
 
 def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
-    """The blocks that `hidden_state` calls, compiled; without gradients.
+    """Compile the blocks that `hidden_state` runs for `layer`; the compiled ones compute no gradients.
 
     Raises:
-        ImageCapError: they cannot be compiled here.
+        ImageCapError: they cannot be compiled on this machine.
     """
-    like = tower.embeddings.patch_embedding.weight
-    hidden = like.new_zeros(_ROWS, tower.embeddings.position_embedding.num_embeddings, tower.config.hidden_size)
+    from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
+
+    weight = tower.embeddings.patch_embedding.weight
+    tokens = tower.embeddings.position_embedding.num_embeddings
+    hidden = weight.new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
     blocks = _blocks(tower)[: num_blocks_used(tower, layer)]
-    runs: list[CompiledBlock] = compile_distinct(
-        blocks, lambda block: compile_block(_encode, block, tower.config, [hidden], [{0: "pictures"}])
+    compiled: list[CompiledBlock] = compile_distinct(
+        blocks, lambda block: compile_block(_encode_block, block, tower.config, [hidden], [{0: "pictures"}])
     )
 
-    def calls(run: CompiledBlock, block: nn.Module) -> Callable[[Tensor], Tensor]:
+    def with_weights(run: CompiledBlock, block: nn.Module) -> Callable[[Tensor], Tensor]:
         weights = list(block.parameters())
         return lambda hidden: run([*weights, hidden.contiguous()])[0]
 
-    return [calls(run, block) for run, block in zip(runs, blocks, strict=True)]
+    return [with_weights(run, block) for run, block in zip(compiled, blocks, strict=True)]
 
 
 def has_class_token(tower: Any) -> bool:
-    """True for CLIP towers, whose first token is no patch."""
+    """Whether the first token of the tower is a class token, as in CLIP."""
     return hasattr(tower.embeddings, "class_embedding")
 
 
