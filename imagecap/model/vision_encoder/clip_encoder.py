@@ -114,7 +114,7 @@ def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     weight = tower.embeddings.patch_embedding.weight
     tokens = tower.embeddings.position_embedding.num_embeddings
     hidden = weight.new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
-    blocks = _blocks(tower)[: num_blocks_used(tower, layer)]
+    blocks = list(_blocks(tower))[: num_blocks_used(tower, layer)]
     compiled: list[CompiledBlock] = compile_distinct(
         blocks, lambda block: compile_block(_encode_block, block, tower.config, [hidden], [{0: "pictures"}])
     )
