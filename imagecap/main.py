@@ -10,9 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imagecap import __version__
+from imagecap.commands import lineage, register, reproduce, rollback
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
 from imagecap.languages import LANGUAGES
+
+_REGISTRY_COMMANDS = {
+    "register": (register, "register the pipeline's model in MLflow"),
+    "rollback": (rollback, "make an earlier version champion again"),
+    "lineage": (lineage, "tell how a registered version came about"),
+    "reproduce": (reproduce, "train a registered version again from its recorded code and data"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,33 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--output_file", metavar="FILE", help="also write the comparison, with every picture, as JSON")
     compare.set_defaults(command=_compare)
 
-    register = commands.add_parser("register", help="register the pipeline's model in MLflow", allow_abbrev=False)
-    choice = register.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--promote", dest="promote", action="store_true", default=None, help="make it champion without a comparison"
-    )
-    choice.add_argument("--no_promote", dest="promote", action="store_false", help="leave the champion as it is")
-    choice.add_argument(
-        "--compare_only", action="store_true", help="register and compare, write the decision down, move no alias"
-    )
-    register.set_defaults(command=_register)
-
-    rollback = commands.add_parser("rollback", help="make an earlier version champion again", allow_abbrev=False)
-    rollback.add_argument("--to", metavar="VERSION", help="the version (default: the champion before this one)")
-    rollback.add_argument("--name", metavar="NAME", help="registered model (default: that of params.yaml)")
-    rollback.set_defaults(command=_rollback)
-
-    lineage = commands.add_parser("lineage", help="tell how a registered version came about", allow_abbrev=False)
-    lineage.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    lineage.add_argument("--json", action="store_true", help="as JSON")
-    lineage.set_defaults(command=_lineage)
-
-    reproduce = commands.add_parser(
-        "reproduce", help="train a registered version again from its recorded code and data", allow_abbrev=False
-    )
-    reproduce.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    reproduce.add_argument("--folder", metavar="FOLDER", help="work here and keep it (default: a temporary folder)")
-    reproduce.set_defaults(command=_reproduce)
+    for name, (module, description) in _REGISTRY_COMMANDS.items():
+        command = commands.add_parser(name, help=description, allow_abbrev=False)
+        module.add_arguments(command)
+        command.set_defaults(command=module.run)
     return parser
 
 
@@ -214,27 +199,3 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output_file) if arguments.output_file else None
     run_compare(Request(arguments.baseline, arguments.candidate, output))
-
-
-def _register(arguments: argparse.Namespace) -> None:
-    from imagecap.registry.register import register_pipeline_model
-
-    register_pipeline_model(arguments.promote, compare_only=arguments.compare_only)
-
-
-def _rollback(arguments: argparse.Namespace) -> None:
-    from imagecap.commands.lineage import rollback
-
-    rollback(arguments.name, arguments.to)
-
-
-def _lineage(arguments: argparse.Namespace) -> None:
-    from imagecap.commands.lineage import lineage
-
-    lineage(arguments.model, as_json=arguments.json)
-
-
-def _reproduce(arguments: argparse.Namespace) -> None:
-    from imagecap.registry.reproduce import reproduce
-
-    reproduce(arguments.model, Path(arguments.folder) if arguments.folder else None)

@@ -36,15 +36,14 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
 @task(name="bring-model", timeout_seconds=6 * HOUR, **RETRIES)
 def bring_model(model: str) -> str:
     """The version's checkpoint as a local folder: as it lies in the store of the checkout, or downloaded."""
-    from imagecap.commands.lineage import resolve
-    from imagecap.registry.rescoring import version_files
+    from imagecap.registry.lineage import artifact_folder, resolve_version
     from imagecap.registry.store import connect
 
     client = connect()
-    name, number = resolve(client, model)
+    name, number = resolve_version(client, model)
     place = tasks.ROOT / "checkpoints" / "versions" / f"{name}-{number}"
     place.mkdir(parents=True, exist_ok=True)
-    folder = version_files(client, name, number, "checkpoint", place)
+    folder = artifact_folder(client, name, number, "checkpoint", place)
     get_run_logger().info("%s is version %s: %s", model, number, folder)
     return str(folder)
 

@@ -1,12 +1,11 @@
-"""Loaded by MLflow itself (entry point `mlflow.run_context_provider`): lets its bare tools survive a moved checkout.
+"""Tells the user of a bare `mlflow` command that the checkout was moved.
 
-`mlflow ui` and `mlflow models serve` run none of our code otherwise, and MLflow's store holds absolute paths. This
-module must not import `imagecap`: a served model brings its own copy of that package, and whichever is imported first
-is the one that everybody in the process gets.
+MLflow stores absolute paths of artifacts, and imports this module at its start (entry point
+`mlflow.run_context_provider`). The module only reads: paths are updated by `make setup` and by our own commands. It
+must not import `imagecap`, because a registered model brings its own copy of that package into the process.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,24 +13,23 @@ from mlflow.tracking.context.abstract_context import RunContextProvider
 
 
 class CheckoutContext(RunContextProvider):
-    """Adds nothing to a run; being loaded is its use."""
+    """Provides no tags: the tags of our runs are set where a run is started."""
 
     def in_context(self) -> bool:
-        """Never: the tags of our runs are set where the run is started."""
+        """Return False: there are no tags to ask for."""
         return False
 
     def tags(self) -> dict[str, str]:
-        """No tags."""
+        """Return no tags."""
         return {}
 
 
-def heal_moved_store() -> None:
-    """Let the store rewrite its paths, in a process of its own, if it was made elsewhere."""
+def warn_if_moved() -> None:
+    """Print a line on standard error if the store in the current checkout was written for another folder."""
     folder = Path(os.environ.get("DVC_ROOT") or ".").resolve() / "mlruns"
-    mark = folder / ".root"
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() != str(folder):
-        code = "import sys; from pathlib import Path; from imagecap.registry.store import heal; heal(Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, str(folder)], cwd=Path(__file__).parents[1], check=False)
+    root_file = folder / ".root"
+    if root_file.is_file() and root_file.read_text(encoding="utf-8").strip() != str(folder):
+        print("warning: this checkout was moved, and MLflow has its old paths: run `make setup`", file=sys.stderr)
 
 
-heal_moved_store()
+warn_if_moved()

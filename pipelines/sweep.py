@@ -113,12 +113,12 @@ def _draw(values: list[Value] | Range, chance: random.Random) -> Value:
 
 def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[Any]:
     settings = read_params(str(tasks.ROOT / "params.yaml"))
-    from imagecap.registry.store import connect, experiment
+    from imagecap.registry.store import connect, get_or_create_experiment
     from imagecap.registry.tracking import source_tags
 
     client = connect()
     parent = client.create_run(
-        experiment(client, settings.tracking.experiment_name),
+        get_or_create_experiment(client, settings.tracking.experiment_name),
         run_name="sweep",
         tags={**source_tags(), "imagecap.sweep": json.dumps(chosen)[:4000]},
     ).info.run_id

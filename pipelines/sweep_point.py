@@ -14,7 +14,7 @@ from imagecap.config import parse_settings
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
-from imagecap.registry.tracking import PARENT_RUN, forgiving
+from imagecap.registry.tracking import PARENT_RUN, warn_on_failure
 from pipelines.processes import interrupt_on_sigterm
 from pipelines.shell import CommandFailed, stream
 from pipelines.stages.evaluate import tool_names
@@ -64,7 +64,7 @@ def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
     from imagecap.registry.store import connect
 
     client = connect()
-    with forgiving("the validation metrics"):
+    with warn_on_failure("the validation metrics"):
         for name, value in metrics.items():
             client.log_metric(run_id, f"validation/{name}", value)
         if "mlflow.parentRunId" not in client.get_run(run_id).data.tags:  # DVC had it from an earlier run

@@ -1,11 +1,11 @@
-"""Captions of one registered version, made by that version's own code: run as a program, never imported.
+"""Caption pictures with a registered version: a program, which is never imported.
 
-A version brings its own copy of the package `imagecap`, and the first one that is imported is the one that everybody
-in the process gets. So this file imports nothing of ours, and each version has a process of its own.
+A version brings its own copy of the package `imagecap`. Python keeps one copy of a package in a process, so each
+version runs in a process of its own, and this file imports nothing from `imagecap`.
 
     python -P caption_version.py MODEL_URI REQUESTS.json CAPTIONS.json
 
-REQUESTS.json: `[{"prompt": … or null, "paths": […]}, …]`; CAPTIONS.json: a list of captions for each.
+REQUESTS.json holds `[{"prompt": … or null, "paths": […]}, …]`; CAPTIONS.json receives a list of captions per request.
 """
 
 import base64
@@ -14,11 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-ROWS = 16  # what every version takes at once
+ROWS = 16  # every version accepts this many rows at once
 
 
 def main(uri: str, requests: Path, captions: Path) -> None:
-    """Caption all pictures of all requests, and write the captions in one go."""
+    """Caption the pictures of all requests and write the captions."""
     import mlflow.pyfunc
     import pandas as pd
 
@@ -40,5 +40,5 @@ if __name__ == "__main__":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
-    except Exception as error:  # whatever that version's code raises
+    except Exception as error:  # the version's code may raise anything
         sys.exit(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -1,7 +1,7 @@
-"""Which registered version is `@champion`: a new one only if the paired comparison says that it is better.
+"""Promotion: a new version becomes the champion only if a paired comparison on the test pictures finds it better.
 
-Everything is written down as tags of the version before an alias moves, so that an interrupted decision is found and
-finished, and a decision that was made is not made again.
+A decision is stored in tags of the version before an alias moves. After an interruption, the next call finds it there
+and moves the alias; a decision that was made on the same grounds is not made again.
 """
 
 import hashlib
@@ -15,29 +15,42 @@ from typing import Any
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
 from imagecap.eval.verdicts import verdict
-from imagecap.registry.tracking import CHAMPION
+from imagecap.registry.lineage import (
+    CHAMPION,
+    COMPARED_WITH,
+    COMPARISON,
+    DECISION,
+    DECISION_KEY,
+    PREVIOUS_CHAMPION,
+    REASON,
+    ROLLED_BACK,
+    champion_of,
+    training_pictures,
+    version_numbers,
+)
 from imagecap.report.formatting import metric_label
 
 CHALLENGER = "challenger"
-DECISION = "imagecap.decision"  # "champion" or "challenger"
-REASON = "imagecap.reason"
-KEY = "imagecap.decision_key"  # what the decision was made on; with another it is made again
-COMPARED_WITH = "imagecap.compared_with"
-COMPARISON = "imagecap.comparison"
-PREVIOUS = "imagecap.previous_champion"
-ROLLED_BACK = "imagecap.rolled_back"
+"""Alias of the newest version that was compared with the champion and not found better."""
+_TAG_CHARACTERS = 4000  # MLflow's limit is 5000
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a version takes the champion's place, why, and by what comparison (`Comparison.to_dict`)."""
+    """Decision about the promotion of a version.
+
+    Attributes:
+        promoted: whether the version becomes the champion.
+        reason: a sentence.
+        comparison: `Comparison.to_dict` of the champion with the version; None if they were not compared.
+    """
 
     promoted: bool
     reason: str
     comparison: dict[str, Any] | None = None
 
 
-def settle(
+def decide(
     client: Any,
     name: str,
     number: str,
@@ -48,23 +61,23 @@ def settle(
     *,
     move: bool = True,
 ) -> Decision:
-    """Decide on a version, unless that was done before, and set its tags and the alias.
+    """Decide whether a version becomes the champion, unless this was decided before, and set its tags and alias.
 
     Args:
-        client: MLflow's.
+        client: MLflow's client.
         name: registered model.
-        number: the version.
-        checkout: whose test pictures are compared on.
-        settings: the sections data, generate and promote are used.
-        force: True makes it champion, False leaves it challenger, None decides by the rule.
-        doubt: why its own metrics cannot be trusted: such a version is never promoted.
-        move: False writes the decision down and leaves the aliases as they are, for the next call to finish.
+        number: version.
+        checkout: checkout whose test pictures the versions are compared on.
+        settings: the sections data, generate, evaluate and promote are used.
+        force: True makes it the champion, False makes it the challenger, None applies the rule.
+        doubt: why its own metrics cannot be trusted, which rules out promotion.
+        move: False stores the decision and leaves the aliases to the next call.
     """
     champion = champion_of(client, name)
     tags = client.get_model_version(name, number).tags
     if champion == number and force is None:
         return Decision(True, tags.get(REASON, "it is the champion"))
-    key = _key(champion, checkout, settings)
+    key = _decision_key(champion, checkout, settings)
     if force is not None:
         decision = Decision(force, "by --promote" if force else "by --no_promote")
     elif ROLLED_BACK in tags:
@@ -73,22 +86,22 @@ def settle(
         decision = Decision(False, f"{doubt}; run `dvc repro`, or promote it anyway with --promote")
     elif champion is None:
         decision = Decision(True, "the first version")
-    elif tags.get(KEY) == key:
+    elif tags.get(DECISION_KEY) == key:
         known = json.loads(tags.get(COMPARISON, "null"))
         decision = Decision(tags.get(DECISION) == CHAMPION, tags.get(REASON, ""), known)
     else:
-        decision = _compared(client, name, champion, number, checkout, settings)
-    _write(client, name, number, champion, decision, key)
+        decision = compare_with_champion(client, name, champion, number, checkout, settings)
+    _write_tags(client, name, number, champion, decision, key)
     if move:
-        _move(client, name, number, champion, decision)
+        _move_alias(client, name, number, champion, decision)
     return decision
 
 
-def judge(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
-    """Apply the rule to a comparison of the champion (baseline) with a new version (candidate).
+def apply_rule(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
+    """Apply the promotion rule to a comparison of the champion (baseline) with a new version (candidate).
 
-    Of the metric in each language: at least one must be better, by more than `minimum_difference`, and none worse,
-    which it is where its whole interval lies below zero.
+    The metric is looked at in each language. In at least one, the candidate must be better by more than
+    `minimum_difference`; in none may it be worse, that is, have a confidence interval entirely below zero.
     """
     found = {
         name: entry
@@ -117,49 +130,39 @@ def judge(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
     return Decision(False, f"{told}: {why}", dict(comparison))
 
 
-def champion_of(client: Any, name: str) -> str | None:
-    """The number of the version that has the alias; None where there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_model_version_by_alias(name, CHAMPION).version)
-    except MlflowException as error:
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        raise
-
-
 def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
-    """Make an earlier version champion again; the present one will not come back but by `--promote`.
+    """Make an earlier version the champion again. The current one is not promoted again, except by `--promote`.
 
     Args:
-        client: MLflow's.
+        client: MLflow's client.
         name: registered model.
-        to: the version; None: the one that was champion before.
+        to: version; None for the previous champion.
 
     Returns:
-        the version that was champion, and the one that now is.
+        The former and the new champion.
 
     Raises:
-        ImageCapError: there is no champion, no such version, or nothing to go back to.
+        ImageCapError: there is no champion, no such version, or no previous champion.
     """
     from mlflow.exceptions import MlflowException
 
     now = champion_of(client, name)
     if now is None:
         raise ImageCapError(f"{name} has no champion to roll back; `python run.py register` registers a model")
-    target = to or client.get_model_version(name, now).tags.get(PREVIOUS)
+    target = to or client.get_model_version(name, now).tags.get(PREVIOUS_CHAMPION)
     if target is None:
         raise ImageCapError(
             f"version {now} of {name} has no champion before it; name one with --to VERSION "
-            f"(there are {', '.join(versions(client, name))})"
+            f"(there are {', '.join(version_numbers(client, name))})"
         )
     if target == now:
         raise ImageCapError(f"version {now} of {name} is the champion already")
     try:
         there = client.get_model_version(name, target)
     except MlflowException:
-        raise ImageCapError(f"{name} has no version {target}; there are {', '.join(versions(client, name))}") from None
+        raise ImageCapError(
+            f"{name} has no version {target}; there are {', '.join(version_numbers(client, name))}"
+        ) from None
     when = time.strftime("%Y-%m-%d %H:%M")
     why = f"rolled back to version {target} on {when}"
     for tag, value in ((ROLLED_BACK, why), (DECISION, CHALLENGER), (REASON, why)):
@@ -171,27 +174,25 @@ def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
     return now, target
 
 
-def versions(client: Any, name: str) -> list[str]:
-    """The numbers of all versions, oldest first."""
-    found = client.search_model_versions(f"name = '{name}'", max_results=1000)
-    return [str(number) for number in sorted(int(entry.version) for entry in found)]
+def prunable_versions(client: Any, name: str, keep: int | None) -> list[str]:
+    """Return the versions that may be deleted.
 
-
-def disposable(client: Any, name: str, keep: int | None) -> list[str]:
-    """The versions that may go: not among the `keep` newest, without an alias, and not what a rollback would go to."""
+    The `keep` newest stay, those with an alias, and the previous champion, which a rollback needs. None keeps all.
+    """
     if keep is None:
         return []
     used = {str(number) for number in client.get_registered_model(name).aliases.values()}
     champion = champion_of(client, name)
     if champion is not None:
-        used.add(client.get_model_version(name, champion).tags.get(PREVIOUS, champion))
-    return [number for number in versions(client, name)[:-keep] if number not in used]
+        used.add(client.get_model_version(name, champion).tags.get(PREVIOUS_CHAMPION, champion))
+    return [number for number in version_numbers(client, name)[:-keep] if number not in used]
 
 
-def _compared(
+def compare_with_champion(
     client: Any, name: str, champion: str, number: str, checkout: Path | None, settings: Settings
 ) -> Decision:
-    from imagecap.registry.rescoring import compare_versions, training_pictures
+    """Compare a version with the champion on the test pictures of a checkout, and apply the rule."""
+    from imagecap.registry.rescoring import compare_versions
 
     if checkout is None:
         return Decision(False, "outside a checkout there are no test pictures to compare on")
@@ -201,24 +202,24 @@ def _compared(
         comparison = compare_versions(client, name, champion, number, checkout, settings)
     except ImageCapError as error:
         return Decision(False, f"it could not be compared with version {champion}: {error}")
-    return judge(comparison.to_dict(), settings.promote)
+    return apply_rule(comparison.to_dict(), settings.promote)
 
 
-def _write(client: Any, name: str, number: str, champion: str | None, decision: Decision, key: str) -> None:
-    """Tags come before the alias: an interruption in between is found by the key and finished the next time."""
-    tags = {REASON: decision.reason[:4000], DECISION: CHAMPION if decision.promoted else CHALLENGER}
+def _write_tags(client: Any, name: str, number: str, champion: str | None, decision: Decision, key: str) -> None:
+    """Store a decision. The tags must be written before the alias moves; see the module's docstring."""
+    tags = {REASON: decision.reason[:_TAG_CHARACTERS], DECISION: CHAMPION if decision.promoted else CHALLENGER}
     if champion is not None and champion != number:
         tags[COMPARED_WITH] = champion
         if decision.promoted:
-            tags[PREVIOUS] = champion
+            tags[PREVIOUS_CHAMPION] = champion
     if decision.comparison is not None:
-        tags[COMPARISON] = json.dumps(_short(decision.comparison))
-        tags[KEY] = key
+        tags[COMPARISON] = json.dumps(_numbers_of(decision.comparison))
+        tags[DECISION_KEY] = key
     for tag, value in tags.items():
         client.set_model_version_tag(name, number, tag, value)
 
 
-def _move(client: Any, name: str, number: str, champion: str | None, decision: Decision) -> None:
+def _move_alias(client: Any, name: str, number: str, champion: str | None, decision: Decision) -> None:
     if decision.promoted:
         aliases = client.get_registered_model(name).aliases
         if ROLLED_BACK in client.get_model_version(name, number).tags:
@@ -232,8 +233,8 @@ def _move(client: Any, name: str, number: str, champion: str | None, decision: D
             client.delete_registered_model_alias(name, CHAMPION)
 
 
-def _short(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what would not fit into a tag."""
+def _numbers_of(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a comparison; the whole would exceed MLflow's limit for a tag."""
     return {
         "n": comparison["n"],
         "changes": {
@@ -243,7 +244,7 @@ def _short(comparison: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _key(champion: str | None, checkout: Path | None, settings: Settings) -> str:
+def _decision_key(champion: str | None, checkout: Path | None, settings: Settings) -> str:
     file = checkout / "prepared" / "test.jsonl" if checkout is not None else None
     pictures = file.read_bytes() if file is not None and file.is_file() else b""
     rule = settings.promote.model_dump(exclude={"kept_versions"})

@@ -1,76 +1,78 @@
-"""What is kept beside a registered model, so that the registry alone can tell how it came about and have it made anew.
+"""The lineage record of a registered version, from which it can be explained and trained again.
 
-A folder `lineage/` among the model's artifacts: `lineage.json` (everything that `run.py lineage` prints), `params.yaml`
-(the settings that the model was made with, which are those of dvc.lock), `dvc.lock`, `dvc.yaml`, the `.dvc` files, and
-`source.patch` (how the tracked files differed from the commit).
+It is a folder `lineage/` among the artifacts of the model:
+
+- `lineage.json`: what `run.py lineage` prints,
+- `params.yaml`: the settings of the last run of the pipeline, which dvc.lock holds,
+- `dvc.lock`, `dvc.yaml` and the `.dvc` files,
+- `source.patch`: the differences between the tracked files and the git commit.
 """
 
 import json
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from imagecap import __version__
 from imagecap.checkout import checkout_of, git_changes, git_facts, git_patch, locked_md5, locked_stages
 from imagecap.config import Settings
 from imagecap.data.identity import dvc_md5, folder_digest, training_picture_digests
 from imagecap.files import atomic_write_json, atomic_write_text
+from imagecap.registry.versions import environment_versions
 from imagecap.report.formatting import metric_label
 
-FACTS = "lineage.json"
+LINEAGE_FILE = "lineage.json"
 PATCH = "source.patch"
 PARAMS = "params.yaml"
 METRICS = "metrics/test.json"
-# What the pipeline itself writes: a change there is no change of the source.
-MADE = ("dvc.lock", "metrics", "plots")
+# Tracked files that the pipeline writes: changes in them are no changes of the source.
+_PIPELINE_OUTPUTS = ("dvc.lock", "metrics", "plots")
 _PATCH_BYTES = 20_000_000
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 
 
 def write_record(
     target: Path, model_folder: Path, settings: Settings, model_hash: str, doubt: str | None
 ) -> dict[str, Any]:
-    """Write `target/` for the model in `model_folder`; of a model outside a checkout there is less to tell.
+    """Write the lineage record of a model. The record of a model outside a checkout has no git, data and metrics.
 
     Args:
         target: folder to write.
         model_folder: the checkpoint.
-        settings: as they stand now.
-        model_hash: its `folder_digest`; hashing gigabytes takes seconds, so whoever has it passes it on.
-        doubt: what `doubts` says of it.
+        settings: the current settings.
+        model_hash: `folder_digest` of the checkpoint.
+        doubt: result of `check_metrics`.
 
     Returns:
-        what went into lineage.json.
+        The content of lineage.json.
     """
     target.mkdir(parents=True, exist_ok=True)
     checkout = checkout_of(model_folder)
     facts: dict[str, Any] = {
         "model_hash": model_hash,
         "bases": [_base(name) for name in (settings.model.vision_model_name, settings.model.language_model_name)],
-        "versions": versions_now(),
+        "versions": environment_versions(),
         "machine": f"{platform.system()} {platform.machine()}",
         "training_pictures": len(training_picture_digests(model_folder) or ()) or None,
         "settings": settings.model_dump(),
     }
     if checkout is not None:
         stages = locked_stages(checkout)
-        facts["settings"] = made_with(settings, stages)
+        facts["settings"] = settings_of_last_run(settings, stages)
         facts |= {"git": _git(checkout, target), "data": _data(checkout, stages), "metrics": _metrics(checkout)}
         facts["doubt"] = doubt
         for file in (checkout / "dvc.lock", checkout / "dvc.yaml", *checkout.glob("?*.dvc")):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
         _write_params(checkout / PARAMS, target / PARAMS, facts["settings"])
-    atomic_write_json(target / FACTS, facts)
+    atomic_write_json(target / LINEAGE_FILE, facts)
     return facts
 
 
-def doubts(checkout: Path, model_folder: Path) -> str | None:
-    """Why the metrics in the checkout are not surely those of this model, as a sentence; None: they are.
+def check_metrics(checkout: Path, model_folder: Path) -> str | None:
+    """Check by the hashes in dvc.lock that the metrics of the checkout were measured on a model.
 
-    dvc.lock must hold the very hashes of `metrics/test.json` and of the model, and the evaluation must have read it.
+    Returns:
+        None if so, else the reason for doubt, as a sentence.
     """
     stages = locked_stages(checkout)
     if not (checkout / METRICS).is_file():
@@ -86,8 +88,8 @@ def doubts(checkout: Path, model_folder: Path) -> str | None:
     return None
 
 
-def made_with(settings: Settings, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The settings as sections, those of dvc.lock (what the stages ran with) in place of what stands there now."""
+def settings_of_last_run(settings: Settings, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings by section, with those of dvc.lock, which the stages ran with, where it has them."""
     values = settings.model_dump()
     for stage in stages.values():
         for name, value in ((stage.get("params") or {}).get(PARAMS) or {}).items():
@@ -102,7 +104,7 @@ def made_with(settings: Settings, stages: dict[str, dict[str, Any]]) -> dict[str
 
 
 def _write_params(now: Path, target: Path, made: dict[str, Any]) -> None:
-    """params.yaml with the values that the model was made with."""
+    """Copy params.yaml, with the values that the model was made with."""
     import yaml
 
     written = yaml.safe_load(now.read_text(encoding="utf-8")) if now.is_file() else None
@@ -117,8 +119,8 @@ def _git(checkout: Path, target: Path) -> dict[str, Any]:
     facts = git_facts(checkout)
     if not facts:
         return {}
-    changed = [name for name in git_changes(checkout) if name.partition("/")[0] not in MADE]
-    patch = git_patch(checkout, MADE) if changed else ""
+    changed = [name for name in git_changes(checkout) if name.partition("/")[0] not in _PIPELINE_OUTPUTS]
+    patch = git_patch(checkout, _PIPELINE_OUTPUTS) if changed else ""
     kept = bool(patch) and len(patch) <= _PATCH_BYTES
     if kept:
         (target / PATCH).write_bytes(patch.encode("utf-8", "surrogateescape"))
@@ -144,7 +146,7 @@ def _data(checkout: Path, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _metrics(checkout: Path) -> dict[str, Any]:
-    """Value, 95 % interval and printed name by name, of the evaluation whose metrics DVC has recorded."""
+    """Return value, 95 % confidence interval and printed name of each metric of the evaluation."""
     file = checkout / "evaluation" / "eval_results.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -169,18 +171,7 @@ def _base(name: str) -> dict[str, str | None]:
         from huggingface_hub import try_to_load_from_cache
 
         file = try_to_load_from_cache(name, "config.json")
-    except (ImportError, ValueError):  # no such library, or a name that no hub could have
+    except (ImportError, ValueError):  # the library is missing, or the name is no valid hub id
         file = None
     # …/snapshots/<commit>/config.json
     return {"name": name, "commit": Path(file).parent.name if isinstance(file, str) else None}
-
-
-def versions_now() -> dict[str, str]:
-    """Of what decides about weights and captions here."""
-    found = {"imagecap": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

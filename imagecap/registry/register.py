@@ -1,4 +1,4 @@
-"""Putting a trained model into MLflow's registry: once per content, whole, with all that tells how it came about."""
+"""Registering a trained model in MLflow: once per content, with its lineage record, and complete or not at all."""
 
 import base64
 import io
@@ -16,14 +16,16 @@ from imagecap.config import GenerateSettings, Settings, read_params
 from imagecap.data.identity import dvc_md5, folder_digest
 from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
-from imagecap.registry.promotion import CHALLENGER, Decision, champion_of, disposable, settle
-from imagecap.registry.record import doubts, write_record
-from imagecap.registry.store import connect, experiment, find_store
-from imagecap.registry.tracking import CHAMPION, flat_settings, pipeline_run_id, run_exists, source_tags
+from imagecap.registry.lineage import CHAMPION, champion_of
+from imagecap.registry.promotion import CHALLENGER, Decision, decide, prunable_versions
+from imagecap.registry.record import check_metrics, write_record
+from imagecap.registry.store import connect, find_store, get_or_create_experiment
+from imagecap.registry.tracking import flatten_settings, is_active_run, pipeline_run_id, source_tags
 from imagecap.serve.request import MOST_REQUEST_ROWS
 
 HASH_TAG = "imagecap.model_hash"
-# What the served model needs; the versions are those of the environment that registers it.
+"""Tag of versions, logged models and runs: SHA-256 of the checkpoint folder."""
+# Packages that the served model needs; they are pinned to the versions installed here.
 _REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors", "jinja2"),
     *("numpy", "pandas", "pillow", "pydantic", "pyyaml"),
@@ -32,7 +34,19 @@ _REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class Registration:
-    """What `register` did."""
+    """Result of registering a model.
+
+    Attributes:
+        name: registered model.
+        version: number of the version.
+        is_new: False if the same weights had been registered before.
+        model_hash: SHA-256 of the checkpoint folder.
+        run_id: MLflow run that trained the model.
+        decision: whether it is promoted, and why.
+        alias: alias that the version got; None with `compare_only`.
+        champion: number of the champion now; None if there is none.
+        removed: numbers of old versions that were deleted.
+    """
 
     name: str
     version: str
@@ -40,17 +54,20 @@ class Registration:
     model_hash: str
     run_id: str
     decision: Decision
+    alias: str | None
+    champion: str | None
+    removed: list[str]
 
 
 def register_pipeline_model(promote: bool | None = None, *, compare_only: bool = False) -> Registration:
-    """Register the pipeline's `model/` under the run that trained it, and say what came of it and what to type next.
+    """Register the pipeline's `model/` under the MLflow run that trained it.
 
     Args:
-        promote: True makes it champion, False does not; None decides by the rule of `params.yaml`.
-        compare_only: write the decision down as tags of the version, and leave the aliases to the next call.
+        promote: True makes it the champion, False does not; None applies the rule of `params.yaml`.
+        compare_only: store the decision in tags of the version, and leave the aliases to the next call.
 
     Raises:
-        ImageCapError: not in a checkout, no trained model there, or the store cannot be opened.
+        ImageCapError: this is no checkout, it has no trained model, or the store cannot be opened.
     """
     checkout = checkout_of()
     if checkout is None:
@@ -65,23 +82,7 @@ def register_pipeline_model(promote: bool | None = None, *, compare_only: bool =
             "cache of DVC; `dvc repro --force train` makes it anew"
         )
     settings = read_params(str(checkout / "params.yaml"))
-    done = register(folder, settings, run_id=pipeline_run_id(checkout), promote=promote, compare_only=compare_only)
-    state = "registered" if done.is_new else "was registered before, unchanged"
-    if compare_only:
-        print(f"{done.name} version {done.version}: {state}")
-        print(f"decision:  {'promote' if done.decision.promoted else 'keep the champion'}: {done.decision.reason}")
-        return done
-    alias = CHAMPION if done.decision.promoted else CHALLENGER
-    print(f"{done.name} version {done.version} @{alias}: {state}")
-    print(f"why:       {done.decision.reason}")
-    champion = champion_of(connect(), done.name)
-    if champion is None:
-        print("there is no champion yet; make one with:  python run.py register --promote")
-        return done
-    if not done.decision.promoted:
-        print(f"champion:  version {champion} stays")
-    print(f"serve it:  mlflow models serve -m models:/{done.name}@{CHAMPION} --env-manager local -p 5001")
-    return done
+    return register(folder, settings, pipeline_run_id(checkout), promote, compare_only=compare_only)
 
 
 def register(
@@ -92,17 +93,17 @@ def register(
     *,
     compare_only: bool = False,
 ) -> Registration:
-    """Register a stock checkpoint folder as a pyfunc model, and decide whether it becomes `@champion`.
+    """Register a checkpoint folder as a pyfunc model, and decide whether it becomes the champion.
 
-    Each step is whole or did not happen, and is found again by the content hash of the folder, so that the same
-    model is registered once, however often this is called and wherever it was interrupted: the files (a logged
-    model that is READY), then the version with all its tags, then the decision, then the alias.
+    The steps are: log the files (a logged model with status READY), create the version with its tags, store the
+    decision, move the alias. Each is found again by the content hash of the folder. So a model is registered once, and
+    after an interruption the next call continues with the first missing step.
 
     Args:
         model_folder: a complete checkpoint, as `ImageCaptioner.save` writes it.
-        settings: names of experiment and model, the rule of promotion; the section `generate` becomes the defaults
+        settings: names of experiment and model, and the promotion rule; the section `generate` becomes the defaults
             of the served model.
-        run_id: the run that trained the model; where the store has no such run, one named "import" is made.
+        run_id: the run that trained the model; if the store has no such run, one named "import" is created.
         promote, compare_only: see `register_pipeline_model`.
 
     Raises:
@@ -117,38 +118,41 @@ def register(
         tempfile.TemporaryDirectory(prefix="imagecap-") as temporary,
     ):
         checkout = checkout_of(model_folder)
-        doubt = doubts(checkout, model_folder) if checkout is not None else None
+        doubt = check_metrics(checkout, model_folder) if checkout is not None else None
         known = client.search_model_versions(f"name = '{name}' AND tags.`{HASH_TAG}` = '{model_hash}'")
         if known:
             newest = max(known, key=lambda entry: int(entry.version))
             number, run_id = str(newest.version), str(newest.run_id)
         else:
-            run_id = run_id if run_id and run_exists(client, run_id) else _import_run(client, settings, model_hash)
+            run_id = run_id if run_id and is_active_run(client, run_id) else _import_run(client, settings, model_hash)
             write_record(Path(temporary), model_folder, settings, model_hash, doubt)
             tags = {**source_tags(), HASH_TAG: model_hash, "imagecap.run_id": run_id}
-            model_id = _logged_model(client, model_folder, Path(temporary), settings, run_id, tags)
+            model_id = _find_or_log_model(client, model_folder, Path(temporary), settings, run_id, tags)
             _ensure_registered_model(client, name)
             made = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id, await_creation_for=60
             )
             number = str(made.version)
-        decision = settle(client, name, number, checkout, settings, promote, doubt, move=not compare_only)
-        if not compare_only:
-            _prune(client, name, settings.promote.kept_versions)
-    return Registration(name, number, not known, model_hash, run_id, decision)
+        decision = decide(client, name, number, checkout, settings, promote, doubt, move=not compare_only)
+        removed = [] if compare_only else _prune(client, name, settings.promote.kept_versions)
+    alias = None if compare_only else CHAMPION if decision.promoted else CHALLENGER
+    return Registration(
+        name, number, not known, model_hash, run_id, decision, alias, champion_of(client, name), removed
+    )
 
 
-def _prune(client: Any, name: str, keep: int | None) -> None:
-    """Delete the versions that the settings let go, with their files."""
-    for number in disposable(client, name, keep):
+def _prune(client: Any, name: str, keep: int | None) -> list[str]:
+    """Delete versions beyond the number to keep, with their files, and return their numbers."""
+    removed = prunable_versions(client, name, keep)
+    for number in removed:
         source = client.get_model_version(name, number).source
         client.delete_model_version(name, number)
-        if source.startswith("models:/m-"):  # the logged model that holds its files
+        if source.startswith("models:/m-"):  # the logged model, which holds the files
             _delete_logged_model(client, client.get_logged_model(source.removeprefix("models:/")))
-        print(f"{name} version {number}: removed (promote.kept_versions is {keep})")
+    return removed
 
 
-def _logged_model(
+def _find_or_log_model(
     client: Any, folder: Path, record: Path, settings: Settings, run_id: str, tags: dict[str, str]
 ) -> str:
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -160,7 +164,7 @@ def _logged_model(
     before = client.get_run(run_id).info
     import mlflow
 
-    logging.disable(logging.INFO)  # MLflow tries the model on its example, which then reports as in a server
+    logging.disable(logging.INFO)  # MLflow runs the model on its example, which logs lines as in a server
     try:
         with mlflow.start_run(run_id=run_id):
             made = mlflow.pyfunc.log_model(
@@ -169,9 +173,9 @@ def _logged_model(
                 artifacts={"checkpoint": str(folder), "lineage": str(record)},
                 code_paths=[str(Path(__file__).parents[1])],
                 signature=_signature(settings.generate),
-                input_example=_input_example(),
+                input_example=input_example(),
                 pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
-                # MLflow lets `load_model(..., model_config=…)` change only what is named here
+                # `load_model(..., model_config=…)` can change only the keys that are listed here
                 model_config={
                     "generate": json.dumps(_defaults(settings.generate), ensure_ascii=False),
                     "max_rows": MOST_REQUEST_ROWS,
@@ -181,11 +185,11 @@ def _logged_model(
                     "picture_folder": "",
                 },
                 tags=tags,
-                params={key: str(value) for key, value in flat_settings(settings).items()},
+                params={key: str(value) for key, value in flatten_settings(settings).items()},
             )
     finally:
         logging.disable(logging.NOTSET)
-    if before.end_time:  # logging the model must not count as part of the training
+    if before.end_time:  # keep the duration of the training
         client.set_terminated(run_id, before.status, end_time=before.end_time)
     return str(made.model_id)
 
@@ -199,8 +203,8 @@ def _delete_logged_model(client: Any, found: Any) -> None:
 
 
 def _import_run(client: Any, settings: Settings, model_hash: str) -> str:
-    """A run for a model that was trained elsewhere: pulled with DVC, or made by `run.py train`."""
-    experiment_id = experiment(client, settings.tracking.experiment_name)
+    """Return a run for a model that was trained elsewhere: pulled with DVC, or trained by `run.py train`."""
+    experiment_id = get_or_create_experiment(client, settings.tracking.experiment_name)
     earlier = client.search_runs([experiment_id], f"tags.`{HASH_TAG}` = '{model_hash}'", max_results=1)
     if earlier:
         return str(earlier[0].info.run_id)
@@ -234,12 +238,12 @@ def _signature(generate: GenerateSettings) -> Any:
 
 
 def _defaults(generate: GenerateSettings) -> dict[str, Any]:
-    """The settings as parameters of a request, where no prompt is the empty string."""
+    """Return the settings as parameters of a request; each has one type, so no prompt is an empty string."""
     return {**generate.model_dump(), "prompt": generate.prompt or ""}
 
 
-def _input_example() -> tuple[Any, dict[str, Any]]:
-    """A drawn picture: an example must not give a user's picture away."""
+def input_example() -> tuple[Any, dict[str, Any]]:
+    """Return an example request with a drawn picture, so that no picture of the user is published."""
     import pandas as pd
     from PIL import Image, ImageDraw
 

@@ -1,67 +1,82 @@
-"""`run.py reproduce`: train a registered version again from its record, and compare the weights."""
+"""Training a registered version again from its lineage record, and comparing the weights."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from imagecap.checkout import checkout_of, locked_stages
-from imagecap.commands.lineage import facts_of, resolve
 from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
+from imagecap.registry.lineage import artifact_folder, read_lineage, resolve_version
 from imagecap.registry.record import PARAMS, PATCH
-from imagecap.registry.rescoring import version_files
 from imagecap.registry.store import connect
+from imagecap.registry.versions import VERSIONS_FILE, environment_versions, write_versions
 
 _REMOTES = ("sample", "own")
 
 
-def reproduce(uri: str, folder: Path | None) -> None:
-    """Check out a version's code and data in a scratch folder, run the pipeline there, and say whether weights agree.
+@dataclass(frozen=True)
+class Reproduction:
+    """Result of a training whose weights are equal to those of the registered version.
 
-    Nothing of the checkout it is called in changes: the scratch has outputs and a tracking store of its own, and uses
-    the checkout's git objects and DVC cache.
+    Attributes:
+        model: `models:/NAME/VERSION`.
+        differing_files: other files of the checkpoint whose contents differ.
+    """
+
+    model: str
+    differing_files: list[str]
+
+
+def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
+    """Check out code and data of a version in a new folder, run the pipeline there, and compare the weights.
+
+    The current checkout is not changed. The new folder has outputs and a tracking store of its own, and shares the git
+    objects and the DVC cache of the checkout.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        folder: a new folder to work in, which is kept; None: a temporary one, removed at the end.
+        folder: folder to create and keep; None for a temporary one, which is removed at the end.
+        progress: where progress and the output of the pipeline are written; must be a real file.
 
     Raises:
-        ImageCapError: there is no such version, its code or data cannot be brought back exactly, or the weights differ.
+        ImageCapError: there is no such version, its code or data cannot be restored exactly, or the weights differ.
     """
     checkout = checkout_of()
     if checkout is None or _git(checkout, "rev-parse", "--git-dir").returncode != 0:
         raise ImageCapError("this needs the git checkout in which the version was trained, or a clone of it")
     client = connect()
-    name, number = resolve(client, uri)
-    facts = facts_of(client, name, number)
+    name, number = resolve_version(client, uri)
+    lineage = read_lineage(client, name, number)
     with tempfile.TemporaryDirectory(prefix="imagecap-reproduce-") as temporary:
-        record = version_files(client, name, number, "lineage", Path(temporary) / "record")
-        registered = version_files(client, name, number, "checkpoint", Path(temporary) / "checkpoint")
+        record = artifact_folder(client, name, number, "lineage", Path(temporary) / "record")
+        registered = artifact_folder(client, name, number, "checkpoint", Path(temporary) / "checkpoint")
         scratch = folder.absolute() if folder is not None else Path(temporary) / "work"
         if scratch.exists():
             raise ImageCapError(f"{scratch} is there already; give a folder that is not")
         try:
-            _bring_code(checkout, scratch, record, facts)
-            _bring_data(checkout, scratch)
-            print(f"running the pipeline in {scratch}", flush=True)
-            _dvc(scratch, "repro", "--force", "--no-run-cache", "--no-commit", shown=True)
-            _tell(scratch / "model", registered, f"models:/{name}/{number}", facts)
+            _restore_code(checkout, scratch, record, lineage, progress)
+            _restore_data(checkout, scratch, progress)
+            print(f"running the pipeline in {scratch}", file=progress, flush=True)
+            _dvc(scratch, "repro", "--force", "--no-run-cache", "--no-commit", output=progress)
+            return _compare(scratch / "model", registered, f"models:/{name}/{number}", lineage)
         finally:
             if folder is None:
                 _git(checkout, "worktree", "remove", "--force", str(scratch))
                 _git(checkout, "worktree", "prune")
 
 
-def _bring_code(checkout: Path, scratch: Path, record: Path, facts: dict[str, Any]) -> None:
-    """The commit, the recorded changes and settings; then every module must be the one that dvc.lock names."""
-    git = facts.get("git") or {}
+def _restore_code(checkout: Path, scratch: Path, record: Path, lineage: dict[str, Any], progress: TextIO) -> None:
+    """Check out the commit, apply the recorded changes and settings, and check the code by the hashes in dvc.lock."""
+    git = lineage.get("git") or {}
     if "commit" not in git:
         raise ImageCapError("the version was registered outside git: its code is not recorded")
-    print(f"code: git commit {git['commit']}{'' if git['clean'] else ' with the recorded changes'}")
+    print(f"code: git commit {git['commit']}{'' if git['clean'] else ' with the recorded changes'}", file=progress)
     added = _git(checkout, "worktree", "add", "--detach", "--force", str(scratch), git["commit"])
     if added.returncode != 0:
         raise ImageCapError(
@@ -77,26 +92,36 @@ def _bring_code(checkout: Path, scratch: Path, record: Path, facts: dict[str, An
     for file in record.iterdir():
         if file.name in {PARAMS, "dvc.lock", "dvc.yaml"} or file.suffix == ".dvc":
             shutil.copyfile(file, scratch / file.name)
-    wrong = []
-    for stage in locked_stages(scratch).values():
-        for dep in stage.get("deps") or []:
-            if str(dep["path"]).endswith(".py") and dvc_md5(scratch / dep["path"]) != dep["md5"]:
-                wrong.append(dep["path"])
+    wrong = sorted({path for path, md5 in _code_hashes(scratch).items() if dvc_md5(scratch / path) != md5})
     if wrong:
         raise ImageCapError(
-            f"the code that trained it was not recorded: {', '.join(sorted(set(wrong)))} had other contents then "
+            f"the code that trained it was not recorded: {', '.join(wrong)} had other contents then "
             "(changed between training and registering, or never added to git)"
         )
+    if (scratch / VERSIONS_FILE).is_file():  # the stages would refuse to run with other packages than it lists
+        write_versions(scratch)
 
 
-def _bring_data(checkout: Path, scratch: Path) -> None:
-    """Data and bases by hash, from the checkout's cache or a remote."""
+def _code_hashes(checkout: Path) -> dict[str, str]:
+    """Return the hashes in dvc.lock of dependencies that neither DVC tracks as data nor a stage writes."""
+    stages = locked_stages(checkout).values()
+    outputs = {entry["path"] for stage in stages for entry in stage.get("outs") or []}
+    return {
+        entry["path"]: entry["md5"]
+        for stage in stages
+        for entry in stage.get("deps") or []
+        if entry["path"] not in outputs and not (checkout / f"{entry['path']}.dvc").is_file()
+    }
+
+
+def _restore_data(checkout: Path, scratch: Path, progress: TextIO) -> None:
+    """Check out data and base checkpoints by their hashes, from the checkout's cache or a remote."""
     cache = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], cwd=checkout, capture_output=True, text=True, check=False
     ).stdout.strip()
     _dvc(scratch, "config", "--local", "cache.dir", cache or str(checkout / ".dvc" / "cache"))
     for file in sorted(scratch.glob("?*.dvc")):
-        print(f"data: {file.name}", flush=True)
+        print(f"data: {file.name}", file=progress, flush=True)
         attempts = [["checkout", file.name], *(["pull", "--remote", remote, file.name] for remote in _REMOTES)]
         failed = None
         for attempt in attempts:
@@ -109,34 +134,27 @@ def _bring_data(checkout: Path, scratch: Path) -> None:
             raise ImageCapError(f"the data of {file.name} is neither in DVC's cache nor in a remote: {failed}")
 
 
-def _tell(made: Path, registered: Path, uri: str, facts: dict[str, Any]) -> None:
-    differing = [
-        file.name for file in sorted(registered.glob("*.safetensors")) if dvc_md5(file) != dvc_md5(made / file.name)
-    ]
-    others = [
-        file.name
-        for file in sorted(registered.iterdir())
-        if file.is_file() and file.suffix != ".safetensors" and dvc_md5(file) != dvc_md5(made / file.name)
-    ]
-    if differing:
-        from imagecap.registry.record import versions_now
-
-        now = versions_now()
-        then = {name: number for name, number in facts["versions"].items() if now.get(name) != number}
+def _compare(trained: Path, registered: Path, uri: str, lineage: dict[str, Any]) -> Reproduction:
+    files = [file for file in sorted(registered.iterdir()) if file.is_file()]
+    differing = [file.name for file in files if dvc_md5(file) != dvc_md5(trained / file.name)]
+    if any(name.endswith(".safetensors") for name in differing):
+        now = environment_versions()
+        then = {name: number for name, number in lineage["versions"].items() if now.get(name) != number}
         why = f"; it was made with {', '.join(f'{name} {number}' for name, number in then.items())}" if then else ""
-        raise ImageCapError(f"the weights of {uri} differ from those trained now ({_distance(made, registered)}){why}")
-    print(f"weights: equal to {uri}, bit for bit")
-    print(f"other files: {'equal' if not others else 'these differ: ' + ', '.join(others)}")
+        distance = _distance(trained, registered)
+        raise ImageCapError(f"the weights of {uri} differ from those trained now ({distance}){why}")
+    return Reproduction(uri, differing)
 
 
-def _distance(made: Path, registered: Path) -> str:
+def _distance(trained: Path, registered: Path) -> str:
+    """Return in how many tensors two checkpoints differ and by how much at most, as a sentence."""
     from safetensors import safe_open
 
     worst, differing, total = 0.0, 0, 0
     for file in sorted(registered.glob("*.safetensors")):
-        if not (made / file.name).is_file():
+        if not (trained / file.name).is_file():
             return f"{file.name} is missing"
-        with safe_open(file, "pt") as before, safe_open(made / file.name, "pt") as after:
+        with safe_open(file, "pt") as before, safe_open(trained / file.name, "pt") as after:
             if set(before.keys()) != set(after.keys()):
                 return f"{file.name} has other tensors"
             for key in before.keys():  # noqa: SIM118  (not a dict)
@@ -158,22 +176,22 @@ def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def _dvc(folder: Path, *arguments: str, shown: bool = False) -> None:
-    """Run DVC in the scratch folder, whose own tracking store is used; `shown` passes its lines on."""
+def _dvc(folder: Path, *arguments: str, output: TextIO | None = None) -> None:
+    """Run DVC in the new folder, with the folder's own tracking store; `output` receives what DVC prints."""
     kept = {name: value for name, value in os.environ.items() if name not in {"DVC_ROOT", "MLFLOW_TRACKING_URI"}}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    # the installed package is that of the checkout; the scratch's own must be found first
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=folder,
+        # PYTHONPATH: the code of the new folder has precedence over the installed package
         env={**kept, "PATH": path, "PYTHONPATH": str(folder)},
-        stdout=None if shown else subprocess.PIPE,
-        stderr=None if shown else subprocess.STDOUT,
+        stdout=output or subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        reason = "see above" if shown else _last(done.stdout)
+        reason = "see above" if output else _last(done.stdout)
         raise ImageCapError(f"`dvc {' '.join(arguments)}` failed in {folder}: {reason}")
 
 

@@ -1,4 +1,7 @@
-"""Two registered versions on the same pictures: captioned anew, each by its own code, scored by today's."""
+"""Comparing two registered versions on the same pictures.
+
+Each version captions the pictures with the code that was registered with it; the current code scores both.
+"""
 
 import json
 import os
@@ -9,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagecap.data.identity import training_picture_digests
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.items import Item, items_of
+from imagecap.registry.lineage import training_pictures
 from imagecap.registry.store import find_store
 
 if TYPE_CHECKING:
@@ -25,10 +28,10 @@ _WORKER = Path(__file__).with_name("caption_version.py")
 def compare_versions(
     client: Any, name: str, champion: str, candidate: str, checkout: Path, settings: "Settings"
 ) -> "Comparison":
-    """Compare two versions on the test pictures of `prepared/`, less those that either was trained on.
+    """Compare two versions on the test pictures of `prepared/` that neither was trained on.
 
     Raises:
-        ImageCapError: there are no such pictures, a version does not work, or they cannot be paired.
+        ImageCapError: there are no such pictures, or a version cannot caption them.
     """
     from imagecap.eval.compare import compare_results
 
@@ -51,47 +54,10 @@ def compare_versions(
     return compare_results(*results)
 
 
-def training_pictures(client: Any, name: str, number: str) -> set[str] | None:
-    """The digests that a version's checkpoint names; None where it names none.
-
-    Raises:
-        ImageCapError: the version's files cannot be read.
-    """
-    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
-        return training_picture_digests(version_files(client, name, number, "checkpoint", Path(folder)))
-
-
-def version_files(client: Any, name: str, number: str, which: str, folder: Path) -> Path:
-    """A folder of a version's artifacts (`checkpoint` or `lineage`), as it lies in our store, or brought to `folder`.
-
-    Raises:
-        ImageCapError: there is no such folder, or it cannot be brought.
-    """
-    import mlflow.artifacts
-    import yaml
-
-    uri = f"models:/{name}/{number}"
-    try:
-        place = Path(client.get_model_version_download_uri(name, number).removeprefix("file://"))
-        if not (place / "MLmodel").is_file():
-            model = Path(mlflow.artifacts.download_artifacts(f"{uri}/MLmodel", dst_path=str(folder)))
-        else:
-            model = place / "MLmodel"
-        artifacts = yaml.safe_load(model.read_text(encoding="utf-8"))["flavors"]["python_function"]["artifacts"]
-        path = artifacts[which]["path"]
-        if (place / path).is_dir():
-            return place / path
-        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{path}", dst_path=str(folder)))
-    except KeyError:
-        raise ImageCapError(f"{uri} has no {which}: it was registered by an earlier version of ImageCap") from None
-    except Exception as error:  # MLflow passes on whatever its back end raises: SQL, HTTP, files
-        raise ImageCapError(f"the files of {uri} cannot be read: {' '.join(str(error).split())[:300]}") from error
-
-
 def results_of(
     items: Sequence[Item], captions: Sequence[str], digests: dict[Path, str], settings: "EvaluateSettings"
 ) -> dict[str, Any]:
-    """Captions in the shape of eval_results.json, as far as a comparison, which scores them itself, reads it."""
+    """Return captions in the format of eval_results.json, with the fields that `compare_results` reads."""
     from imagecap.eval.truth import has_truth, judge
     from imagecap.metrics import resolve_tokenizer
 
@@ -117,7 +83,7 @@ def results_of(
 
 
 def _captions(uri: str, items: Sequence[Item]) -> list[str]:
-    """Captions of the items in their order; a process of its own loads the version with its own code."""
+    """Caption the items with a version, in a process of its own, as two versions of our code cannot share one."""
     prompts: dict[str | None, list[int]] = {}
     for index, item in enumerate(items):
         prompts.setdefault(item.prompt, []).append(index)

@@ -1,7 +1,10 @@
 """The MLflow store of a checkout: `mlruns/mlflow.db` (SQLite) and `mlruns/artifacts`.
 
-A user's own `MLFLOW_TRACKING_URI` always wins. A link `mlflow.db -> mlruns/mlflow.db` in the root of the checkout makes
-the bare `mlflow` tools, which look for `./mlflow.db`, use the very same store.
+`MLFLOW_TRACKING_URI`, if the user sets it, takes precedence. The symbolic link `mlflow.db -> mlruns/mlflow.db` in the
+root of the checkout makes the `mlflow` commands, which open `./mlflow.db` by default, use the same store.
+
+MLflow stores absolute paths of artifacts. After the checkout was moved, renamed or copied, `connect` rewrites them; so
+does `python -m imagecap.registry.store`, a step of `make setup`, for those who then use the `mlflow` commands alone.
 """
 
 import logging
@@ -18,7 +21,7 @@ from imagecap.checkout import home_checkout
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_text
 
-# The columns in which MLflow keeps absolute paths of artifacts.
+# The tables and columns in which MLflow stores absolute paths of artifacts.
 _PATH_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -30,47 +33,58 @@ _PATH_COLUMNS = (
 
 @dataclass(frozen=True)
 class Store:
-    """Where runs and models are kept."""
+    """Location of the runs and registered models.
+
+    Attributes:
+        uri: tracking URI.
+        folder: `mlruns/` of the checkout; None if the user set another tracking URI.
+    """
 
     uri: str
-    folder: Path | None  # mlruns/ of the store that is ours; none where the user named another store
+    folder: Path | None
 
 
 def find_store() -> Store:
-    """The user's `MLFLOW_TRACKING_URI`, else `mlruns/` of the checkout, else `./mlruns`."""
+    """Return the user's `MLFLOW_TRACKING_URI`, else `mlruns/` of the checkout, else `./mlruns`."""
     folder = ((home_checkout() or Path.cwd()) / "mlruns").resolve()
-    ours = Store(f"sqlite:///{folder / 'mlflow.db'}", folder)
-    named = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri sets it too, so it may well be ours
-    return Store(named, None) if named and named != ours.uri else ours
+    default = Store(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")  # mlflow.set_tracking_uri sets it too, to the default in our processes
+    return Store(uri, None) if uri and uri != default.uri else default
 
 
 def connect() -> Any:
-    """Point MLflow at the store, heal the store if the checkout has moved, and return a client.
+    """Point MLflow to the store, update its paths if the checkout was moved, and return a client.
 
     Raises:
-        ImageCapError: the store cannot be opened; names it.
+        ImageCapError: the store cannot be opened.
     """
-    be_quiet()
+    set_mlflow_environment()
     store = find_store()
     if store.folder is not None:
         store.folder.mkdir(parents=True, exist_ok=True)
-        heal(store.folder)
-        link_for_bare_tools(store.folder)
+        update_artifact_paths(store.folder)
+        link_database(store.folder)
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # table migrations, "started monitoring" and the like
+    for name in ("mlflow", "alembic"):  # hide messages about table migrations and system monitoring
         logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(store.uri)
     try:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
-    except Exception as error:  # MLflow passes on whatever its back end raises: SQL, HTTP, files
+    except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
         raise ImageCapError(f"MLflow's store {store.uri} cannot be opened: {' '.join(str(error).split())}") from error
     return client
 
 
-def experiment(client: Any, name: str) -> str:
-    """The id of an experiment, made if it is new; in our own store its artifacts go to `mlruns/artifacts`."""
+def get_or_create_experiment(client: Any, name: str) -> str:
+    """Return the id of an experiment, and create it if it does not exist.
+
+    In the checkout's own store, its artifacts go to `mlruns/artifacts`.
+
+    Raises:
+        ImageCapError: the experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     folder = find_store().folder
@@ -80,7 +94,7 @@ def experiment(client: Any, name: str) -> str:
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was quicker
+            found = client.get_experiment_by_name(name)  # another process created it meanwhile
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -91,20 +105,23 @@ def experiment(client: Any, name: str) -> str:
     return str(found.experiment_id)
 
 
-def be_quiet() -> None:
-    """Nothing phones home. Called before MLflow is imported; a user who sets the variables keeps their values."""
+def set_mlflow_environment() -> None:
+    """Switch off telemetry and progress bars of MLflow by environment variables; those already set are kept.
+
+    Must be called before MLflow is imported.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    # MLflow's own default of 7 keeps a training waiting for minutes at every call when the server is gone
+    # With MLflow's default of 7, each call blocks the training for minutes while the tracking server is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 
-def link_for_bare_tools(folder: Path) -> None:
-    """Make the link `mlflow.db` beside `folder` (the `mlruns/` of a checkout), where there is nothing of that name.
+def link_database(folder: Path) -> None:
+    """Create the symbolic link `mlflow.db` next to `folder` (the `mlruns/` of a checkout), unless the name is taken.
 
-    It is not in git: archives, some file systems and some tools turn committed links into files.
+    The link is not committed to git, because archives and some file systems turn committed links into files.
     """
     link = folder.parent / "mlflow.db"
     if not (folder.parent / "dvc.yaml").is_file() or link.is_symlink():
@@ -112,27 +129,27 @@ def link_for_bare_tools(folder: Path) -> None:
     if link.exists():
         print(f"warning: {link} is a database of its own: bare `mlflow` shows it instead of {folder}", file=sys.stderr)
         return
-    with suppress(OSError):  # a file system without links; another process was quicker
+    with suppress(OSError):  # no links on this file system, or another process created it meanwhile
         link.symlink_to(Path(folder.name) / link.name)
 
 
-def heal(folder: Path) -> bool:
+def update_artifact_paths(folder: Path) -> bool:
     """Rewrite the absolute artifact paths in `folder/mlflow.db` if the checkout was moved, renamed or copied.
 
-    MLflow stores absolute paths only. `folder/.root` remembers the place for which they were written.
+    The file `folder/.root` holds the folder for which the paths were written.
 
     Returns:
-        Whether anything had to be rewritten.
+        Whether anything was rewritten.
     """
     folder = folder.resolve()
-    mark, database = folder / ".root", folder / "mlflow.db"
-    written_for = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
-    if written_for == str(folder):
+    root_file, database = folder / ".root", folder / "mlflow.db"
+    old_folder = root_file.read_text(encoding="utf-8").strip() if root_file.is_file() else ""
+    if old_folder == str(folder):
         return False
-    moved = bool(written_for) and database.is_file()
+    moved = bool(old_folder) and database.is_file()
     if moved:
-        _rewrite_paths(database, Path(written_for), folder)
-    atomic_write_text(mark, f"{folder}\n")
+        _rewrite_paths(database, Path(old_folder), folder)
+    atomic_write_text(root_file, f"{folder}\n")
     return moved
 
 
@@ -154,5 +171,5 @@ def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
         connection.close()
 
 
-if __name__ == "__main__":  # `make setup` makes the store; the MLflow plugin heals it after a move
+if __name__ == "__main__":  # a step of `make setup`: create the store, or update it after a move
     connect()

@@ -1,4 +1,4 @@
-"""A training or evaluation as an MLflow run: settings, metrics, the data set, where everything came from."""
+"""Logging a training or an evaluation as an MLflow run: settings, metrics, data set, and source of everything."""
 
 import json
 import os
@@ -14,22 +14,26 @@ from typing import Any
 
 from imagecap.checkout import checkout_of, dvc_facts, git_facts
 from imagecap.config import Settings
-from imagecap.errors import ImageCapError
-from imagecap.registry.store import connect, experiment, find_store
+from imagecap.registry.store import connect, find_store, get_or_create_experiment
 
-CHAMPION = "champion"
-"""The registry's alias of the model that is served."""
+PARENT_RUN = "IMAGECAP_PARENT_RUN"
+"""Environment variable with the id of the MLflow run that the runs of a sweep are children of."""
 _SEND_EVERY_SECONDS = 2.0
 _CLOSE_WITHIN_SECONDS = 60.0
-_BATCH = 1000  # the most metrics that MLflow takes at once
+_METRIC_BATCH = 1000  # MLflow's limits of one log_batch call
 _PARAM_BATCH = 100
 _SYSTEM_METRICS_SECONDS = 2
 _PROCESS_TAG = "imagecap.process"
-PARENT_RUN = "IMAGECAP_PARENT_RUN"  # environment: the MLflow run that a sweep's runs are shown under
+_DVC_VARIABLES = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 class TrackedRun:
-    """An MLflow run that is under way. Its `metrics` method makes it the trainer's `RunLog`."""
+    """An active MLflow run. Its method `metrics` makes it a `RunLog` for the trainer.
+
+    Attributes:
+        run_id: id of the run.
+        is_new: False if the run was started by an earlier process.
+    """
 
     def __init__(self, client: Any, run_id: str, is_new: bool) -> None:
         self.run_id = run_id
@@ -38,29 +42,29 @@ class TrackedRun:
         self._writer = _MetricWriter(client, run_id)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Log numbers at a step; returns at once, a thread of its own sends them in batches."""
+        """Log metric values at a step. Returns at once: a thread sends them in batches."""
         self._writer.add(values, step)
 
     def params(self, settings: Settings) -> None:
-        """Log every setting as `section.name`. A resumed run keeps those it has: MLflow lets none change."""
+        """Log every setting as `section.name`; not for a resumed run, as MLflow does not let parameters change."""
         if not self.is_new:
             return
         from mlflow.entities import Param
 
-        values = [Param(name, str(value)) for name, value in flat_settings(settings).items()]
-        with forgiving("the settings"):
+        values = [Param(name, str(value)) for name, value in flatten_settings(settings).items()]
+        with warn_on_failure("the settings"):
             for start in range(0, len(values), _PARAM_BATCH):
                 self._client.log_batch(self.run_id, params=values[start : start + _PARAM_BATCH])
 
     def data_set(self, name: str, md5: str | None, counts: dict[str, Any]) -> None:
-        """Log the data set as an input of the run, its DVC hash as digest, its row counts as tags."""
+        """Log the data set as an input of the run, with its DVC hash as digest and its counts as tags."""
         import mlflow
         from mlflow.data.code_dataset_source import CodeDatasetSource
         from mlflow.data.meta_dataset import MetaDataset
 
         source = CodeDatasetSource({"dvc": f"{name}.dvc", "md5": md5 or "not tracked by DVC"})
-        with forgiving("the data set"):
-            kind: Any = MetaDataset  # its abstract `profile` is never asked for
+        with warn_on_failure("the data set"):
+            kind: Any = MetaDataset  # abstract to type checkers, because of a property that is not used
             data = kind(source, name=name, digest=md5[:36] if md5 else None)
             mlflow.log_input(data, context="training", tags={key: str(value) for key, value in counts.items()})
 
@@ -68,28 +72,28 @@ class TrackedRun:
         """Set tags on the run."""
         from mlflow.entities import RunTag
 
-        with forgiving("tags"):
+        with warn_on_failure("tags"):
             self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or all of a folder, as an artifact under `folder`."""
-        with forgiving(path.name):
+        """Log a file, or all files of a folder, as artifacts under `folder`."""
+        with warn_on_failure(path.name):
             if path.is_dir():
                 self._client.log_artifacts(self.run_id, str(path), folder)
             elif path.is_file():
                 self._client.log_artifact(self.run_id, str(path), folder)
 
     def close(self) -> None:
-        """Send what is still to be sent; says on standard error if something was lost."""
+        """Send the remaining metrics, and warn on standard error about those that could not be sent."""
         self._writer.close()
 
 
 @contextmanager
 def tracked_run(settings: Settings, name: str, run_id: str | None = None) -> Iterator[TrackedRun]:
-    """Start an MLflow run, or go on with `run_id` if the store still has it, and close it with its true status.
+    """Start an MLflow run, or resume `run_id` if the store has it, and end it with the block.
 
-    The run is FINISHED after the block, KILLED if it was interrupted, FAILED on any other error. System metrics are
-    logged while it lasts.
+    The status of the run becomes FINISHED at the end of the block, KILLED if the block was interrupted, and FAILED on
+    any other exception. System metrics are logged meanwhile.
 
     Raises:
         ImageCapError: the store cannot be opened.
@@ -97,9 +101,9 @@ def tracked_run(settings: Settings, name: str, run_id: str | None = None) -> Ite
     client = connect()
     import mlflow
 
-    experiment_id = experiment(client, settings.tracking.experiment_name)
-    _close_abandoned(client, experiment_id, keep=run_id)
-    known = run_id if run_id and run_exists(client, run_id) else None
+    experiment_id = get_or_create_experiment(client, settings.tracking.experiment_name)
+    _end_abandoned_runs(client, experiment_id, keep=run_id)
+    known = run_id if run_id and is_active_run(client, run_id) else None
     mlflow.set_system_metrics_sampling_interval(_SYSTEM_METRICS_SECONDS)
     active = mlflow.start_run(
         run_id=known,
@@ -119,61 +123,45 @@ def tracked_run(settings: Settings, name: str, run_id: str | None = None) -> Ite
         raise
     finally:
         run.close()
-        with forgiving("the end of the run"):
+        with warn_on_failure("the end of the run"):
             mlflow.end_run(status)
 
 
 def pipeline_run_id(checkout: Path) -> str | None:
-    """The MLflow run that trained `model/`, as the train stage (or DVC's cache of it) left it."""
+    """Return the id of the MLflow run that trained `model/`, from `mlflow_run.json`; None if there is no such file."""
     with suppress(FileNotFoundError, ValueError):
         found = json.loads((checkout / "mlflow_run.json").read_text(encoding="utf-8"))
         return str(found["run_id"]) if isinstance(found, dict) and found.get("run_id") else None
     return None
 
 
-def champion_results(settings: Settings) -> dict[str, Any] | None:
-    """The evaluation that the champion's run holds; None without a champion, or where its run has none."""
-    from mlflow.exceptions import MlflowException
-
-    with suppress(MlflowException, ImageCapError, OSError, ValueError):
-        client = connect()
-        version = client.get_model_version_by_alias(settings.tracking.registered_model_name, CHAMPION)
-        file = client.download_artifacts(version.run_id, "evaluation/eval_results.json")
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else None
-    return None
-
-
 def source_tags() -> dict[str, str]:
-    """Git commit, DVC hashes, and the stage and experiment names that DVC sets, for the checkout we run in."""
+    """Return the git commit and DVC hashes of the checkout, and the stage and experiment names that DVC sets."""
     checkout = checkout_of()
     facts = {**git_facts(checkout), **dvc_facts(checkout)} if checkout else {}
-    facts |= {key.lower().replace("_", "."): os.environ[key] for key in _DVC_NAMES if os.environ.get(key)}
+    facts |= {key.lower().replace("_", "."): os.environ[key] for key in _DVC_VARIABLES if os.environ.get(key)}
     parent = os.environ.get(PARENT_RUN)
     return facts | ({"mlflow.parentRunId": parent} if parent else {})
 
 
-_DVC_NAMES = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
-
-
-def flat_settings(settings: Settings) -> dict[str, Any]:
-    """`{"train.learning_rate": 0.001, …}`."""
+def flatten_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings as `{"train.learning_rate": 0.001, …}`."""
     nested = settings.model_dump()
     return {f"{section}.{name}": value for section, values in nested.items() for name, value in values.items()}
 
 
 @contextmanager
-def forgiving(what: str) -> Iterator[None]:
-    """Tracking must never cost a training: what cannot be logged is said on standard error, and work goes on."""
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Turn exceptions of MLflow into warnings on standard error: a training must not fail because of its tracking."""
     try:
         yield
-    except Exception as error:  # MLflow passes on whatever its back end raises: SQL, HTTP, files
+    except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
         reason = " ".join(str(error).split())[:300]
         print(f"warning: MLflow ({find_store().uri}) did not take {what}: {reason}", file=sys.stderr)
 
 
-def run_exists(client: Any, run_id: str) -> bool:
-    """Whether the store has this run, not deleted."""
+def is_active_run(client: Any, run_id: str) -> bool:
+    """Return whether the store has this run and it is not deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -182,11 +170,11 @@ def run_exists(client: Any, run_id: str) -> bool:
         return False
 
 
-def _close_abandoned(client: Any, experiment_id: str, keep: str | None) -> None:
-    """Mark runs KILLED whose process on this machine is gone: a killed process could not do it itself."""
+def _end_abandoned_runs(client: Any, experiment_id: str, keep: str | None) -> None:
+    """Mark runs of this machine as KILLED whose process has ended: a process that was killed could not do so."""
     import psutil
 
-    with forgiving("the status of abandoned runs"):
+    with warn_on_failure("the status of abandoned runs"):
         host = socket.gethostname()
         for run in client.search_runs([experiment_id], filter_string="attributes.status = 'RUNNING'"):
             where, _, process = run.data.tags.get(_PROCESS_TAG, "").rpartition(":")
@@ -195,7 +183,7 @@ def _close_abandoned(client: Any, experiment_id: str, keep: str | None) -> None:
 
 
 class _MetricWriter:
-    """Sends metrics in batches from a thread, and again when the store was out of reach."""
+    """Sends metrics in batches from a thread, and keeps them while the store cannot be reached."""
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
@@ -238,9 +226,9 @@ class _MetricWriter:
             self._unsent.append(self._new.get())
         try:
             while self._unsent:
-                self._client.log_batch(self._run_id, metrics=self._unsent[:_BATCH])
-                del self._unsent[:_BATCH]
-        except Exception as error:  # see `forgiving`
+                self._client.log_batch(self._run_id, metrics=self._unsent[:_METRIC_BATCH])
+                del self._unsent[:_METRIC_BATCH]
+        except Exception as error:  # as in `warn_on_failure`
             if not self._failing:
                 reason = " ".join(str(error).split())[:300]
                 print(f"warning: MLflow does not answer, metrics are kept for later: {reason}", file=sys.stderr)

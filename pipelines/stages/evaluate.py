@@ -11,7 +11,8 @@ from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.compare import Comparison, compare_results
 from imagecap.files import atomic_write_json, replace_folder
-from imagecap.registry.tracking import champion_results, pipeline_run_id, tracked_run
+from imagecap.registry.lineage import champion_results
+from imagecap.registry.tracking import pipeline_run_id, tracked_run
 from pipelines.curves import read_curves
 from pipelines.floors import write_floors
 from pipelines.stages import EVALUATION, METRICS, MODEL, PLOTS, PREPARED, run_stage

@@ -104,7 +104,7 @@ def test_new_data_and_a_move(checkout: Checkout) -> None:
     assert "caption" in checkout.run(
         sys.executable,
         "-c",
-        "import json, mlflow, pandas; from imagecap.registry.register import _input_example\n"
-        "table, params = _input_example()\n"
+        "import json, mlflow, pandas; from imagecap.registry.register import input_example\n"
+        "table, params = input_example()\n"
         "print(mlflow.pyfunc.load_model('models:/imagecap@champion').predict(table, params=params).to_json())",
     )

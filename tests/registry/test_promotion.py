@@ -9,7 +9,8 @@ import pytest
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
 from imagecap.registry import promotion
-from imagecap.registry.promotion import Decision, champion_of, disposable, judge, roll_back, settle
+from imagecap.registry.lineage import PREVIOUS_CHAMPION, REASON, ROLLED_BACK, champion_of
+from imagecap.registry.promotion import Decision, apply_rule, decide, prunable_versions, roll_back
 from imagecap.registry.store import connect
 
 NAME = "captions"
@@ -47,7 +48,7 @@ def entry(difference: float, low: float, high: float) -> dict[str, float]:
 )
 def test_the_rule(metrics: dict[str, Any], rule: dict[str, Any], promoted: bool, told: str) -> None:
     names = {name: "CIDEr[zh-char]" for name in metrics if name.startswith("zh/")}
-    decision = judge({"n": 9, "changes": metrics, "names": names}, PromoteSettings(**rule))
+    decision = apply_rule({"n": 9, "changes": metrics, "names": names}, PromoteSettings(**rule))
     assert decision.promoted is promoted
     assert re.search(told, decision.reason), decision.reason
 
@@ -66,13 +67,13 @@ class Registry:
             self.compared.append((champion, number))
             return Decision(self.better, "so it is", {"n": 3, "changes": {"CIDEr": entry(0.3, 0.1, 0.5)}})
 
-        patch.setattr(promotion, "_compared", compared)
+        patch.setattr(promotion, "compare_with_champion", compared)
 
     def add(self) -> str:
         return str(self.client.create_model_version(self.name, str(self.place)).version)
 
-    def settle(self, number: str, force: bool | None = None, doubt: str | None = None) -> Decision:
-        return settle(self.client, self.name, number, self.place, Settings(), force, doubt)
+    def decide(self, number: str, force: bool | None = None, doubt: str | None = None) -> Decision:
+        return decide(self.client, self.name, number, self.place, Settings(), force, doubt)
 
     def tags(self, number: str) -> dict[str, str]:
         return dict(self.client.get_model_version(self.name, number).tags)
@@ -89,41 +90,41 @@ def registry(place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 def test_first_better_and_not_better(registry: Registry) -> None:
     first, second, third = (registry.add() for _ in range(3))
-    assert registry.settle(first).reason == "the first version"
+    assert registry.decide(first).reason == "the first version"
     assert registry.aliases == {"champion": first}
-    assert registry.settle(first).promoted
-    assert registry.settle(second).promoted
+    assert registry.decide(first).promoted
+    assert registry.decide(second).promoted
     assert registry.aliases == {"champion": second}
-    assert registry.tags(second)[promotion.PREVIOUS] == first
+    assert registry.tags(second)[PREVIOUS_CHAMPION] == first
     registry.better = False
     for _ in range(2):  # what was decided on the same grounds is not compared again
-        assert not registry.settle(third).promoted
+        assert not registry.decide(third).promoted
     assert registry.compared == [(first, second), (second, third)]
     assert registry.aliases == {"champion": second, "challenger": third}
-    assert registry.tags(third)[promotion.REASON] == "so it is"
+    assert registry.tags(third)[REASON] == "so it is"
     # other test pictures are other grounds
     (registry.place / "prepared").mkdir(exist_ok=True)
     (registry.place / "prepared" / "test.jsonl").write_text(registry.name)
     registry.better = True
-    assert registry.settle(third).promoted
+    assert registry.decide(third).promoted
     assert registry.aliases == {"champion": third}
 
 
 def test_doubtful_metrics_never_promote(registry: Registry) -> None:
     first, second = registry.add(), registry.add()
-    assert not registry.settle(first, doubt="metrics/test.json is missing").promoted
+    assert not registry.decide(first, doubt="metrics/test.json is missing").promoted
     assert registry.aliases == {"challenger": first}
-    assert registry.settle(first).promoted
-    assert not registry.settle(second, doubt="metrics/test.json is missing").promoted
-    assert registry.tags(second)[promotion.REASON].startswith("metrics/test.json is missing")
+    assert registry.decide(first).promoted
+    assert not registry.decide(second, doubt="metrics/test.json is missing").promoted
+    assert registry.tags(second)[REASON].startswith("metrics/test.json is missing")
     assert registry.compared == []
-    assert registry.settle(second, force=True).promoted
+    assert registry.decide(second, force=True).promoted
     assert registry.aliases == {"champion": second}
 
 
 def test_interrupted_between_tags_and_alias(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = registry.add(), registry.add()
-    registry.settle(first)
+    registry.decide(first)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -131,9 +132,9 @@ def test_interrupted_between_tags_and_alias(registry: Registry, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(registry.client, "set_registered_model_alias", killed)
         with pytest.raises(KeyboardInterrupt):
-            registry.settle(second)
+            registry.decide(second)
     assert registry.aliases == {"champion": first}
-    assert registry.settle(second).promoted
+    assert registry.decide(second).promoted
     assert registry.compared == [(first, second)], "it was decided already"
     assert registry.aliases == {"champion": second}
 
@@ -143,33 +144,33 @@ def test_rollback(registry: Registry) -> None:
     with pytest.raises(ImageCapError, match="no champion to roll back"):
         roll_back(registry.client, registry.name)
     for number in (first, second):
-        registry.settle(number)
+        registry.decide(number)
     assert roll_back(registry.client, registry.name) == (second, first)
     assert champion_of(registry.client, registry.name) == first
     with pytest.raises(ImageCapError, match=f"no champion before it; name one with --to VERSION .there are {first}, "):
         roll_back(registry.client, registry.name)
     # registering the same model again must not bring it back
-    assert not registry.settle(second).promoted
-    assert registry.settle(second).reason.startswith(f"rolled back to version {first}")
-    assert registry.settle(third).promoted
+    assert not registry.decide(second).promoted
+    assert registry.decide(second).reason.startswith(f"rolled back to version {first}")
+    assert registry.decide(third).promoted
     with pytest.raises(ImageCapError, match="has no version 99"):
         roll_back(registry.client, registry.name, "99")
     with pytest.raises(ImageCapError, match="is the champion already"):
         roll_back(registry.client, registry.name, third)
     assert roll_back(registry.client, registry.name, second) == (third, second)
-    assert promotion.ROLLED_BACK not in registry.tags(second)
-    assert registry.settle(third, force=True).promoted
+    assert ROLLED_BACK not in registry.tags(second)
+    assert registry.decide(third, force=True).promoted
     assert registry.aliases["champion"] == third
 
 
 def test_what_may_be_deleted(registry: Registry) -> None:
     numbers = [registry.add() for _ in range(6)]
     for number in numbers[:3]:
-        registry.settle(number)
+        registry.decide(number)
     registry.better = False
-    registry.settle(numbers[0], force=None)
+    registry.decide(numbers[0], force=None)
     assert registry.aliases == {"champion": numbers[2], "challenger": numbers[0]}
-    assert disposable(registry.client, registry.name, None) == []
-    assert disposable(registry.client, registry.name, 6) == []
+    assert prunable_versions(registry.client, registry.name, None) == []
+    assert prunable_versions(registry.client, registry.name, 6) == []
     # the first is challenger, the second what a rollback goes to, the third champion
-    assert disposable(registry.client, registry.name, 1) == numbers[3:5]
+    assert prunable_versions(registry.client, registry.name, 1) == numbers[3:5]

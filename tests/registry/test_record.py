@@ -8,7 +8,7 @@ import yaml
 
 from imagecap.config import Settings, parse_settings
 from imagecap.data.identity import dvc_md5, folder_digest
-from imagecap.registry.record import FACTS, doubts, made_with, write_record
+from imagecap.registry.record import LINEAGE_FILE, check_metrics, settings_of_last_run, write_record
 
 
 @pytest.fixture
@@ -37,16 +37,16 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_metrics_are_trusted_by_hash(checkout: Path) -> None:
     model = checkout / "model"
-    assert doubts(checkout, model) is None
+    assert check_metrics(checkout, model) is None
     (checkout / "metrics" / "test.json").write_text('{"CIDEr": 9}')
-    assert doubts(checkout, model) == "metrics/test.json is not the file whose hash is in dvc.lock"
+    assert check_metrics(checkout, model) == "metrics/test.json is not the file whose hash is in dvc.lock"
     (checkout / "metrics" / "test.json").unlink()
-    assert doubts(checkout, model) == "metrics/test.json is missing"
+    assert check_metrics(checkout, model) == "metrics/test.json is missing"
     (checkout / "metrics" / "test.json").write_text("{}")
     (model / "config.json").write_text("{ }")
-    assert doubts(checkout, model) == "metrics/test.json was measured on another model than the one in model/"
+    assert check_metrics(checkout, model) == "metrics/test.json was measured on another model than the one in model/"
     (checkout / "dvc.lock").unlink()
-    assert doubts(checkout, model) == "dvc.lock does not know metrics/test.json"
+    assert check_metrics(checkout, model) == "dvc.lock does not know metrics/test.json"
 
 
 def test_the_record_holds_what_the_stages_ran_with(checkout: Path) -> None:
@@ -54,8 +54,8 @@ def test_the_record_holds_what_the_stages_ran_with(checkout: Path) -> None:
     now = parse_settings({"train": {"num_epochs": 1}, "data": {"language": "en"}}, "test")
     target = checkout / "record"
     model = checkout / "model"
-    facts = write_record(target, model, now, folder_digest(model), doubts(checkout, model))
-    assert facts == json.loads((target / FACTS).read_text())
+    facts = write_record(target, model, now, folder_digest(model), check_metrics(checkout, model))
+    assert facts == json.loads((target / LINEAGE_FILE).read_text())
     assert (facts["settings"]["train"]["num_epochs"], facts["settings"]["data"]["language"]) == (9, "zh")
     written = yaml.safe_load((target / "params.yaml").read_text())
     assert written == {"train": {"num_epochs": 9}, "data": {"language": "zh"}}
@@ -65,6 +65,6 @@ def test_the_record_holds_what_the_stages_ran_with(checkout: Path) -> None:
 
 def test_an_unknown_setting_of_an_old_lock_is_left_out() -> None:
     stages = {"train": {"params": {"params.yaml": {"gone.setting": 1, "train.num_epochs": 4}}}}
-    made = made_with(Settings(), stages)
+    made = settings_of_last_run(Settings(), stages)
     assert "gone" not in made
     assert made["train"]["num_epochs"] == 4

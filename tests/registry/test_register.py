@@ -15,7 +15,7 @@ from PIL import Image
 
 from imagecap.config import GenerateSettings, Settings, parse_settings
 from imagecap.errors import ImageCapError
-from imagecap.registry import promotion
+from imagecap.registry.lineage import version_numbers
 from imagecap.registry.register import HASH_TAG, register, register_pipeline_model
 from imagecap.registry.store import connect
 from imagecap.registry.tracking import pipeline_run_id
@@ -197,5 +197,5 @@ def test_old_versions_go_with_their_files(checkpoint: Path, place: Path, tmp_pat
         source = client.get_model_version("pruned", number).source
         places.append(Path(client.get_logged_model(source.rpartition("/")[2]).artifact_location))
     # the third is champion, the second is what a rollback goes to
-    assert promotion.versions(client, "pruned") == ["2", "3"]
+    assert version_numbers(client, "pruned") == ["2", "3"]
     assert [place.exists() for place in places] == [False, True, True]

@@ -14,8 +14,8 @@ from imagecap.checkout import dvc_facts, git_facts
 from imagecap.config import Settings, parse_settings
 from imagecap.errors import ImageCapError
 from imagecap.registry import tracking
-from imagecap.registry.store import connect, experiment, find_store, heal
-from imagecap.registry.tracking import TrackedRun, flat_settings, tracked_run
+from imagecap.registry.store import connect, find_store, get_or_create_experiment, update_artifact_paths
+from imagecap.registry.tracking import TrackedRun, flatten_settings, tracked_run
 from tests.conftest import ROOT
 
 SETTINGS = parse_settings({"train": {"learning_rate": 0.25}}, "test")
@@ -95,23 +95,65 @@ def test_artifacts_survive_a_move(checkout: Path, monkeypatch: pytest.MonkeyPatc
     client = connect()
     assert Path(client.download_artifacts(run.run_id, "notes/note.txt")).read_text() == "here"
     assert client.get_run(run.run_id).info.artifact_uri == f"{moved}/mlruns/artifacts/{run.run_id}/artifacts"
-    assert heal(moved / "mlruns") is False
+    assert update_artifact_paths(moved / "mlruns") is False
     (moved / "mlruns" / ".root").write_text(f"{checkout}/mlruns\n")
-    heal(moved / "mlruns")
+    update_artifact_paths(moved / "mlruns")
     assert client.get_run(run.run_id).info.artifact_uri == f"{moved}/mlruns/artifacts/{run.run_id}/artifacts"
 
 
-def test_bare_mlflow_heals_a_moved_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Modification time and content of every file, and the names of folders."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }
+
+
+def import_mlflow(folder: Path) -> str:
+    """Import MLflow, which imports the plug-in of the installed package, and return what is printed."""
+    code = (
+        "import sys, mlflow; from mlflow.tracking.context import registry\n"
+        "assert 'pipelines.mlflow_plugin' in sys.modules, 'the plug-in is not installed'\n"
+        "assert 'imagecap' not in sys.modules, 'a registered model brings its own'"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_mlflow_with_the_plugin_changes_nothing_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "notes.txt").write_text("somebody's own")
+    before = contents(tmp_path)
+    assert "warning" not in import_mlflow(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_mlflow_alone_works_in_a_moved_checkout_after_make_setup(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tracked_run(SETTINGS, "train") as run:
         pass
+    before = contents(checkout)
+    assert "moved" not in import_mlflow(checkout)
+    assert contents(checkout) == before
     moved = checkout.with_name("moved")
     checkout.rename(moved)
     monkeypatch.chdir(moved)
-    # what MLflow does when it is imported and finds the entry point
-    subprocess.run([sys.executable, str(ROOT / "pipelines" / "mlflow_plugin.py")], check=True)
-    assert (moved / "mlruns" / ".root").read_text() == f"{moved}/mlruns\n"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert connect().get_run(run.run_id).info.artifact_uri.startswith(f"{moved}/")
+    assert "this checkout was moved, and MLflow has its old paths: run `make setup`" in import_mlflow(moved)
+    assert contents(moved) == before, "importing MLflow must not write"
+    # the step of `make setup`
+    kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment = kept | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "imagecap.registry.store"], check=True, env=environment)
+    assert "moved" not in import_mlflow(moved)
+    # what `mlflow ui` and `mlflow models serve` do, without our code
+    code = "import sys, mlflow; print(mlflow.MlflowClient().get_run(sys.argv[1]).info.artifact_uri)"
+    command = [sys.executable, "-c", code, run.run_id]
+    done = subprocess.run(command, cwd=moved, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{moved}/mlruns/artifacts/")
 
 
 def test_a_run_tells_all(checkout: Path) -> None:
@@ -125,7 +167,7 @@ def test_a_run_tells_all(checkout: Path) -> None:
     found = client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
     assert found.data.params["train.learning_rate"] == "0.25"
-    assert set(found.data.params) == set(flat_settings(SETTINGS))
+    assert set(found.data.params) == set(flatten_settings(SETTINGS))
     assert [point.value for point in client.get_metric_history(run.run_id, "loss")] == [3.0, 2.0, 1.0]
     (data,) = found.inputs.dataset_inputs
     assert data.dataset.digest == "0123456789abcdef0123456789abcdef.dir"
@@ -157,7 +199,7 @@ def test_an_unknown_run_id_starts_a_new_run(checkout: Path) -> None:
 
 def test_runs_of_dead_processes_are_closed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect()
-    place = experiment(client, "imagecap")
+    place = get_or_create_experiment(client, "imagecap")
     dead = client.create_run(place, tags={"imagecap.process": f"{tracking.socket.gethostname()}:999999999"})
     elsewhere = client.create_run(place, tags={"imagecap.process": "another-machine:1"})
     with tracked_run(SETTINGS, "train"):
