@@ -1,11 +1,12 @@
 # make setup      everything that `make run` needs, and the bare tools (dvc, mlflow, prefect) too
 # make run        the pipeline: prepare, train, evaluate, register; a second call finds nothing to do
-# make test       lint, types and the quick tests;  make test-long: the others
+# make test       lint, types and the quick tests;  make test-long: the others;  make coverage: quick tests with coverage
+# make docs       the documentation site, in site/
 # make ui         MLflow (port 5000), Prefect (4200) and the report (5002) on 127.0.0.1; Ctrl-C ends them
 # make clean      remove what the pipeline made (data, bases, cache, runs and the environment stay)
 
 .DEFAULT_GOAL := run
-.PHONY: setup run test test-long lint ui clean lock push-sample
+.PHONY: setup run test test-long coverage docs lint ui clean lock push-sample
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Nothing phones home, nothing waits for a network that is not there.
@@ -34,9 +35,19 @@ lint: setup
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
+	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; hosted CI runs it"; fi
 
 test: lint
 	pytest -m "not long"
+
+coverage: setup
+	pytest -m "not long" --cov=imagecap --cov=pipelines --cov-report=term --cov-report=xml
+
+docs: setup
+	python docs/draw_architecture.py
+	mkdocs build --strict
 
 test-long: setup
 	pytest -m long
@@ -45,7 +56,7 @@ ui: setup
 	@MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) REPORT_PORT=$(REPORT_PORT) python -m pipelines.ui
 
 clean:
-	rm -rf prepared model mlflow_run.json evaluation outputs checkpoints dvc_plots
+	rm -rf prepared model mlflow_run.json evaluation outputs checkpoints dvc_plots site
 	find imagecap pipelines tests -name __pycache__ -prune -exec rm -rf {} +
 
 # For maintainers -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Reading data: captions files, pictures, splits and prepared data, checked before any work starts."""

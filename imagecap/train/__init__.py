@@ -1,0 +1,1 @@
+"""Training: packed batches, loss, feature cache, optimizer, exact resume and the training loop."""
