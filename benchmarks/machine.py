@@ -1,4 +1,4 @@
-"""What this machine can do: its matrix products and its memory, measured, to say how far from them something is."""
+"""Peak rates of this machine, measured: floating-point operations and memory reads, to compare results with."""
 
 import time
 from collections.abc import Callable
@@ -9,13 +9,13 @@ CPU = torch.device("cpu")
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was given: a GPU computes while Python goes on."""
+    """Wait until the device has finished all queued work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def best_seconds(run: Callable[[], object], rounds: int = 5, device: torch.device = CPU) -> float:
-    """The fastest of some rounds, after one to warm up."""
+    """The shortest wall time of `run` in some rounds, after one warm-up, in seconds."""
     run()
     times = []
     for _ in range(rounds):
@@ -28,14 +28,14 @@ def best_seconds(run: Callable[[], object], rounds: int = 5, device: torch.devic
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device = CPU) -> float:
-    """Floating-point operations per second of a square matrix product large enough to keep the device busy."""
+    """Floating-point operations per second of a square matrix product that is large enough to saturate the device."""
     side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / best_seconds(lambda: left @ right, device=device)
 
 
 def read_bandwidth(dtype: torch.dtype, device: torch.device = CPU) -> float:
-    """Bytes per second of a matrix-vector product too large for any cache; on a GPU of a sum, if that is faster."""
+    """Bytes read per second by a matrix-vector product larger than any cache; on a GPU by a sum, if that is faster."""
     megabytes = 4096 if device.type == "cuda" else 512
     columns = 4096
     size = torch.empty((), dtype=dtype).element_size()
@@ -48,7 +48,7 @@ def read_bandwidth(dtype: torch.dtype, device: torch.device = CPU) -> float:
 
 
 def describe(device: torch.device = CPU) -> str:
-    """Device and library, for the heading of a table."""
+    """Device and version of torch, for the heading of a table."""
     version = torch.__version__.partition("+")[0]
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {version}, CUDA {torch.version.cuda}"
