@@ -57,9 +57,7 @@ STATIONS = {
     "checkpoint": Station("checkpoint", "stock transformers folder", "imagecap.model.builder:load", 2, 1),
     "version": Station("registered version", "champion or challenger", "imagecap.registry.register:register", 3, 1),
     "http": Station("HTTP server", "captions for requests", "imagecap.serve.scheduler:Scheduler", 4, 1),
-    "decoding": Station(
-        "decoding", "prefill, then tokens", "imagecap.generate.captioner:caption_features", 0, 2
-    ),
+    "decoding": Station("decoding", "prefill, then tokens", "imagecap.generate.captioner:caption_features", 0, 2),
     "caption": Station("caption", "text and score", "imagecap.generate.captioner:caption", 1, 2),
     "scores": Station("scores", "metrics, floors, intervals", "imagecap.eval.evaluator:evaluate", 2, 2),
     "report": Station("report", "one HTML file", "imagecap.report.page:write_report", 3, 2),

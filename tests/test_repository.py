@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imagecap.main import main
 from tests.conftest import ROOT
 
 LONGEST_FILE = 300  # lines of code
@@ -18,6 +19,7 @@ NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,
     tokenize.ENDMARKER,
 }  # fmt: skip
+BENCHMARK_FLAGS = {"--beam_batch", "--greedy_batch"}
 LONGER_FILES: dict[str, str] = {}  # file: the reason, such as "a table of words"
 
 
@@ -92,6 +94,24 @@ def test_named_files_and_modules_exist(page: Path) -> None:
     missing = {file for file in files if not (ROOT / file).exists()}
     missing |= {module for module in modules if importlib.util.find_spec(module.rstrip(".")) is None}
     assert not missing
+
+
+def test_documented_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every `run.py COMMAND --flag` of the documentation, and every flag that has the name of a setting, exists."""
+    texts = [page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES if page.name != "CHANGELOG.md"]
+    lines = [line for text in texts for line in re.findall(r"run\.py ([a-z]+[^`\n]*)", text)]
+    assert len(lines) > 20
+    known: dict[str, set[str]] = {}
+    for command in sorted({line.split()[0] for line in lines}):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        known[command] = set(re.findall(r"--\w+", capsys.readouterr().out))
+    for line in lines:
+        command = line.split()[0]
+        used = {flag.replace("--no_freeze", "--freeze") for flag in re.findall(r"(?<!\S)--\w+", line)}
+        assert used <= known[command], line
+    with_underscore = {flag.replace("--no_freeze", "--freeze") for text in texts for flag in re.findall(r"`(--[a-z]+_\w+)", text)}
+    assert with_underscore <= set.union(*known.values()) | BENCHMARK_FLAGS
 
 
 def test_readmes_agree() -> None:
