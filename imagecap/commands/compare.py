@@ -1,60 +1,65 @@
-"""`run.py compare`: two evaluations, from files, MLflow runs or git revisions."""
+"""`run.py compare`: compare two evaluations, from files, MLflow runs or git revisions, picture by picture."""
 
+import argparse
 import json
 import re
-from dataclasses import dataclass
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imagecap.config import EvaluateSettings
-from imagecap.errors import ImageCapError
-from imagecap.eval.compare import compare_results
+from imagecap.commands import add_json, print_json
+from imagecap.errors import ImageCapError, install_hint
 from imagecap.files import atomic_write_json, read_json
-from imagecap.report.tables import format_changed_picture, format_comparison
 
 RESULTS = "evaluation/eval_results.json"
-SHOWN = 5
+SHOWN_PICTURES = 5
+_READ_WITH_DVC = "import sys, dvc.api; sys.stdout.buffer.write(dvc.api.read(sys.argv[1], rev=sys.argv[2], mode='rb'))"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `run.py compare` was asked for.
-
-    Attributes:
-        baseline: a results file, an MLflow run id, or a git revision.
-        candidate: likewise.
-        output_file: where to write the comparison; None: nowhere.
-        resamples: bootstrap resamples behind the intervals.
-    """
-
-    baseline: str
-    candidate: str
-    output_file: Path | None = None
-    resamples: int = EvaluateSettings().bootstrap_samples
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    source = "an eval_results.json, an MLflow run id, or a git revision"
+    parser.add_argument("baseline", metavar="BASELINE", help=f"the evaluation to compare with: {source}")
+    parser.add_argument("candidate", metavar="CANDIDATE", help=f"the evaluation in question: {source}")
+    parser.add_argument(
+        "--output_file", type=Path, metavar="FILE", help="also write the comparison, with every picture, as JSON"
+    )
+    add_json(parser)
 
 
-def run_compare(request: Request) -> None:
-    """Compare, print the table and the pictures that changed most.
+def run(arguments: argparse.Namespace) -> None:
+    """Print the differences of the metrics and the pictures whose captions changed most.
 
     Raises:
-        ImageCapError: one of the two cannot be found or they cannot be compared.
+        ImageCapError: one of the two cannot be found, or they cannot be compared.
     """
-    found = compare_results(
-        load_results(request.baseline), load_results(request.candidate), resamples=request.resamples
+    from imagecap.config import EvaluateSettings
+    from imagecap.eval.compare import compare_results
+    from imagecap.report.tables import format_changed_picture, format_comparison
+
+    resamples = EvaluateSettings().bootstrap_samples
+    comparison = compare_results(
+        load_results(arguments.baseline), load_results(arguments.candidate), resamples=resamples
     )
-    print(format_comparison(found))
-    for row in [row for row in found.pictures if row["difference"]][:SHOWN]:
+    if arguments.output_file is not None:
+        atomic_write_json(arguments.output_file, comparison.to_dict())
+    if arguments.json:
+        print_json(comparison.to_dict())
+        return
+    print(format_comparison(comparison))
+    for row in [row for row in comparison.pictures if row["difference"]][:SHOWN_PICTURES]:
         print(f"\n{format_changed_picture(row)}")
-    if request.output_file is not None:
-        atomic_write_json(request.output_file, found.to_dict())
-        print(f"\ncomparison: {request.output_file}")
+    if arguments.output_file is not None:
+        print(f"\ncomparison: {arguments.output_file}")
 
 
 def load_results(source: str) -> dict[str, Any]:
     """The contents of eval_results.json: from a file, from an MLflow run's artifacts, or from DVC at a git revision.
 
     Raises:
-        ImageCapError: none of the three is called so, or it has no evaluation.
+        ImageCapError: `source` is none of the three, or has no evaluation.
     """
     path = Path(source)
     if path.suffix == ".json" or path.is_file():
@@ -82,14 +87,16 @@ def _from_run(run_id: str) -> Any:
 
 
 def _from_revision(revision: str) -> Any:
-    import dvc.api
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
+    """Read the results with DVC in a process of its own: in this package nothing may import DVC."""
+    if find_spec("dvc") is None:
+        raise ImageCapError(f"{revision} is no file and no MLflow run; {install_hint('dvc')}")
+    done = subprocess.run([sys.executable, "-c", _READ_WITH_DVC, RESULTS, revision], capture_output=True, check=False)
     try:
-        return json.loads(dvc.api.read(RESULTS, rev=revision, encoding="utf-8"))
-    except (DvcException, SCMError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ImageCapError(
-            f"{revision} is no file, no MLflow run, and no git revision whose {RESULTS} is here: {reason}"
-        ) from None
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].partition(": ")[2]
+    except ValueError as error:
+        reason = str(error)
+    raise ImageCapError(
+        f"{revision} is no file, no MLflow run, and no git revision whose {RESULTS} is here: {reason[:200]}"
+    )

@@ -1,48 +1,48 @@
-"""`run.py generate`: one picture file in, its caption out."""
+"""`run.py generate`: caption one picture."""
 
-from collections.abc import Iterator
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from imagecap.config import Settings
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.commands import add_json, add_model_path, print_json
+from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.errors import ImageCapError
 
 
-def caption_file(settings: Settings, model_path: Path, image_path: Path) -> list[str]:
-    """Caption one picture file with a saved model: one caption, or `num_captions` of them.
-
-    Raises:
-        ImageCapError: the model or the picture cannot be read; the sentence says why.
-    """
-    image, model = _read(settings, model_path, image_path)
-    from imagecap.generate.captioner import caption
-
-    best = caption(model, [image], None, settings.generate)[0]
-    return [best.text, *(other.text for other in best.others)]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model_path(parser)
+    parser.add_argument("--image_path", required=True, type=Path, metavar="FILE", help="the picture")
+    parser.add_argument("--stream", action="store_true", help="print the caption token by token while it is decoded")
+    add_json(parser)
+    add_flags(parser, ("generate", "compute"))
 
 
-def stream_file(settings: Settings, model_path: Path, image_path: Path) -> Iterator[str]:
-    """The same caption in pieces, as they are made.
+def run(arguments: argparse.Namespace) -> None:
+    """Print the caption of a picture, or `--num_captions` of them, one per line.
 
     Raises:
-        ImageCapError: as `caption_file`, or the settings ask for beams or several captions.
+        ImageCapError: the model or the picture cannot be read, or `--stream` is given with beams, several captions or
+            `--json`.
     """
-    image, model = _read(settings, model_path, image_path)
-    from imagecap.generate.streaming import stream_caption
-
-    return stream_caption(model, image, None, settings.generate)
-
-
-def _read(settings: Settings, model_path: Path, image_path: Path) -> "tuple[Image, ImageCaptioner]":
+    settings = settings_from_flags(arguments)
+    if arguments.stream and arguments.json:
+        raise ImageCapError("--stream and --json exclude each other: leave one of the two out")
     from imagecap.data.images import load_image
 
-    # The picture first: a bad path should not cost the seconds of loading a model.
-    image = load_image(image_path, settings.data.max_image_pixels)
+    # The picture comes first, so that a wrong path does not cost the seconds of loading a model.
+    image = load_image(arguments.image_path, settings.data.max_image_pixels)
 
-    from imagecap.generate.captioner import open_captioner
+    from imagecap.generate.captioner import caption, open_captioner
+    from imagecap.generate.streaming import stream_caption
 
-    return image, open_captioner(model_path, settings.compute)
+    model = open_captioner(arguments.model_path, settings.compute)
+    if arguments.stream:
+        for piece in stream_caption(model, image, None, settings.generate):
+            print(piece, end="", flush=True)
+        print()
+        return
+    best = caption(model, [image], None, settings.generate)[0]
+    if arguments.json:
+        print_json([{"caption": each.text, "score": each.score} for each in (best, *best.others)])
+    else:
+        print("\n".join(each.text for each in (best, *best.others)))

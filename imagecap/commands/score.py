@@ -1,95 +1,107 @@
-"""`run.py score`: the field's numbers for anybody's captions."""
+"""`run.py score`: score caption files as coco-caption does."""
 
-from dataclasses import dataclass
+import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from imagecap.config import EvaluateSettings
+from imagecap.commands import add_json, print_json
 from imagecap.errors import ImageCapError
-from imagecap.eval.bootstrap import score_intervals
-from imagecap.eval.score_files import read_hypotheses, read_references
 from imagecap.files import atomic_write_json
-from imagecap.metrics import prepare_references, resolve_tokenizer, score
-from imagecap.metrics.java import HOW_TO, has_meteor
-from imagecap.metrics.official import official_scores
-from imagecap.report.tables import format_scores
+from imagecap.languages import LANGUAGES
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `run.py score` was asked for.
-
-    Attributes:
-        references: file with the references.
-        hypotheses: file with the captions to score.
-        language: of all captions; None: each caption's own, by column or script.
-        tokenizer: None: the default of the language.
-        output_file: where to write overall and per-picture scores; None: nowhere.
-        official: also run pycocoevalcap itself.
-        resamples: bootstrap resamples behind the intervals.
-    """
-
-    references: Path
-    hypotheses: Path
-    language: str | None = None
-    tokenizer: str | None = None
-    output_file: Path | None = None
-    official: bool = False
-    resamples: int = EvaluateSettings().bootstrap_samples
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--references", required=True, type=Path, metavar="FILE", help="captions.json, COCO annotations, or JSON"
+    )
+    parser.add_argument(
+        "--hypotheses", required=True, type=Path, metavar="FILE", help="COCO results, eval_results.json, or JSON"
+    )
+    parser.add_argument("--language", choices=tuple(LANGUAGES), help="of all captions (default: each caption's own)")
+    parser.add_argument(
+        "--tokenizer", metavar="NAME", help="ptb, char, jieba, jieba+ptb or given (default: the language's)"
+    )
+    parser.add_argument(
+        "--output_file", type=Path, metavar="FILE", help="also write all scores, per picture too, as JSON"
+    )
+    parser.add_argument("--official", action="store_true", help="also run pycocoevalcap and print the differences")
+    add_json(parser)
 
 
-def run_score(request: Request) -> None:
-    """Score the captions, each language by itself, and print the numbers.
+def run(arguments: argparse.Namespace) -> None:
+    """Score the captions of each language separately, and print the scores with their 95 % confidence intervals.
 
     Raises:
         ImageCapError: a file cannot be read, a caption has no references, or a tokenizer or program is missing.
     """
-    references, hypotheses = read_references(request.references), read_hypotheses(request.hypotheses)
-    if request.language is not None:
-        references = {request.language: _merged(references)}
-        hypotheses = {request.language: _merged(hypotheses)}
-    if request.tokenizer is not None:
-        resolve_tokenizer("en", request.tokenizer)
-    written: dict[str, Any] = {}
+    from imagecap.config import EvaluateSettings
+    from imagecap.eval.bootstrap import score_intervals
+    from imagecap.eval.score_files import read_hypotheses, read_references
+    from imagecap.metrics import prepare_references, resolve_tokenizer, score
+    from imagecap.metrics.java import HOW_TO, has_meteor
+    from imagecap.metrics.official import official_scores
+    from imagecap.report.tables import format_scores
+
+    references, hypotheses = read_references(arguments.references), read_hypotheses(arguments.hypotheses)
+    if arguments.language is not None:
+        references = {arguments.language: _joined(references)}
+        hypotheses = {arguments.language: _joined(hypotheses)}
+    if arguments.tokenizer is not None:
+        resolve_tokenizer("en", arguments.tokenizer)
+    tables: list[str] = []
+    notes: list[str] = []
+    found: dict[str, Any] = {}
     for language, captions in hypotheses.items():
         known = references.get(language, {})
         missing = [image for image in captions if image not in known]
         if missing:
             raise ImageCapError(
-                f"{len(missing)} captions ({language}) in {request.hypotheses} have no references in "
-                f"{request.references}, the first is of {missing[0]!r}"
+                f"{len(missing)} captions ({language}) in {arguments.hypotheses} have no references in "
+                f"{arguments.references}, the first is of {missing[0]!r}"
             )
-        passed_over = len(known) - len(captions)
-        if passed_over:
-            print(f"note: {passed_over} pictures ({language}) have references but no caption and are left out")
-        prepared = prepare_references({image: known[image] for image in captions}, language, request.tokenizer)
-        found = score(prepared, captions)
-        intervals = score_intervals(found.columns, found.bleu, request.resamples, found.meteor)
-        official = official_scores(prepared, captions, known) if request.official else None
-        print(format_scores(found, intervals, official))
-        print(f"{len(captions)} pictures, {len(prepared.tokens)} references; CIDEr's idf is that of these references")
-        written[language] = {
-            "tokenizer": found.tokenizer,
-            "overall": found.overall,
+        left_out = len(known) - len(captions)
+        if left_out:
+            notes.append(f"{left_out} pictures ({language}) have references but no caption and are left out")
+        prepared = prepare_references({image: known[image] for image in captions}, language, arguments.tokenizer)
+        scores = score(prepared, captions)
+        intervals = score_intervals(scores.columns, scores.bleu, EvaluateSettings().bootstrap_samples, scores.meteor)
+        official = official_scores(prepared, captions, known) if arguments.official else None
+        tables.append(
+            f"{format_scores(scores, intervals, official)}\n"
+            f"{len(captions)} pictures, {len(prepared.tokens)} references; CIDEr's idf is that of these references"
+        )
+        found[language] = {
+            "tokenizer": scores.tokenizer,
+            "overall": scores.overall,
             "intervals": {name: list(ends) for name, ends in intervals.items()},
             **({"official": official} if official is not None else {}),
-            "per_image": found.per_image,
+            "per_image": scores.per_image,
         }
     if "en" in hypotheses and not has_meteor():
-        print(f"note: METEOR is not computed: {HOW_TO}")
-    if request.output_file is not None:
-        atomic_write_json(request.output_file, written)
-        print(f"scores: {request.output_file}")
+        notes.append(f"METEOR is not computed: {HOW_TO}")
+    if arguments.output_file is not None:
+        atomic_write_json(arguments.output_file, found)
+    if arguments.json:
+        print_json(found)
+    else:
+        print("\n".join(tables))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.output_file is not None and not arguments.json:
+        print(f"scores: {arguments.output_file}")
 
 
-def _merged(by_language: dict[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
+def _joined(by_language: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The captions of all languages in one; references of the same picture are put together."""
+    joined: dict[str, Any] = {}
     for part in by_language.values():
         for image, captions in part.items():
-            if image in merged and isinstance(captions, list):
-                merged[image] = merged[image] + captions
-            elif image in merged:
+            if image in joined and isinstance(captions, list):
+                joined[image] = joined[image] + captions
+            elif image in joined:
                 raise ImageCapError(f"picture {image!r} has more than one caption to score")
             else:
-                merged[image] = captions
-    return merged
+                joined[image] = captions
+    return joined

@@ -8,7 +8,7 @@ from imagecap.config.data import DataSettings
 from imagecap.config.evaluate import EvaluateSettings, PromoteSettings, TrackingSettings
 from imagecap.config.generate import GenerateSettings
 from imagecap.config.model import ComputeSettings, ModelSettings
-from imagecap.config.schema import Settings, parse_settings, read_params, result_neutral, section_class
+from imagecap.config.schema import Settings, parse_settings, read_params, result_neutral, section_class, with_changes
 from imagecap.config.setting import changes_results, choices_of, describe
 from imagecap.config.train import TrainSettings
 
@@ -29,4 +29,5 @@ __all__ = [
     "read_params",
     "result_neutral",
     "section_class",
+    "with_changes",
 ]

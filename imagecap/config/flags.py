@@ -1,49 +1,44 @@
-"""Command-line flags made from the declared settings, and settings made from the flags."""
+"""Command-line flags made from the declared settings, and settings made from the flags and a `--config` file."""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from imagecap.config.schema import Settings, section_class
+from imagecap.config.schema import Settings, read_params, section_class, with_changes
 from imagecap.config.setting import describe
-from imagecap.errors import ImageCapError
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
 
 def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str]) -> None:
-    """Add a flag for every setting of `sections`; a flag that is not given leaves the default in force."""
+    """Add `--config` and a flag for every setting of `sections`; defaults are left to `settings_from_flags`."""
+    parser.set_defaults(sections=tuple(sections))
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with settings, such as params.yaml; flags take precedence over it"
+    )
     for section in sections:
-        model = section_class(section)
-        group = parser.add_argument_group(section, model.__doc__)
-        for name, field in model.model_fields.items():
+        declared = section_class(section)
+        group = parser.add_argument_group(section, declared.__doc__)
+        for name, field in declared.model_fields.items():
             _add_flag(group, name, field)
 
 
 def settings_from_flags(arguments: argparse.Namespace) -> Settings:
-    """Turn the parsed flags into checked settings.
+    """Settings from the parsed flags; those that are not given come from the `--config` file or are the defaults.
+
+    Relative paths, in the file too, start at the current folder, as in the pipeline.
 
     Raises:
-        ImageCapError: a value is of the wrong type or out of range; names the flag.
+        ImageCapError: a value is of the wrong type or out of range (names the flag), or the file cannot be read or
+            holds an unknown setting (names the file and the setting).
     """
+    base = read_params(arguments.config) if arguments.config else Settings()
     given = vars(arguments)
-    values: dict[str, dict[str, Any]] = {
-        section: {name: given[name] for name in section_class(section).model_fields if name in given}
-        for section in Settings.model_fields
-    }
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            reason = item["msg"].removeprefix("Value error, ")
-            # a place of one part is a whole section: settings that exclude each other, which the reason names
-            problems.append(reason if len(item["loc"]) == 1 else f"--{item['loc'][-1]} {item['input']}: {reason}")
-        raise ImageCapError("; ".join(problems)) from None
+    names = [name for section in arguments.sections for name in section_class(section).model_fields if name in given]
+    return with_changes(base, {name: given[name] for name in names}, arguments.sections, spelled="--{}")
 
 
 def parse_boolean(text: str) -> bool:

@@ -1,5 +1,7 @@
 """All settings by section, and how they are read from params.yaml and from nested dicts."""
 
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ class Settings(Section):
     tracking: TrackingSettings = TrackingSettings()
     promote: PromoteSettings = PromoteSettings()
     compute: ComputeSettings = ComputeSettings()
+
+
+SECTIONS = tuple(Settings.model_fields)
 
 
 def section_class(section: str) -> type[Section]:
@@ -54,8 +59,42 @@ def parse_settings(values: dict[str, Any], source: str) -> Settings:
         raise ImageCapError(f"{source}: {problems}") from error
 
 
+def with_changes(
+    base: Settings, changes: Mapping[str, Any], sections: Sequence[str] = SECTIONS, spelled: str = "{}"
+) -> Settings:
+    """Settings with some of them changed, by their names without sections.
+
+    Args:
+        base: settings to start from.
+        changes: new values by name (`{"batch_size": 8}`).
+        sections: the sections that the names may belong to.
+        spelled: how the user wrote a name, for the message: "--{}" for flags.
+
+    Raises:
+        ImageCapError: a name is unknown or a value is of the wrong type or out of range; names the setting.
+    """
+    values = base.model_dump()
+    section_of = {name: section for section in sections for name in section_class(section).model_fields}
+    for name, value in changes.items():
+        if name not in section_of:
+            similar = get_close_matches(name, section_of, 1)
+            hint = f"; did you mean {spelled.format(similar[0])}?" if similar else ""
+            raise ImageCapError(f"there is no setting {spelled.format(name)} here{hint}")
+        values[section_of[name]][name] = value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            reason = item["msg"].removeprefix("Value error, ")
+            # a location of one part is a whole section: settings that exclude each other, which the reason names
+            setting = f"{spelled.format(item['loc'][-1])} {item['input']}: " if len(item["loc"]) > 1 else ""
+            problems.append(setting + reason)
+        raise ImageCapError("; ".join(problems)) from None
+
+
 def read_params(path: str = "params.yaml") -> Settings:
-    """Read `params.yaml`.
+    """Read all settings from `params.yaml` or another file of its form; those that it leaves out are the defaults.
 
     Raises:
         ImageCapError: the file is missing, is not YAML, or holds a setting that is unknown or out of range.
@@ -65,7 +104,10 @@ def read_params(path: str = "params.yaml") -> Settings:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ImageCapError(f"{path} is missing; run this from the root of the checkout") from None
+        hint = "; run this from the root of the checkout" if path == "params.yaml" else ""
+        raise ImageCapError(f"{path} is missing{hint}") from None
+    except OSError as error:
+        raise ImageCapError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ImageCapError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):

@@ -13,12 +13,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from imagecap.commands.caption import caption_many
-from imagecap.config import Settings, parse_settings
+from imagecap.config import parse_settings
 from imagecap.data.dataset import read_captions
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.generate.captioner import caption
 from imagecap.generate.inputs import pictures_of
+from imagecap.main import main
 from tests.conftest import ROOT
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
@@ -55,12 +55,13 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run(settings: Settings, model: Path, source: Path | str, output: Path, batch: int = 4) -> None:
-    caption_many(settings, model, str(source), output, batch)
+def run(model: Path, source: Path | str, output: Path, *flags: str) -> int:
+    command = ["caption", "--model_path", str(model), "--input", str(source), "--output_file", str(output)]
+    return main([*command, "--batch_size", "4", "--max_length", "6", *flags])
 
 
 def test_lines(saved: Path, folder: Path, tmp_path: Path, tiny_model: "ImageCaptioner") -> None:
-    run(SETTINGS, saved, folder, tmp_path / "out.jsonl")
+    run(saved, folder, tmp_path / "out.jsonl")
     rows = {row["image"]: row for row in rows_of(tmp_path / "out.jsonl")}
     assert list(rows) == [*(f"{n}.png" for n in range(9)), "broken.png", "cut.png", "子 folder/图 9.jpg"]
     expected = caption(tiny_model, [picture(n) for n in range(9)], None, SETTINGS.generate)
@@ -75,17 +76,17 @@ def test_the_same_command_goes_on_and_takes_what_is_new(
     saved: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
-    run(SETTINGS, saved, folder, output)
+    run(saved, folder, output)
     whole = output.read_bytes()
     lines = whole.splitlines(keepends=True)
     for kept in (b"", lines[0], b"".join(lines[:5]) + lines[5][:7], b"".join(lines[:-1]), whole):
         output.write_bytes(kept)
-        run(SETTINGS, saved, folder, output)
+        run(saved, folder, output)
         assert [row["image"] for row in rows_of(output)] == [json.loads(line)["image"] for line in lines]
         assert rows_of(output)[0] == json.loads(lines[0])
     picture(30).save(folder / "10.png")
     capsys.readouterr()
-    run(SETTINGS, saved, folder, output)
+    run(saved, folder, output)
     assert len(rows_of(output)) == 13
     assert "12 of 13 pictures were done before" in capsys.readouterr().err
 
@@ -94,8 +95,7 @@ def test_captions_json_can_be_trained_on(saved: Path, folder: Path, tmp_path: Pa
     for name in ("broken.png", "cut.png"):
         (folder / name).unlink()
     output = folder.parent / "captions.json"
-    settings = parse_settings({"generate": {"max_length": 6, "num_beams": 3, "num_captions": 2, "min_length": 2}}, "t")
-    run(settings, saved, folder, output)
+    run(saved, folder, output, "--num_beams", "3", "--num_captions", "2", "--min_length", "2")
     rows = json.loads(output.read_text(encoding="utf-8"))
     assert len(rows) == 20
     assert not list(folder.parent.glob("*.part*")), "the journal is gone"
@@ -106,13 +106,13 @@ def test_captions_json_can_be_trained_on(saved: Path, folder: Path, tmp_path: Pa
     assert len(samples) == 10
 
 
-def test_parquet(saved: Path, folder: Path, tmp_path: Path) -> None:
-    run(SETTINGS, saved, folder, tmp_path / "out.parquet")
+def test_parquet(saved: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(saved, folder, tmp_path / "out.parquet")
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert len(table) == 12
     assert table["error"].notna().sum() == 2
-    with pytest.raises(ImageCapError, match="is there already"):
-        run(SETTINGS, saved, folder, tmp_path / "out.parquet")
+    assert run(saved, folder, tmp_path / "out.parquet") == EXIT_USER_ERROR
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_sources(folder: Path, tmp_path: Path) -> None:
@@ -139,25 +139,29 @@ def test_bad_sources(tmp_path: Path, source: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["typo", "in"])
-def test_a_mistyped_model_leaves_nothing(saved: Path, folder: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ImageCapError, match=name):
-        run(SETTINGS, tmp_path / name, folder, tmp_path / "out" / "captions.jsonl")
+def test_a_mistyped_model_leaves_nothing(
+    saved: Path, folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / name, folder, tmp_path / "out" / "captions.jsonl") == EXIT_USER_ERROR
+    assert name in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_another_job_or_file_is_not_overwritten(saved: Path, folder: Path, tmp_path: Path) -> None:
+def test_another_job_or_file_is_not_overwritten(
+    saved: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.jsonl"
-    run(SETTINGS, saved, folder, output)
+    run(saved, folder, output)
     before = output.read_bytes()
-    other = parse_settings({"generate": {"max_length": 5}}, "test")
-    with pytest.raises(ImageCapError, match=r"another job \(max_length was 6, now 5"):
-        run(other, saved, folder, output)
+    for out, flags, message in (
+        (output, ("--max_length", "5"), "another job (max_length was 6, now 5"),
+        (tmp_path / "mine.jsonl", (), "no caption job made it"),
+        (tmp_path / "out.csv", (), "must end in .jsonl"),
+    ):
+        (tmp_path / "mine.jsonl").write_text('{"a": 1}\n')
+        assert run(saved, folder, out, *flags) == EXIT_USER_ERROR
+        assert message in capsys.readouterr().err
     assert output.read_bytes() == before
-    (tmp_path / "mine.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(ImageCapError, match="no caption job made it"):
-        run(SETTINGS, saved, folder, tmp_path / "mine.jsonl")
-    with pytest.raises(ImageCapError, match=r"must end in \.jsonl"):
-        run(SETTINGS, saved, folder, tmp_path / "out.csv")
 
 
 def interruptible() -> None:
@@ -198,5 +202,5 @@ def test_killed_at_any_moment_no_row_is_lost_or_doubled(saved: Path, tmp_path: P
     subprocess.run(command, check=True, capture_output=True)
     assert [row["image"] for row in rows_of(output)] == [f"picture{number}.png" for number in range(120)]
     whole = tmp_path / "whole.jsonl"
-    run(SETTINGS, saved, images, whole, 4)
+    run(saved, images, whole)
     assert [row["caption"] for row in rows_of(output)] == [row["caption"] for row in rows_of(whole)]

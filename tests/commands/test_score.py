@@ -1,14 +1,15 @@
 """`run.py score`: every format of references and captions, each language by itself, one sentence for what is wrong."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagecap.commands.score import Request, run_score
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.eval.score_files import read_hypotheses, read_references
+from imagecap.main import main
 from imagecap.metrics import score
 from imagecap.metrics.java import meteor_of_sums
 
@@ -29,6 +30,10 @@ RESULTS = {
 COCO_RESULTS = [{"image_id": int(image), "caption": text} for image, text in SAID.items()]
 
 
+def run_score(references: Path, hypotheses: Path, *options: str) -> int:
+    return main(["score", "--references", str(references), "--hypotheses", str(hypotheses), *options])
+
+
 def write(folder: Path, name: str, content: Any) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
@@ -44,7 +49,7 @@ def test_formats(tmp_path: Path, references: Any, hypotheses: Any) -> None:
 
 def test_scores_are_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, "r", REFERENCES), write(tmp_path, "h", {"1": SAID["1"], "2": SAID["2"]})
-    run_score(Request(*files, output_file=tmp_path / "out.json"))
+    assert run_score(*files, "--output_file", str(tmp_path / "out.json")) == 0
     said = capsys.readouterr().out
     assert "1 pictures (en) have references but no caption" in said
     assert "METEOR is not computed" in said
@@ -58,7 +63,7 @@ def test_scores_are_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFi
 def test_languages_are_scored_apart_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*ROWS, {"image": "1", "caption": "一只狗在跑"}, {"image": "2", "caption": "两艘船"}]
     said = [{"image": "1", "caption": "一只狗"}, {"image": "2", "caption": "船"}, {"image": "1", "caption": "a dog"}]
-    run_score(Request(write(tmp_path, "r", rows), write(tmp_path, "h", said)))
+    assert run_score(write(tmp_path, "r", rows), write(tmp_path, "h", said)) == 0
     printed = capsys.readouterr().out
     assert "CIDEr[zh-char]" in printed
     assert "\nCIDEr  " in printed
@@ -67,19 +72,33 @@ def test_languages_are_scored_apart_and_named(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("references", "hypotheses", "options", "message"),
     [
-        (REFERENCES, {**SAID, "9": "x"}, {}, "no references in .*the first is of '9'"),
-        (REFERENCES, [{"image_id": 1, "caption": "x"}] * 2, {}, "picture '1' has more than one caption"),
-        ([{"caption": "x"}], SAID, {}, "row 1 names no picture"),
-        ([{"image": "1", "caption": 5}], SAID, {}, r"row 1 \(1\): `caption` must be text"),
-        ([3], SAID, {}, "row 1 must be an object"),
-        ([], SAID, {}, "holds no captions"),
-        (REFERENCES, SAID, {"tokenizer": "nltk"}, "tokenizer 'nltk' is unknown"),
-        (REFERENCES, SAID, {"official": True}, "the official scorers cannot run here"),
+        (REFERENCES, {**SAID, "9": "x"}, (), "no references in .*the first is of '9'"),
+        (REFERENCES, [{"image_id": 1, "caption": "x"}] * 2, (), "picture '1' has more than one caption"),
+        ([{"caption": "x"}], SAID, (), "row 1 names no picture"),
+        ([{"image": "1", "caption": 5}], SAID, (), r"row 1 \(1\): `caption` must be text"),
+        ([3], SAID, (), "row 1 must be an object"),
+        ([], SAID, (), "holds no captions"),
+        (REFERENCES, SAID, ("--tokenizer", "nltk"), "tokenizer 'nltk' is unknown"),
+        (REFERENCES, SAID, ("--official",), "the official scorers cannot run here"),
     ],
 )
-def test_errors(tmp_path: Path, references: Any, hypotheses: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ImageCapError, match=message):
-        run_score(Request(write(tmp_path, "r", references), write(tmp_path, "h", hypotheses), **options))
+def test_errors(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    references: Any,
+    hypotheses: Any,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run_score(write(tmp_path, "r", references), write(tmp_path, "h", hypotheses), *options) == EXIT_USER_ERROR
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_program_gets_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.json"
+    files = write(tmp_path, "r", REFERENCES), write(tmp_path, "h", SAID)
+    assert run_score(*files, "--json", "--output_file", str(output)) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(output.read_text())
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -106,7 +125,7 @@ def test_meteor_equals_the_official_one(official_programs: None, shared: Path, n
 def test_the_official_scorers_agree(
     official_programs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_score(Request(write(tmp_path, "r", REFERENCES), write(tmp_path, "h", SAID), official=True))
+    assert run_score(write(tmp_path, "r", REFERENCES), write(tmp_path, "h", SAID), "--official") == 0
     rows = [
         line.split() for line in capsys.readouterr().out.splitlines() if line[:4] in ("Bleu", "ROUG", "CIDE", "METE")
     ]

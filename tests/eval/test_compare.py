@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagecap.commands.compare import Request, load_results, run_compare
-from imagecap.errors import ImageCapError
+from imagecap.commands.compare import load_results
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.compare import compare_results, sign_test
+from imagecap.main import main
 from imagecap.metrics import score
 from imagecap.metrics.java import meteor_of_sums
 from imagecap.report.tables import format_comparison
@@ -227,7 +228,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name, content in (("a", BAD), ("b", GOOD)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     output = tmp_path / "out" / "c.json"
-    run_compare(Request(str(tmp_path / "a.json"), str(tmp_path / "b.json"), output))
+    files = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    assert main(["compare", *files, "--output_file", str(output)]) == 0
     said = capsys.readouterr().out
     assert "the candidate is better by" in said
     assert "30 captions compared" in said
@@ -237,6 +239,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ImageCapError, match="is no evaluation"):
         load_results(str(tmp_path / "list.json"))
+    assert main(["compare", *files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(output.read_text())
+    assert main(["compare", files[0], "no-such-revision"]) == EXIT_USER_ERROR
+    assert "no-such-revision is no file, no MLflow run, and no git revision" in capsys.readouterr().err
 
 
 def test_resamples_are_paired() -> None:

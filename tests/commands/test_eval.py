@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagecap.commands.evaluate import run_evaluation
-from imagecap.config import parse_settings
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_USER_ERROR
+from imagecap.main import main
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-SETTINGS = parse_settings({"generate": {"max_length": 6}, "evaluate": {"bootstrap_samples": 50}}, "test")
+SETTINGS = ("--max_length", "6", "--bootstrap_samples", "50")
 
 
 @pytest.fixture
@@ -41,15 +40,11 @@ def test_results_report_floors_and_comparison(saved: Path, tmp_path: Path, capsy
     output, report = tmp_path / "out" / "results.json", tmp_path / "out" / "report.html"
 
     def run(training: Path | None, compare_with: str | None) -> dict:
-        run_evaluation(
-            SETTINGS,
-            model_path=saved,
-            test_dir=test,
-            output_file=output,
-            report_file=report,
-            training_data=training,
-            compare_with=compare_with,
-        )
+        command = ["eval", "--model_path", str(saved), "--test_dir", str(test), "--output_file", str(output)]
+        command += ["--report_file", str(report), *SETTINGS]
+        command += ["--training_data", str(training)] if training is not None else []
+        command += ["--compare_with", compare_with] if compare_with is not None else []
+        assert main(command) == 0
         return json.loads(output.read_text(encoding="utf-8"))
 
     found = run(None, None)
@@ -67,15 +62,17 @@ def test_results_report_floors_and_comparison(saved: Path, tmp_path: Path, capsy
     assert "Against the model before" in report.read_text(encoding="utf-8")
 
 
-def test_a_bad_output_is_said_before_any_work(saved: Path, tmp_path: Path) -> None:
+def test_a_bad_output_is_said_before_any_work(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test = data(tmp_path / "test", range(2), "test")
-    with pytest.raises(ImageCapError, match="is a folder"):
-        run_evaluation(
-            SETTINGS,
-            model_path=saved,
-            test_dir=test,
-            output_file=tmp_path,
-            report_file=None,
-            training_data=None,
-            compare_with=None,
-        )
+    command = ["eval", "--model_path", str(saved), "--test_dir", str(test), "--output_file", str(tmp_path)]
+    assert main(command) == EXIT_USER_ERROR
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_program_gets_json_alone(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test, output = data(tmp_path / "test", range(3), "test"), tmp_path / "results.json"
+    command = ["eval", "--model_path", str(saved), "--test_dir", str(test), "--output_file", str(output), *SETTINGS]
+    assert main([*command, "--json"]) == 0
+    told, written = json.loads(capsys.readouterr().out), json.loads(output.read_text(encoding="utf-8"))
+    assert told["metrics"] == written["metrics"]
+    assert (told["pictures"], told["output_file"]) == (3, str(output))
