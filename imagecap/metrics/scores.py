@@ -4,7 +4,7 @@ Same numbers as pycocoevalcap 1.2 (`Bleu(4)` with the closest reference length, 
 included: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015 (`cider.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,6 @@ from imagecap.metrics.ngrams import (
 )
 from imagecap.metrics.tokenizers import resolve_tokenizer, tokenize
 
-METRICS: tuple[str, ...] = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr")
 
 Floats = NDArray[np.float64]
 
@@ -132,8 +131,7 @@ def score(
     bleu = _bleu_parts(prepared, counts, lengths)
     per_image = bleu_scores(bleu.correct, bleu.guess, bleu.length, bleu.reference_length)
     columns = {f"Bleu_{order + 1}": per_image[:, order] for order in range(ORDERS)}
-    columns["ROUGE_L"] = _rouge(prepared, tokens)
-    columns["CIDEr"] = Cider(prepared).of_counts(np.arange(len(prepared.images)), counts)
+    columns |= {name: metric(prepared, tokens, counts) for name, metric in MEAN_METRICS.items()}
     overall = overall_scores(columns, bleu)
     matches = _meteor(prepared, tokens) if meteor and prepared.language == "en" and has_meteor() else None
     if matches is not None:
@@ -167,7 +165,7 @@ def overall_scores(columns: Mapping[str, Floats], bleu: BleuParts, chosen: NDArr
         bleu.correct[pick].sum(axis=0), bleu.guess[pick].sum(axis=0), bleu.length[pick].sum(), _total(bleu, pick)
     )
     result = {f"Bleu_{order + 1}": float(corpus[order]) for order in range(ORDERS)}
-    for name in ("ROUGE_L", "CIDEr"):
+    for name in MEAN_METRICS:
         result[name] = float(np.mean(columns[name][pick]))
     return result
 
@@ -213,7 +211,11 @@ def _bleu_parts(references: References, counts: Sequence[Counts], lengths: NDArr
     return BleuParts(correct, guess, lengths.astype(np.float64), best.astype(np.float64))
 
 
-def _rouge(references: References, tokens: Sequence[list[str]]) -> Floats:
+def _cider(references: References, tokens: Sequence[list[str]], counts: Sequence[Counts]) -> Floats:
+    return Cider(references).of_counts(np.arange(len(references.images)), counts)
+
+
+def _rouge(references: References, tokens: Sequence[list[str]], counts: Sequence[Counts]) -> Floats:
     """ROUGE-L: the best precision and the best recall over the references, each by itself, then F with beta 1.2."""
     result = np.zeros(len(references.images))
     ends = np.cumsum(references.counts).tolist()
@@ -242,3 +244,12 @@ def _common_subsequence(masks: Mapping[str, int], size: int, tokens: Sequence[st
             matches = row & mask
             row = (row + matches) | (row - matches)
     return size - (row & ones).bit_count()
+
+
+# Metrics whose overall score is the mean over the images. Each gets the references, the tokens of each caption and
+# the captions' n-gram counts, and returns one score per image: `[images]`. A new metric is a function named here.
+MEAN_METRICS: dict[str, Callable[[References, Sequence[list[str]], Sequence[Counts]], Floats]] = {
+    "ROUGE_L": _rouge,
+    "CIDEr": _cider,
+}
+METRICS: tuple[str, ...] = (*(f"Bleu_{order + 1}" for order in range(ORDERS)), *MEAN_METRICS)
