@@ -1,4 +1,4 @@
-"""A small captioner with random weights in the hub's formats, and photographs at its size: nothing is pretrained."""
+"""A small CLIP and a small Qwen3 with random weights, and a data folder of small photographs to train them on."""
 
 import csv
 import json
@@ -12,17 +12,18 @@ from PIL import Image
 
 from imagecap.data.images import load_image
 
-SIDE, STORED = 96, 112  # pixels: the side of what the encoder sees, and the shorter side of what is stored
+INPUT_SIDE, STORED_SIDE = 96, 112  # pixels: the encoder's input, and the shorter side of stored pictures
 VOCABULARY = 4000
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|image_pad|>")
 
 
 def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> list[str]:
-    """A data folder of small copies of the pictures; returns the training captions.
+    """Write a data folder with small copies of the pictures; return the training captions.
 
     Args:
-        captions_file: rows of `image`, `caption` and perhaps `split`; the pictures lie in `images/` beside it.
-        splits_file: a CSV with the columns `image` and `split`, for rows that have none.
+        captions_file: a captions.json; the pictures lie in `images/` beside it.
+        splits_file: a CSV with the columns `image` and `split`, for rows of captions.json that have no split.
+        folder: the data folder.
     """
     rows = json.loads(captions_file.read_text(encoding="utf-8"))
     splits: dict[str, str] = {}
@@ -37,7 +38,7 @@ def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> l
         target = folder / "images" / name
         if not target.exists():
             image = load_image(captions_file.parent / "images" / name, 100_000_000)
-            scale = STORED / min(image.size)
+            scale = STORED_SIDE / min(image.size)
             size = (round(image.width * scale), round(image.height * scale))
             image.resize(size, Image.Resampling.LANCZOS).save(target, quality=95)
 
@@ -50,7 +51,16 @@ def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> l
 def write_bases(
     captions: Sequence[str], folder: Path, width: int, vision_blocks: int, language_blocks: int, seed: int
 ) -> tuple[Path, Path]:
-    """A CLIP, a Qwen3 and a byte-level BPE of the captions; returns the folders of both models."""
+    """Write a CLIP, a Qwen3 and a byte-level BPE tokenizer trained on the captions; return both models' folders.
+
+    Args:
+        captions: to train the tokenizer on.
+        folder: gets `vision/` and `language/`.
+        width: hidden size of both models, a multiple of 64.
+        vision_blocks: blocks of the CLIP.
+        language_blocks: blocks of the Qwen3.
+        seed: of the random weights.
+    """
     from transformers import (
         CLIPImageProcessorPil,
         CLIPVisionConfig,
@@ -62,21 +72,21 @@ def write_bases(
     vision, language = folder / "vision", folder / "language"
     heads = width // 64
     torch.manual_seed(seed)
-    tower = CLIPVisionConfig(
+    vision_config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=vision_blocks,
         num_attention_heads=heads,
-        image_size=SIDE,
+        image_size=INPUT_SIDE,
         patch_size=16,
         hidden_act="gelu",
     )
-    CLIPVisionModel(tower).save_pretrained(vision)
-    pictures: Any = CLIPImageProcessorPil
-    # the whole picture, narrowed to a square: a cut would lose what captions speak of
-    pictures(size={"height": SIDE, "width": SIDE}, do_center_crop=False).save_pretrained(vision)
+    CLIPVisionModel(vision_config).save_pretrained(vision)
+    image_processor: Any = CLIPImageProcessorPil
+    # The whole picture is resized to a square: a crop would cut off things that captions mention.
+    image_processor(size={"height": INPUT_SIDE, "width": INPUT_SIDE}, do_center_crop=False).save_pretrained(vision)
     size = _write_tokenizer(captions, language)
-    reader = Qwen3Config(
+    language_config = Qwen3Config(
         vocab_size=size,
         hidden_size=width,
         intermediate_size=3 * width,
@@ -87,7 +97,7 @@ def write_bases(
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
-    Qwen3ForCausalLM(reader).save_pretrained(language)
+    Qwen3ForCausalLM(language_config).save_pretrained(language)
     return vision, language
 
 

@@ -1,7 +1,7 @@
-"""More clients than a server lets in, for minutes: `python -m benchmarks.overload --help`.
+"""A server under more clients than it admits, for minutes: `python -m benchmarks.overload --help`.
 
-`mlflow models serve` with `UVICORN_LIMIT_CONCURRENCY`: what is answered, how long a refusal takes, and the memory of
-the server's processes at the start and at the end.
+There is no peer: `mlflow models serve` runs with `UVICORN_LIMIT_CONCURRENCY`. Numbers are answers by HTTP status, their
+latency (p50 and p99) in milliseconds, and the resident memory of the server's processes early and late in the run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MB = 1e6
 
 
 class Load:
-    """Clients that ask again and again, each at once after its answer, or a moment after a refusal."""
+    """Clients that send the next request right after an answer, or half a second after a refusal."""
 
     def __init__(self, port: int, bodies: list[bytes], clients: int) -> None:
         self.port, self.bodies = port, bodies
@@ -33,39 +33,39 @@ class Load:
             thread.start()
 
     def _client(self, number: int) -> None:
-        turn = number
+        index = number
         while not self._over.is_set():
-            asked = time.monotonic()
+            sent = time.monotonic()
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
                 connection.request(
-                    "POST", "/invocations", self.bodies[turn % len(self.bodies)], {"Content-Type": "application/json"}
+                    "POST", "/invocations", self.bodies[index % len(self.bodies)], {"Content-Type": "application/json"}
                 )
                 status = connection.getresponse().status
                 connection.close()
             except (OSError, http.client.HTTPException):
                 status = 0
             with self._lock:
-                self.latencies[status].append(time.monotonic() - asked)
-            turn += 1
+                self.latencies[status].append(time.monotonic() - sent)
+            index += 1
             if status != 200:
                 self._over.wait(0.5)
 
     def stop(self) -> None:
-        """Wait for the answers that are due."""
+        """Send no further requests, and wait for the answers to those under way."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process and those that it started."""
-    whole = psutil.Process(pid)
-    return sum(each.memory_info().rss for each in [whole, *whole.children(recursive=True)])
+def resident_memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants."""
+    process = psutil.Process(pid)
+    return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
 
 
 def main() -> None:
-    """Run it, print what was seen."""
+    """Run server and clients, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
     parser.add_argument("--minutes", type=float, default=10)
@@ -86,13 +86,14 @@ def main() -> None:
         until = time.monotonic() + 60 * arguments.minutes
         while time.monotonic() < until:
             time.sleep(1)
-            memory.append(resident(server.pid))
+            memory.append(resident_memory(server.pid))
         load.stop()
         server.stop()
-    quarter = max(1, len(memory) // 10)
-    early, late = (statistics.median(part) / MB for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
+    tenth = max(1, len(memory) // 10)
+    early, late = (statistics.median(part) / MB for part in (memory[tenth : 2 * tenth], memory[-tenth:]))
     print(
-        f"{machine.describe()}; {arguments.clients} clients, at most {arguments.bound} let in, {arguments.minutes} min"
+        f"{machine.describe()}; {arguments.clients} clients, at most {arguments.bound} admitted, "
+        f"{arguments.minutes} min"
     )
     for status, latencies in sorted(load.latencies.items()):
         latencies.sort()

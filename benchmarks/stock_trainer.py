@@ -1,7 +1,7 @@
-"""The peer: stock `LlavaForConditionalGeneration` and transformers' `Trainer`, as their documentation has it.
+"""The peer of the training benchmarks: transformers' `Trainer` on a stock LLaVA model, as its documentation shows.
 
-Every caption is a row of its own: picture, prompt and caption through the processor, everything but the caption
-masked with -100, logits wherever the model gives them.
+Every caption is an example of its own: picture, prompt and caption go through the processor, and the labels of all
+tokens but the caption's are -100.
 """
 
 import time
@@ -20,14 +20,14 @@ PROMPT = "Describe this image."
 
 @dataclass(frozen=True)
 class Row:
-    """A picture's file and one of its captions."""
+    """A training example: a picture's file and one of its captions."""
 
     path: Path
     caption: str
 
 
 class Captions(torch.utils.data.Dataset):
-    """Rows for the Trainer; a picture is decoded whenever one of its rows comes."""
+    """The data set of the Trainer; a picture is decoded anew for each of its captions."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -35,13 +35,13 @@ class Captions(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        row = self.rows[place]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
         return {"image": load_image(row.path, 100_000_000), "caption": row.caption}
 
 
 class Collator:
-    """Rows into a batch by the processor, the prompt and the padding masked in the labels."""
+    """Makes a batch by the processor, with labels of -100 for the prompt and the padding."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -75,21 +75,25 @@ def train_stock(
     workers: int = 0,
     on_cpu: bool | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Train with the Trainer's own defaults.
+    """Train with the Trainer's defaults.
 
-    On a GPU the Trainer waits for it once a step, before the optimizer's part, to see whether the loss is finite; so
-    does ours.
+    On a GPU both the Trainer and ours synchronise once a step, to check that the loss is finite.
 
     Args:
-        rows: captions, each with its picture.
-        bf16: products in bfloat16 by autocast.
-        folder: for what the Trainer wants to write.
-        compiled: by the Trainer's own `torch_compile`.
+        model: a stock LLaVA model.
+        processor: its processor.
+        rows: the training examples.
+        batch_size: examples per step.
+        bf16: mixed precision by autocast to bfloat16.
+        folder: the Trainer's output folder.
+        max_steps: steps to train.
+        learning_rate: peak of the cosine schedule.
+        compiled: the Trainer's `torch_compile`.
         workers: processes that decode and preprocess pictures; 0: the training process itself.
-        on_cpu: None: only where there is no GPU.
+        on_cpu: train on the CPU; None: where there is no GPU.
 
     Returns:
-        The moments at which the steps ended, in seconds, and how long each waited for its data.
+        For each step the time at which it ended and how long it waited for data, in seconds.
     """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
