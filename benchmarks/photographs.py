@@ -132,8 +132,8 @@ def judge(model: Path, data: Path, output: Path, constant: str) -> dict[str, flo
 def table_row(name: str, scores: dict[str, float]) -> str:
     """A row of the table."""
     return (
-        f"| {name} | {scores['greedy']:.3f} | {scores['CIDEr']:.3f} | {scores['Bleu_4']:.3f} | {scores['constant']:.3f} | "
-        f"{scores['CIDEr'] / found['constant']:.2f}× | {scores['low']:+.3f} to {scores['high']:+.3f} |"
+        f"| {name} | {scores['greedy']:.3f} | {scores['CIDEr']:.3f} | {scores['Bleu_4']:.3f} | "
+        f"{scores['constant']:.3f} | {scores['CIDEr'] / scores['constant']:.2f}× | {scores['low']:+.3f} to {scores['high']:+.3f} |"
     )
 
 
