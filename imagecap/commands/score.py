@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
             notes.append(f"{left_out} pictures ({language}) have references but no caption and are left out")
         prepared = prepare_references({image: known[image] for image in captions}, language, arguments.tokenizer)
         scores = score(prepared, captions)
-        intervals = score_intervals(scores.columns, scores.bleu, EvaluateSettings().bootstrap_samples, scores.meteor)
+        intervals = score_intervals(scores, EvaluateSettings().bootstrap_samples)
         official = official_scores(prepared, captions, known) if arguments.official else None
         tables.append(
             f"{format_scores(scores, intervals, official)}\n"

@@ -1,61 +1,72 @@
-"""95 % intervals: how much a number would move with other pictures of the same kind."""
+"""95 % confidence intervals: how much a number would move with other pictures of the same kind.
+
+Scores have percentile bootstrap intervals over pictures (Efron and Tibshirani 1993, An Introduction to the Bootstrap).
+Shares have Wilson's interval.
+"""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagecap.metrics.java import meteor_of_sums
-from imagecap.metrics.scores import BleuParts, Floats, bleu_scores
+from imagecap.metrics import Scores
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
+
 _SEED = 20240229
 
 
-def resample_weights(images: int, resamples: int, seed: int = 0) -> NDArray[np.float64]:
-    """How often each picture is drawn in each resample, `[resamples, images]`.
+def resample_weights(images: int, resamples: int, seed: int = 0) -> Floats:
+    """Draw bootstrap resamples of the pictures, with replacement.
 
-    The same number of pictures always gives the same draws: two runs over the same pictures are resampled in pairs.
+    The draws depend on the arguments only, so that two runs over the same pictures are resampled in pairs.
+
+    Returns:
+        How often each picture is in each resample. `[resamples, images]`
     """
     generator = np.random.default_rng(_SEED + seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
 
 
-def score_intervals(
-    columns: Mapping[str, Floats], bleu: BleuParts, resamples: int, meteor: Floats | None = None
-) -> dict[str, Interval]:
-    """Percentile bootstrap over pictures; CIDEr's idf stays the one of the whole set.
+def percentile_interval(resampled: Floats) -> Interval:
+    """The 2.5 % and 97.5 % quantiles of a number's values over resamples. `[resamples]`"""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def score_intervals(scores: Scores, resamples: int) -> dict[str, Interval]:
+    """Bootstrap interval of every metric of a set of captions.
+
+    BLEU and METEOR are computed anew from the summed counts of each resample. CIDEr keeps the idf of the whole set.
 
     Args:
-        columns: per-image scores; BLEU's are replaced by corpus BLEU of each resample.
-        bleu: parts of BLEU per image.
-        resamples: how many; 0 gives no intervals.
-        meteor: METEOR's counts per image: its score of a resample is that of their sum.
+        scores: scores of the captions.
+        resamples: number of resamples.
 
     Returns:
-        Low and high end per name.
+        Interval per metric; none without resamples or with fewer than two pictures.
     """
-    images = len(bleu.length)
+    images = len(scores.images)
     if resamples == 0 or images < 2:
         return {}
     weights = resample_weights(images, resamples)
-    corpus = bleu_scores(
-        weights @ bleu.correct, weights @ bleu.guess, weights @ bleu.length, weights @ bleu.reference_length
-    )
-    result: dict[str, Interval] = {}
-    for name, values in columns.items():
-        if name == "METEOR" and meteor is not None:
-            drawn = meteor_of_sums(weights @ meteor)
-        else:
-            drawn = corpus[:, int(name[-1]) - 1] if name.startswith("Bleu_") else weights @ values / images
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        result[name] = (float(low), float(high))
-    return result
+    corpus = scores.resample_corpus_metrics(weights)
+    return {
+        name: percentile_interval(corpus[name] if name in corpus else weights @ values / images)
+        for name, values in scores.columns.items()
+    }
+
+
+def mean_interval(values: Floats, resamples: int) -> Interval | None:
+    """Bootstrap interval of the mean of one number per picture; None where `score_intervals` gives none. `[images]`"""
+    if resamples == 0 or len(values) < 2:
+        return None
+    return percentile_interval(resample_weights(len(values), resamples) @ values / len(values))
 
 
 def share_interval(successes: int, total: int) -> Interval:
-    """Wilson's 95 % interval of a share, which is honest near 0 and 1 too, where resampling is not (Wilson 1927)."""
+    """Wilson's interval of a share (Wilson 1927), which unlike the bootstrap is also right near 0 and 1."""
     z = 1.959963984540054
     share = successes / total
     centre = share + z * z / (2 * total)

@@ -1,8 +1,8 @@
-"""CLIPScore and RefCLIPScore by a local CLIP (Hessel et al. 2021, arXiv:2104.08718).
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021, arXiv:2104.08718), computed with a local CLIP.
 
-CLIPScore is 2.5 · max(cos(picture, "A photo depicts " + caption), 0); RefCLIPScore its harmonic mean with the largest
-cosine, not below 0, between caption and a reference. The numbers are those of one CLIP: compare only what has the same
-model in its name.
+CLIPScore is 2.5 · max(cos(picture, "A photo depicts " + caption), 0); RefCLIPScore is its harmonic mean with
+the largest cosine, not below 0, between the caption and a reference. The numbers depend on the CLIP: only those of the
+same CLIP can be compared, whose name is part of the metric's display name.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,10 +24,17 @@ Floats = NDArray[np.float64]
 
 
 class ClipScorer:
-    """A CLIP with both towers, from a hub id or a local folder.
+    """Scores captions with a CLIP that has a vision and a text tower.
+
+    Args:
+        name: a hub id or a local folder.
+        device: where the CLIP runs, in float32.
+
+    Attributes:
+        name: the last part of the CLIP's name.
 
     Raises:
-        ImageCapError: it is not here and cannot be had, or is no CLIP with a text tower.
+        ImageCapError: the model cannot be found or downloaded, or is no CLIP with a text tower.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -52,20 +59,32 @@ class ClipScorer:
 
     def scores(
         self, items: Sequence[Item], captions: Sequence[str], max_pixels: int, batch_size: int
-    ) -> tuple[Floats, Floats]:
-        """CLIPScore and RefCLIPScore of each caption. `[items]` each"""
+    ) -> dict[str, Floats]:
+        """Compute CLIPScore and RefCLIPScore of each caption.
+
+        Args:
+            items: pictures and references.
+            captions: one caption per item.
+            max_pixels: larger pictures are refused.
+            batch_size: pictures or texts per pass.
+
+        Returns:
+            `CLIPScore` and `RefCLIPScore`. `[items]` each
+        """
         images = self._batched([item.path for item in items], batch_size, lambda part: self._images(part, max_pixels))
-        said = self._batched([PROMPT + caption for caption in captions], batch_size, self._texts)
-        known = self._batched([PROMPT + each for item in items for each in item.references], batch_size, self._texts)
-        plain = WEIGHT * np.maximum((images * said).sum(-1), 0)
+        texts = self._batched([PROMPT + caption for caption in captions], batch_size, self._texts)
+        references = [PROMPT + reference for item in items for reference in item.references]
+        known = self._batched(references, batch_size, self._texts)
+        plain = WEIGHT * np.maximum((images * texts).sum(-1), 0)
         owner = np.repeat(np.arange(len(items)), [len(item.references) for item in items])
         closest = np.zeros(len(items))
-        np.maximum.at(closest, owner, (said[owner] * known).sum(-1))
+        np.maximum.at(closest, owner, (texts[owner] * known).sum(-1))
         total = plain + closest
         harmonic = np.divide(2 * plain * closest, total, out=np.zeros_like(total), where=total > 0)
-        return plain, harmonic
+        return {"CLIPScore": plain, "RefCLIPScore": harmonic}
 
     def _batched(self, values: Sequence[Any], size: int, embed: Callable[[Sequence[Any]], torch.Tensor]) -> Floats:
+        """Embeddings of length 1 of all values, `size` at a time. `[values, projection]`"""
         parts = []
         with torch.inference_mode():
             for start in range(0, len(values), size):
@@ -87,6 +106,6 @@ class ClipScorer:
         )
 
 
-def _vectors(found: Any) -> torch.Tensor:
-    """The projected embeddings `[batch, projection]`, which some versions of transformers wrap."""
-    return found if isinstance(found, torch.Tensor) else found.pooler_output
+def _vectors(output: Any) -> torch.Tensor:
+    """The projected embeddings, which some versions of transformers wrap in an output object. `[batch, projection]`"""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output

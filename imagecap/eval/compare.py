@@ -1,64 +1,26 @@
-"""Two evaluations of the same pictures compared, picture by picture: which is better, and how sure is it?
+"""Comparison of two evaluations of the same pictures, picture by picture: which is better, and how sure is that?
 
-The captions of both are scored anew against the same references with one idf, that of the pictures they share. METEOR
-is where both evaluations have it; where its programs are not here, as the mean of what the evaluations say of each
-picture. So are CLIPScore and RefCLIPScore, where both are of one CLIP, which need not look at the pictures again.
-
-Intervals are a paired bootstrap over pictures (both runs lose and gain the same pictures in each resample: Koehn 2004);
-the p-value is that of the two-sided exact sign test on the pictures whose score changed.
+The captions of both are scored anew against the same references with one idf, that of the pictures they share. Metrics
+that cannot be computed from captions and references alone (CLIPScore, METEOR without its programs) are the means of
+what the evaluations hold for each picture.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagecap.errors import ImageCapError
-from imagecap.eval.bootstrap import resample_weights
-from imagecap.eval.verdicts import Verdict, verdict
-from imagecap.metrics import METRICS, Scores, display_name, prepare_references, score
-from imagecap.metrics.java import meteor_of_sums
-from imagecap.metrics.scores import BleuParts, Floats, bleu_scores
+from imagecap.eval.bootstrap import Floats, resample_weights
+from imagecap.eval.changes import Change, change_of
+from imagecap.metrics import display_name, prepare_references, score
 
 TRUE = "true_share"
 METEOR = "METEOR"
-CLIP_METRICS = ("CLIPScore", "RefCLIPScore")
-_EQUAL = 1e-9  # per-picture scores closer than this are ties: rounding is no improvement
 
-
-@dataclass(frozen=True)
-class Change:
-    """One metric of both, and of the candidate less the baseline.
-
-    Attributes:
-        baseline: of the baseline's captions.
-        candidate: of the candidate's.
-        difference: candidate less baseline.
-        low: low end of the difference's 95 % interval.
-        high: high end of it.
-        p_value: of the sign test: how often chance alone would be as one-sided as better against worse is.
-        better: pictures on which the candidate scores higher.
-        worse: pictures on which it scores lower.
-        tied: the others.
-    """
-
-    baseline: float
-    candidate: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    better: int
-    worse: int
-    tied: int
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the candidate is better or worse than the baseline, by the interval of the difference."""
-        return verdict(self.low, self.high)
+Row = Mapping[str, Any]
+"""A row of `results` in eval_results.json."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +28,11 @@ class Comparison:
     """A candidate against a baseline on the pictures that both were evaluated on.
 
     Attributes:
-        n: captions compared: pictures, times languages where there are several.
-        left_out: captions of either that the other has not.
-        changes: per metric; with several languages names start with the language: `en/CIDEr`.
-        names: per metric, how it is printed.
-        pictures: every compared caption with both captions, references and CIDEr of each, most changed first.
+        n: number of compared captions, one per picture and language.
+        left_out: number of captions that only one of the two evaluations has.
+        changes: change per metric; with several languages, keys start with the language: `en/CIDEr`.
+        names: display name per metric.
+        pictures: every compared caption: both captions, references and CIDEr of each, the largest change first.
     """
 
     n: int
@@ -80,28 +42,25 @@ class Comparison:
     pictures: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """The comparison as JSON values."""
         return asdict(self)
 
 
-Key = tuple[str, str]
+def compare_results(baseline: Row, candidate: Row, *, resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Compare two evaluations.
 
-
-def compare_results(
-    baseline: Mapping[str, Any], candidate: Mapping[str, Any], *, resamples: int = 1000, seed: int = 0
-) -> Comparison:
-    """Compare two contents of eval_results.json.
-
-    Results are paired by the picture's content where both know it, else by its name, and by language.
+    Captions are paired by language and by the digest of their picture, or by its name where an evaluation has no
+    digests.
 
     Args:
-        baseline: what the candidate is measured against.
-        candidate: the other.
+        baseline: contents of eval_results.json.
+        candidate: contents of eval_results.json, compared with the baseline.
         resamples: bootstrap resamples behind the intervals.
-        seed: of the resamples.
+        seed: seed of the resamples.
 
     Raises:
-        ImageCapError: not evaluations, fewer than two captions in common, other references, or other tokenizers.
+        ImageCapError: one of the two is no evaluation, they have fewer than two captions in common, or they differ in
+            references or tokenizers.
     """
     if resamples < 1:
         raise ImageCapError(f"a comparison needs at least one resample, not {resamples}")
@@ -120,99 +79,94 @@ def compare_results(
     pictures: list[dict[str, Any]] = []
     for language in languages:
         keys = [key for key in common if key[1] == language]
-        tokenizer = _tokenizer(baseline, candidate, language)
+        pairs = _Pairs(
+            [before[key] for key in keys],
+            [after[key] for key in keys],
+            language,
+            _tokenizer(baseline, candidate, language),
+            _agreed_names(baseline, candidate, language),
+        )
         prefix = f"{language}/" if len(languages) > 1 else ""
-        shown = _clip_names(baseline, candidate, language)
-        part = _Pairs([before[key] for key in keys], [after[key] for key in keys], language, tokenizer, shown)
-        for name, change in part.changes(resamples, seed).items():
+        for name, change in pairs.changes(resamples, seed).items():
             changes[prefix + name] = change
-            names[prefix + name] = part.names.get(name, name)
-        pictures += part.pictures()
+            names[prefix + name] = pairs.names.get(name, name)
+        pictures += pairs.pictures()
     pictures.sort(key=lambda row: -abs(row["difference"]))
     left_out = len(before) + len(after) - 2 * len(common)
     return Comparison(len(common), left_out, changes, names, pictures)
 
 
 class _Pairs:
-    """The captions of one language, scored against the same references.
+    """The captions of both evaluations in one language, scored against the same references.
 
     Args:
         before: rows of the baseline.
         after: rows of the candidate, of the same pictures in the same order.
-        language: of all of them.
-        tokenizer: to score with.
-        clip: CLIP's metrics that both had from one CLIP, and how they are printed.
+        language: language of the captions.
+        tokenizer: tokenizer to score with.
+        agreed: display names on which both evaluations agree, by metric.
     """
 
     def __init__(
         self,
-        before: Sequence[Mapping[str, Any]],
-        after: Sequence[Mapping[str, Any]],
+        before: Sequence[Row],
+        after: Sequence[Row],
         language: str,
         tokenizer: str,
-        clip: Mapping[str, str],
+        agreed: Mapping[str, str],
     ) -> None:
-        self.before, self.after, self.language, self.clip = before, after, language, clip
-        self.names = {name: display_name(name, language, tokenizer) for name in METRICS} | dict(clip)
         for old, new in zip(before, after, strict=True):
             if sorted(old["references"]) != sorted(new["references"]):
                 raise ImageCapError(
                     f"{new['image']} has other references in the two evaluations: evaluate both on the same captions"
                 )
-        keys = [str(place) for place in range(len(after))]
+        self._before, self._after, self._language = before, after, language
+        keys = [str(index) for index in range(len(after))]
         references = prepare_references(
             {key: row["references"] for key, row in zip(keys, after, strict=True)}, language, tokenizer
         )
-        meteor = self._read(METEOR) is not None
-        self.scores: list[Scores] = [
+        meteor = self._stored(METEOR) is not None
+        self._old, self._new = (
             score(references, {key: row["caption"] for key, row in zip(keys, part, strict=True)}, meteor=meteor)
             for part in (before, after)
-        ]
-        if meteor and self.scores[0].meteor is None:  # its programs are not here, only each picture's score is
-            self.names[METEOR] = f"{METEOR}[mean]"
+        )
+        computed = self._old.overall
+        # METEOR without its programs is known for each picture only
+        self._stored_metrics = [METEOR, *(name for name in agreed if name not in (METEOR, TRUE)), TRUE]
+        self._stored_metrics = [name for name in self._stored_metrics if name not in computed]
+        self.names = {
+            METEOR: f"{METEOR}[mean]",
+            **agreed,
+            **{name: display_name(name, language, tokenizer) for name in computed},
+        }
 
     def changes(self, resamples: int, seed: int) -> dict[str, Change]:
-        """Per metric that both have; with the share of true captions where both know the truth."""
-        weights = resample_weights(len(self.after), resamples, seed)
-        old, new = self.scores
-        drawn_old, drawn_new = (_corpus_bleu(each.bleu, weights) for each in (old, new))
+        """The change of every metric that both evaluations have."""
+        weights = resample_weights(len(self._after), resamples, seed)
+        old, new = self._old, self._new
+        corpus_old, corpus_new = (scores.resample_corpus_metrics(weights) for scores in (old, new))
         found: dict[str, Change] = {}
-        for place, name in enumerate(METRICS):
-            first, second = old.columns[name], new.columns[name]
-            if name.startswith("Bleu_"):
-                draws = drawn_new[:, place] - drawn_old[:, place]
+        for name, before in old.overall.items():
+            differences = new.columns[name] - old.columns[name]
+            if name in corpus_old:
+                resampled = corpus_new[name] - corpus_old[name]
             else:
-                draws = weights @ (second - first) / len(first)
-            found[name] = _change(old.overall[name], new.overall[name], draws, second - first)
-        if old.meteor is not None and new.meteor is not None:
-            draws = meteor_of_sums(weights @ new.meteor) - meteor_of_sums(weights @ old.meteor)
-            differences = new.columns[METEOR] - old.columns[METEOR]
-            found[METEOR] = _change(old.overall[METEOR], new.overall[METEOR], draws, differences)
-        for name in (METEOR, *self.clip, TRUE):
-            if name not in found and (values := self._read(name)) is not None:
+                resampled = weights @ differences / len(differences)
+            found[name] = change_of(before, new.overall[name], resampled, differences)
+        for name in self._stored_metrics:
+            if (values := self._stored(name)) is not None:
                 first, second = values
-                draws = weights @ (second - first) / len(first)
-                found[name] = _change(float(first.mean()), float(second.mean()), draws, second - first)
+                resampled = weights @ (second - first) / len(first)
+                found[name] = change_of(float(first.mean()), float(second.mean()), resampled, second - first)
         return found
 
-    def _read(self, name: str) -> tuple[Floats, Floats] | None:
-        """What both evaluations themselves say of each picture, `[pictures]` each; None where one says nothing."""
-        found = [
-            [row.get("true") if name == TRUE else row.get("metrics", {}).get(name) for row in part]
-            for part in (self.before, self.after)
-        ]
-        if any(value is None for part in found for value in part):
-            return None
-        first, second = (np.array(part, dtype=np.float64) for part in found)
-        return first, second
-
     def pictures(self) -> list[dict[str, Any]]:
-        """One row per caption."""
-        old, new = (each.columns["CIDEr"].tolist() for each in self.scores)
+        """One row of `Comparison.pictures` per caption."""
+        old, new = (scores.columns["CIDEr"].tolist() for scores in (self._old, self._new))
         return [
             {
                 "image": after["image"],
-                "language": self.language,
+                "language": self._language,
                 "baseline": before["caption"],
                 "candidate": after["caption"],
                 "references": list(after["references"]),
@@ -220,45 +174,22 @@ class _Pairs:
                 "candidate_CIDEr": second,
                 "difference": second - first,
             }
-            for before, after, first, second in zip(self.before, self.after, old, new, strict=True)
+            for before, after, first, second in zip(self._before, self._after, old, new, strict=True)
         ]
 
-
-def _change(before: float, after: float, draws: NDArray[np.float64], differences: NDArray[np.float64]) -> Change:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    better, worse = int((differences > _EQUAL).sum()), int((differences < -_EQUAL).sum())
-    return Change(
-        baseline=before,
-        candidate=after,
-        difference=after - before,
-        low=float(low),
-        high=float(high),
-        p_value=sign_test(better, worse),
-        better=better,
-        worse=worse,
-        tied=len(differences) - better - worse,
-    )
+    def _stored(self, name: str) -> tuple[Floats, Floats] | None:
+        """A metric of each picture as both evaluations hold it; None where a value is missing. `[pictures]` each"""
+        found = [
+            [row.get("true") if name == TRUE else row.get("metrics", {}).get(name) for row in part]
+            for part in (self._before, self._after)
+        ]
+        if any(value is None for part in found for value in part):
+            return None
+        first, second = (np.array(part, dtype=np.float64) for part in found)
+        return first, second
 
 
-def sign_test(better: int, worse: int) -> float:
-    """Two-sided exact p-value of `better` against `worse` if each were equally likely; ties do not count."""
-    total, fewer = better + worse, min(better, worse)
-    if total == 0:
-        return 1.0
-    term = tail = math.comb(total, fewer)
-    for successes in range(fewer, 0, -1):  # from C(n, k) to C(n, k - 1), in integers
-        term = term * successes // (total - successes + 1)
-        tail += term
-    return min(1.0, 2 * tail / 2**total)
-
-
-def _corpus_bleu(bleu: BleuParts, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return bleu_scores(
-        weights @ bleu.correct, weights @ bleu.guess, weights @ bleu.length, weights @ bleu.reference_length
-    )
-
-
-def _scored_rows(evaluation: Mapping[str, Any], which: str) -> list[Mapping[str, Any]]:
+def _scored_rows(evaluation: Row, which: str) -> list[Row]:
     rows = evaluation.get("results") if isinstance(evaluation, Mapping) else None
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "image" in row for row in rows):
         raise ImageCapError(
@@ -267,22 +198,21 @@ def _scored_rows(evaluation: Mapping[str, Any], which: str) -> list[Mapping[str,
     return [row for row in rows if row.get("references") and row.get("language")]
 
 
-def _by_key(rows: Sequence[Mapping[str, Any]], by_content: bool) -> dict[Key, Mapping[str, Any]]:
-    found: dict[Key, Mapping[str, Any]] = {}
+def _by_key(rows: Sequence[Row], by_content: bool) -> dict[tuple[str, str], Row]:
+    """The first row of each picture and language, by digest or name and language."""
+    found: dict[tuple[str, str], Row] = {}
     for row in rows:
         found.setdefault((row["digest"] if by_content else row["image"], row["language"]), row)
     return found
 
 
-def _clip_names(baseline: Mapping[str, Any], candidate: Mapping[str, Any], language: str) -> dict[str, str]:
-    """Metrics that both have from a CLIP of one name, and how they are printed: `CLIPScore[clip-vit-base-patch32]`."""
-    found = {}
-    for name in CLIP_METRICS:
-        both = [each.get("names") or {} for each in (baseline, candidate)]
-        theirs, ours = (names.get(f"{language}/{name}", names.get(name)) for names in both)
-        if theirs is not None and theirs == ours:
-            found[name] = str(ours)
-    return found
+def _agreed_names(baseline: Row, candidate: Row, language: str) -> dict[str, str]:
+    """Metrics that both evaluations print alike, with their display names: `CLIPScore[clip-vit-base-patch32]`."""
+    theirs, ours = (
+        {key.rpartition("/")[2]: name for key, name in names.items() if key.rpartition("/")[0] in ("", language)}
+        for names in (evaluation.get("names") or {} for evaluation in (baseline, candidate))
+    )
+    return {metric: name for metric, name in ours.items() if theirs.get(metric) == name}
 
 
 def _tokenizer(baseline: Mapping[str, Any], candidate: Mapping[str, Any], language: str) -> str:

@@ -1,12 +1,13 @@
-"""Sample scenes: their truth is known, so a caption can be called true and complete, or not."""
+"""The truth of sample scenes: whether a caption states exactly what its drawn picture shows."""
 
 from collections.abc import Sequence
 
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Interval, share_interval
 from imagecap.eval.items import Item
-from imagecap.eval.scenes.language import is_true, parse_scene_string
+from imagecap.eval.scenes.language import parse_scene_string
 from imagecap.eval.scenes.phrases import COUNT_EN
+from imagecap.eval.scenes.reading import LANGUAGES, is_true
 
 SCENE_COLUMN = "scene"
 COMPOSITION_COLUMN = "composition"
@@ -14,15 +15,21 @@ HELD_OUT = "held-out"
 
 
 def has_truth(items: Sequence[Item]) -> bool:
-    """Whether every item says which scene it shows."""
-    return bool(items) and all(isinstance(item.extra.get(SCENE_COLUMN), str) for item in items)
+    """Whether the scene of every item is known and captions in its language can be read."""
+    return bool(items) and all(
+        item.language in LANGUAGES and isinstance(item.extra.get(SCENE_COLUMN), str) for item in items
+    )
 
 
 def judge(items: Sequence[Item], captions: Sequence[str]) -> list[bool]:
-    """Whether each caption names exactly its scene's things, colours, counts and their relation.
+    """Judge whether each caption states exactly the objects, colours, counts and relation of its scene.
+
+    Args:
+        items: items for which `has_truth` holds.
+        captions: one caption per item.
 
     Raises:
-        ImageCapError: a column `scene` holds something else than a scene.
+        ImageCapError: a column `scene` does not hold a scene.
     """
     verdicts = []
     for item, caption in zip(items, captions, strict=True):
@@ -30,12 +37,12 @@ def judge(items: Sequence[Item], captions: Sequence[str]) -> list[bool]:
             scene = parse_scene_string(item.extra[SCENE_COLUMN])
         except ValueError as error:
             raise ImageCapError(f"{item.image}: column scene: {error}") from error
-        verdicts.append(is_true(caption, "zh" if item.language == "zh" else "en", scene.groups, scene.relation))
+        verdicts.append(is_true(caption, str(item.language), scene.groups, scene.relation))
     return verdicts
 
 
-def named_in_scene(item: Item) -> dict[str, frozenset[str]]:
-    """The things, colours and counts above one of an item's scene, in the words of `word_classes`."""
+def scene_words(item: Item) -> dict[str, frozenset[str]]:
+    """The objects, colours, and counts above one of an item's scene, in the words of `word_classes`."""
     groups = parse_scene_string(item.extra[SCENE_COLUMN]).groups
     return {
         "objects": frozenset(group.kind for group in groups),
@@ -45,19 +52,19 @@ def named_in_scene(item: Item) -> dict[str, frozenset[str]]:
 
 
 def truth_shares(items: Sequence[Item], verdicts: Sequence[bool]) -> dict[str, tuple[float, Interval, int]]:
-    """Share of true captions: overall, on colour-object pairs seen in training, and on pairs kept out of it.
+    """Count true captions: of all pictures, and apart those with colour-object pairs that training never showed.
 
     Returns:
-        Per name the share, its 95 % interval and the number of pictures; empty groups are left out.
+        By name the share, its 95 % interval and the number of pictures. Groups without pictures are left out.
     """
     held_out = [item.extra.get(COMPOSITION_COLUMN) == HELD_OUT for item in items]
     groups = {"true_share": [True] * len(items)}
     if any(held_out):
-        groups["true_share_seen"] = [not each for each in held_out]
+        groups["true_share_seen"] = [not flag for flag in held_out]
         groups["true_share_held_out"] = held_out
     result = {}
     for name, chosen in groups.items():
-        picked = [verdict for verdict, use in zip(verdicts, chosen, strict=True) if use]
+        picked = [verdict for verdict, flag in zip(verdicts, chosen, strict=True) if flag]
         if picked:
             result[name] = (sum(picked) / len(picked), share_interval(sum(picked), len(picked)), len(picked))
     return result

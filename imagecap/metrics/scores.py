@@ -5,14 +5,14 @@ included: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015 (`cider.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagecap.errors import ImageCapError
 from imagecap.metrics.cider import Cider, sums
-from imagecap.metrics.java import MeteorScores, has_meteor, meteor_scores
+from imagecap.metrics.java import MeteorScores, has_meteor, meteor_of_sums, meteor_scores
 from imagecap.metrics.ngrams import (
     ORDERS,
     Counts,
@@ -22,7 +22,6 @@ from imagecap.metrics.ngrams import (
     index_references,
 )
 from imagecap.metrics.tokenizers import resolve_tokenizer, tokenize
-
 
 Floats = NDArray[np.float64]
 
@@ -71,6 +70,39 @@ class Scores:
     images: list[str]
     bleu: BleuParts
     meteor: Floats | None = None
+
+    def resample_corpus_metrics(self, weights: Floats) -> dict[str, Floats]:
+        """Overall scores of resampled sets of images, for the metrics that are not the mean over images.
+
+        Args:
+            weights: how often each image is in each resample. `[resamples, images]`
+
+        Returns:
+            `[resamples]` for each of BLEU 1 to 4, and for METEOR where it was computed.
+        """
+        bleu = self.bleu
+        corpus = bleu_scores(
+            weights @ bleu.correct, weights @ bleu.guess, weights @ bleu.length, weights @ bleu.reference_length
+        )
+        found = {f"Bleu_{order + 1}": corpus[:, order] for order in range(ORDERS)}
+        if self.meteor is not None:
+            found["METEOR"] = meteor_of_sums(weights @ self.meteor)
+        return found
+
+    def subset(self, chosen: Sequence[int] | NDArray[np.int64]) -> "Scores":
+        """The scores of some of the images, by index; CIDEr keeps the idf of all. METEOR is left out."""
+        bleu = BleuParts(*(getattr(self.bleu, part.name)[chosen] for part in fields(self.bleu)))
+        columns = {name: values[chosen] for name, values in self.columns.items() if name != "METEOR"}
+        images = [self.images[index] for index in chosen]
+        return replace(
+            self,
+            overall=overall_scores(columns, bleu),
+            per_image={image: self.per_image[image] for image in images},
+            columns=columns,
+            images=images,
+            bleu=bleu,
+            meteor=None,
+        )
 
 
 def prepare_references(

@@ -57,7 +57,7 @@ def write_report(
     content = environment.get_template("report.html.j2").render(
         title="Image captions, judged",
         wordings=WORDINGS,
-        html_languages={code: wording.html_language for code, wording in WORDINGS.items()},
+        html_languages={code: html_language(code) for code in WORDINGS},
         ui=languages[0] if len(languages) == 1 and languages[0] in WORDINGS else "en",
         headlines={code: headlines(evaluation, wording) for code, wording in WORDINGS.items()},
         comparison=_comparison(comparison, thumbnails) if comparison is not None else None,

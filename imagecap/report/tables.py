@@ -4,7 +4,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagecap.eval.compare import Change, Comparison
+from imagecap.eval.changes import Change
+from imagecap.eval.compare import Comparison
 from imagecap.eval.floors import BASELINES
 from imagecap.metrics import Scores, display_name
 from imagecap.report.formatting import format_interval, format_value, is_share, metric_label, metric_of_key

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagecap.eval.verdicts import LanguageSummary, summarize
+from imagecap.languages import LANGUAGES
 from imagecap.report import wording_en, wording_zh
-
-LANGUAGE_NAMES: dict[str, str] = {"en": "English", "zh": "Chinese"}
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,11 @@ class Wording:
 
     Attributes:
         name: the language's own name, which the button of the report shows.
-        html_language: value of HTML's `lang` attribute for texts in the language.
         texts: translations of the report's English texts.
         phrases: parts of the headlines, as `wording_en.PHRASES` has them.
     """
 
     name: str
-    html_language: str
     texts: Mapping[str, str]
     phrases: Mapping[str, str]
 
@@ -40,19 +37,19 @@ class Wording:
 
 
 WORDINGS: dict[str, Wording] = {
-    "en": Wording("English", "en", {}, wording_en.PHRASES),
-    "zh": Wording("中文", "zh-CN", wording_zh.TEXTS, wording_zh.PHRASES),
+    "en": Wording("English", {}, wording_en.PHRASES),
+    "zh": Wording("中文", wording_zh.TEXTS, wording_zh.PHRASES),
 }
 
 
 def language_name(language: str) -> str:
     """The English name of a language."""
-    return LANGUAGE_NAMES.get(language, language)
+    return LANGUAGES[language].name if language in LANGUAGES else language
 
 
 def html_language(language: str) -> str:
-    """The value of HTML's `lang` attribute for captions in a language."""
-    return WORDINGS[language].html_language if language in WORDINGS else language
+    """The value of HTML's `lang` attribute for texts in a language."""
+    return LANGUAGES[language].html_tag if language in LANGUAGES else language
 
 
 def headlines(evaluation: Mapping[str, Any], wording: Wording = WORDINGS["en"]) -> list[str]:

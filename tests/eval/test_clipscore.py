@@ -55,7 +55,8 @@ def test_the_formula(clip: Path, tmp_path: Path) -> None:
     for number, references in enumerate(REFERENCES):
         picture(number).save(tmp_path / f"{number}.png")
         items.append(Item(f"{number}", tmp_path / f"{number}.png", "x", "en", None, references, {}))
-    plain, reference = ClipScorer(str(clip), torch.device("cpu")).scores(items, captions, 10**8, 2)
+    found = ClipScorer(str(clip), torch.device("cpu")).scores(items, captions, 10**8, 2)
+    plain, reference = found["CLIPScore"], found["RefCLIPScore"]
     model, tokenizer = CLIPModel.from_pretrained(clip), AutoTokenizer.from_pretrained(clip)
     processor = CLIPImageProcessorPil.from_pretrained(clip)
 

@@ -12,7 +12,8 @@ import pytest
 from imagecap.commands.compare import load_results
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.eval.bootstrap import resample_weights
-from imagecap.eval.compare import compare_results, sign_test
+from imagecap.eval.changes import sign_test
+from imagecap.eval.compare import compare_results
 from imagecap.main import main
 from imagecap.metrics import score
 from imagecap.metrics.java import meteor_of_sums

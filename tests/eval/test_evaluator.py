@@ -17,9 +17,10 @@ from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.eval.behaviour import behaviour, is_repetitive
 from imagecap.eval.bootstrap import score_intervals, share_interval
-from imagecap.eval.evaluator import Evaluation, evaluate
-from imagecap.eval.features import nearest, picture_features
+from imagecap.eval.evaluation import Evaluation
+from imagecap.eval.evaluator import evaluate
 from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
+from imagecap.eval.neighbours import nearest, picture_features
 from imagecap.eval.scenes.language import scene_string
 from imagecap.generate.captioner import GeneratedCaption
 from imagecap.metrics import METRICS, score
@@ -275,8 +276,8 @@ def test_intervals_shrink_with_more_pictures_and_are_repeatable() -> None:
         rng = random.Random(1)
         references = {str(i): [rng.choice(DOGS)[1]] for i in range(copies)}
         found = score(references, {image: rng.choice(DOGS)[0] for image in references})
-        ends = score_intervals(found.columns, found.bleu, 300)
-        assert ends == score_intervals(found.columns, found.bleu, 300)
+        ends = score_intervals(found, 300)
+        assert ends == score_intervals(found, 300)
         low, high = ends["ROUGE_L"]
         assert low < found.overall["ROUGE_L"] < high
         return high - low
@@ -293,7 +294,7 @@ def test_interval_of_a_share() -> None:
 
 def test_shuffling_moves_every_caption() -> None:
     for size in (2, 3, 50):
-        order = shuffled_order([str(i) for i in range(size)], 0)
+        order = shuffled_order(size, 0)
         assert sorted(order) == list(range(size))
         assert all(place != index for place, index in enumerate(order))
 

@@ -166,7 +166,7 @@ def test_the_page_opens_in_the_language_of_the_data(tmp_path: Path, languages: d
 
 
 def test_what_a_wording_lacks_is_said_in_english() -> None:
-    german = Wording("Deutsch", "de", {"Best": "Beste"}, {"language": "{language} – {headline}"})
+    german = Wording("Deutsch", {"Best": "Beste"}, {"language": "{language} – {headline}"})
     assert [german.text(text) for text in ("Best", "Worst")] == ["Beste", "Worst"]
     content = evaluation([result(index) for index in range(30)], floors={})
     assert headlines(content, german) == headlines(content)

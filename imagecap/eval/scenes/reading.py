@@ -1,9 +1,8 @@
 """Reads a caption of a scene back into facts, to say whether it is true and complete."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from imagecap.eval.scenes.phrases import COUNT_EN, COUNT_ZH, INVERSE, RELATION_EN, RELATION_ZH, TIME_EN, TIME_ZH
 from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Group
@@ -29,16 +28,16 @@ def normalise(groups: Sequence[Group], relation: str | None) -> Facts:
     return Facts(tuple(groups), relation)
 
 
-def read_caption(text: str, language: Literal["en", "zh"]) -> Facts | None:
-    """What a caption claims, or None where it is not a complete caption in the words of the scenes.
+def read_caption(text: str, language: str) -> Facts | None:
+    """Read what a caption claims; None if it is not a complete caption in the words of the scenes.
 
     Every noun phrase must be well formed (number agreement in English, the right measure word in Chinese) and the
     rest of the sentence must say exactly one thing about how two groups stand to each other.
     """
-    return _read_english(text) if language == "en" else _read_chinese(text)
+    return LANGUAGES[language](text)
 
 
-def is_true(text: str, language: Literal["en", "zh"], groups: Sequence[Group], relation: str | None) -> bool:
+def is_true(text: str, language: str, groups: Sequence[Group], relation: str | None) -> bool:
     """Whether a caption is true and complete: the same objects, colours, counts and relation."""
     facts = read_caption(text, language)
     return facts is not None and facts == normalise(groups, relation)
@@ -148,3 +147,7 @@ def _read_chinese(text: str) -> Facts | None:
             if group.kind == _ZH_KINDS[found[1]].name:
                 return normalise((group, groups[1 - place]), _ZH_RELATION[found[2]])
     return None
+
+
+LANGUAGES: dict[str, Callable[[str], Facts | None]] = {"en": _read_english, "zh": _read_chinese}
+"""Languages in which captions of scenes can be read, with what reads them."""
