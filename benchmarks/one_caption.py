@@ -1,10 +1,10 @@
 """Processor time of one caption from the command line: `python -m benchmarks.one_caption --model M --image P`.
 
-Ours is `run.py generate`. The peer is the script in the checkpoint's own README.md (docs/serving.md shows the same
-one): plain transformers, with the two paths filled in and nothing else changed. Both run in a new process each time, in
-turn, and the side that begins alternates. A number is the processor time, user and system together, that the process
-used from its start to its end; ratios are those of the two runs of one round. A first round is not counted: it fills
-the file cache and writes bytecode.
+Ours is `run.py generate`. The peer is the script in the checkpoint's own README.md, which uses plain transformers
+(docs/how-to/caption.md shows the same one); only its two paths are filled in. Each run is a new process. The sides take
+turns, and the one that begins alternates. A number is the processor time, user and system together, that a process
+used from start to end. A ratio is that of the two runs of one round. The first round fills the file cache and writes
+bytecode, and is not counted.
 """
 
 import argparse

@@ -133,7 +133,8 @@ def table_row(name: str, scores: dict[str, float]) -> str:
     """A row of the table."""
     return (
         f"| {name} | {scores['greedy']:.3f} | {scores['CIDEr']:.3f} | {scores['Bleu_4']:.3f} | "
-        f"{scores['constant']:.3f} | {scores['CIDEr'] / scores['constant']:.2f}× | {scores['low']:+.3f} to {scores['high']:+.3f} |"
+        f"{scores['constant']:.3f} | {scores['CIDEr'] / scores['constant']:.2f}× | "
+        f"{scores['low']:+.3f} to {scores['high']:+.3f} |"
     )
 
 
