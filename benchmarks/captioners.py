@@ -1,4 +1,4 @@
-"""The model, pictures and caption lengths that the benchmarks of decoding and serving share."""
+"""Model, pictures and caption lengths for the benchmarks of decoding and serving."""
 
 import argparse
 import json
@@ -19,17 +19,17 @@ PROMPT = "Describe this image."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where model and captions come from."""
+    """Add the flags that say where model and captions come from."""
     parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
     parser.add_argument("--model", type=Path, help="a trained model; default: the two checkpoints below, untrained")
     parser.add_argument("--vision_model_name", default=ModelSettings().vision_model_name)
     parser.add_argument("--language_model_name", default=ModelSettings().language_model_name)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="our side with compiled blocks")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of our side")
 
 
-def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
-    """The captioner of the arguments, in their dtype."""
+def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
+    """Load or build the captioner that the arguments name, in their dtype."""
     from imagecap.generate.captioner import compile_captioner
     from imagecap.model.builder import build, load
 
@@ -46,8 +46,8 @@ def model_of(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cp
     return model
 
 
-def pictures_and_captions(data: Path, count: int) -> tuple[list[Image.Image], list[str]]:
-    """The first `count` pictures, and all English captions."""
+def read_pictures(data: Path, count: int) -> tuple[list[Image.Image], list[str]]:
+    """Read the first `count` pictures, repeated if there are fewer, and all English captions."""
     rows = json.loads(data.read_text(encoding="utf-8"))
     folder = data.parent / "images" if (data.parent / "images").is_dir() else data.parent
     names = list(dict.fromkeys(row["image"] for row in rows))
@@ -56,7 +56,7 @@ def pictures_and_captions(data: Path, count: int) -> tuple[list[Image.Image], li
     return [load_image(folder / name, 100_000_000) for name in names], captions
 
 
-def lengths_of(model: "ImageCaptioner", captions: list[str], count: int) -> list[int]:
-    """Tokens, end token included, of `count` captions drawn from all."""
+def draw_lengths(model: "ImageCaptioner", captions: list[str], count: int) -> list[int]:
+    """Number of tokens, EOS included, of `count` captions drawn at random."""
     drawn = random.Random(0).choices(captions, k=count)
     return [len(model.caption_ids(caption, 64)) for caption in drawn]

@@ -253,9 +253,9 @@ def main() -> None:
     parser.add_argument("--beam_batch", type=int, default=4)
     parser.add_argument("--plot", type=Path, help="also draw cost against batch, beams and length into this PNG")
     arguments = parser.parse_args()
-    model = captioners.model_of(arguments, arguments.device)
-    pictures, captions = captioners.pictures_and_captions(arguments.data, max(arguments.greedy_batch, 8))
-    lengths = captioners.lengths_of(model, captions, len(pictures))
+    model = captioners.load_captioner(arguments, arguments.device)
+    pictures, captions = captioners.read_pictures(arguments.data, max(arguments.greedy_batch, 8))
+    lengths = captioners.draw_lengths(model, captions, len(pictures))
     with torch.inference_mode():
         pixels = model.pixel_values(pictures)
     dtype, device = getattr(torch, arguments.dtype), model.device

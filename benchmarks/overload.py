@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--bound", type=int, default=24, help="UVICORN_LIMIT_CONCURRENCY")
     arguments = parser.parse_args()
-    model = captioners.model_of(arguments)
+    model = captioners.load_captioner(arguments)
     bodies, _, _ = requests(model, arguments.data, 64)
     prompt = str(model.info.get("prompt") or captioners.PROMPT)
     with tempfile.TemporaryDirectory() as place:

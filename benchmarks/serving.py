@@ -1,9 +1,11 @@
-"""Our served model against what people write, over real HTTP on loopback: `python -m benchmarks.serving --data …`.
+"""Our served model against transformers' `generate` behind a lock: `python -m benchmarks.serving --data captions.json`.
 
-The same checkpoint, pictures and caption lengths (drawn from the data's captions, since random weights never end one),
-each served by `mlflow models serve` with one worker: ours, stock `generate` behind a lock, and our engine behind a
-lock, that is with batching off. A number of clients send one picture a request, each as soon as it has its answer.
-Last, the engine alone: threads of one process.
+Each side is served by `mlflow models serve` with one worker, over HTTP on the loopback interface, with the same
+checkpoint, pictures and caption lengths. The peers (`benchmarks/serving_peers.py`) are `stock`, which is the stock
+checkpoint with `generate`, and `single`, which is our scheduler without batching; both caption one request at a time.
+Clients send requests of one picture, each as soon as it has the last answer. The numbers are answered requests per
+second and the percentiles of their latency. Lengths are drawn from the data's captions, since a model with random
+weights never ends a caption. Last, the scheduler alone is measured, called by threads of one process.
 """
 
 import argparse
@@ -27,11 +29,11 @@ from imagecap.config import GenerateSettings
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-WARM_UP = 4  # requests of each client before the clock starts
+WARM_UP_REQUESTS = 4  # of each client, before the measurement starts
 
 
 def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prompt: str) -> dict[str, Path]:
-    """The three models, each in a folder that `mlflow models serve` takes; `compiled`: the blocks of ours."""
+    """Save the three models, each in a folder for `mlflow models serve`; return the folders by name of the side."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -64,7 +66,14 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
 
 
 class Server:
-    """`mlflow models serve` of a folder, until it is left."""
+    """A running `mlflow models serve`.
+
+    Args:
+        model: folder of a saved model.
+        log: file for its output.
+        port: to listen on.
+        environment: further environment variables.
+    """
 
     def __init__(self, model: Path, log: Path, port: int, environment: dict[str, str] | None = None) -> None:
         self.port = port
@@ -87,7 +96,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the process that started all others."""
+        """Process id of the main process."""
         return self._process.pid
 
     def _answers(self) -> bool:
@@ -99,20 +108,20 @@ class Server:
             return False
 
     def stop(self) -> None:
-        """End the server and its workers."""
+        """Terminate the server and its workers."""
         os.killpg(self._process.pid, 15)
         self._process.wait(60)
 
 
 def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[list[float], dict[int, int]]:
-    """Latencies of the answered requests, and how many answers had which status."""
+    """Send requests for `seconds`; return the sorted latencies of successful ones, and the count of each status."""
     latencies: list[float] = []
     statuses: dict[int, int] = {}
     lock, start = threading.Lock(), threading.Barrier(clients)
@@ -120,21 +129,21 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        for turn in range(1_000_000):
-            if turn == min(WARM_UP, max(1, 16 // clients)):
+        for index in range(1_000_000):
+            if index == min(WARM_UP_REQUESTS, max(1, 16 // clients)):
                 start.wait()
-                connection.close()  # it may have idled for longer than the server keeps connections
+                connection.close()  # the server may have closed a connection that was idle
                 until[0] = until[0] or time.monotonic() + seconds
             if until[0] and time.monotonic() > until[0]:
                 return
-            body = bodies[(number * 7 + turn) % len(bodies)]
-            asked = time.monotonic()
+            body = bodies[(number * 7 + index) % len(bodies)]
+            sent = time.monotonic()
             try:
                 connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 answer.read()
                 status = answer.status
-            except (OSError, http.client.HTTPException):  # the server closed the connection: 0 in the table
+            except (OSError, http.client.HTTPException):  # counted as status 0
                 connection.close()
                 status = 0
             now = time.monotonic()
@@ -142,7 +151,7 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[
                 if until[0] and now <= until[0]:
                     statuses[status] = statuses.get(status, 0) + 1
                     if status == 200:
-                        latencies.append(now - asked)
+                        latencies.append(now - sent)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -153,9 +162,9 @@ def load(port: int, bodies: list[bytes], clients: int, seconds: float) -> tuple[
 
 
 def requests(model: "ImageCaptioner", data: Path, count: int) -> tuple[list[bytes], list[Any], list[int]]:
-    """Bodies of requests, their pictures, and their lengths."""
-    pictures, captions = captioners.pictures_and_captions(data, count)
-    lengths = captioners.lengths_of(model, captions, count)
+    """Make request bodies of one picture each; return them with their pictures and caption lengths."""
+    pictures, captions = captioners.read_pictures(data, count)
+    lengths = captioners.draw_lengths(model, captions, count)
     bodies = []
     for picture, length in zip(pictures, lengths, strict=True):
         content = io.BytesIO()
@@ -165,7 +174,7 @@ def requests(model: "ImageCaptioner", data: Path, count: int) -> tuple[list[byte
     return bodies, pictures, lengths
 
 
-def engine_rate(
+def scheduler_rate(
     model: "ImageCaptioner", pictures: list[Any], lengths: list[int], threads: int, seconds: float
 ) -> float:
     """Captions per second of the scheduler alone, called by `threads` threads."""
@@ -175,11 +184,11 @@ def engine_rate(
     until = time.monotonic() + seconds
 
     def call(number: int) -> None:
-        turn = number
+        index = number
         while time.monotonic() < until:
-            place = turn % len(pictures)
-            scheduler.caption([pictures[place]], None, GenerateSettings(max_length=lengths[place]))
-            turn += threads
+            each = index % len(pictures)
+            scheduler.caption([pictures[each]], None, GenerateSettings(max_length=lengths[each]))
+            index += threads
             with lock:
                 done[0] += 1
 
@@ -193,21 +202,21 @@ def engine_rate(
 
 
 def main() -> None:
-    """Run the table."""
+    """Measure every side and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     parser.add_argument("--sides", nargs="+", default=["ours", "stock", "single"])
     arguments = parser.parse_args()
-    model = captioners.model_of(arguments)
+    model = captioners.load_captioner(arguments)
     bodies, pictures, lengths = requests(model, arguments.data, 64)
     print(
         f"{machine.describe()}, {arguments.dtype}; one picture a request, {sum(lengths) / len(lengths):.1f} tokens each"
     )
     rates: dict[tuple[str, int], float] = {}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         checkpoint = arguments.model
         if checkpoint is None:
             checkpoint = folder / "checkpoint"
@@ -236,8 +245,8 @@ def main() -> None:
             if side != "ours" and ("ours", clients) in rates
         ]
         print(f"{clients} clients: ours is {', '.join(others)}")
-    one, many = (engine_rate(model, pictures, lengths, threads, arguments.seconds) for threads in (1, 32))
-    print(f"engine alone: 1 thread {one:.1f} captions/s, 32 threads {many:.1f}: {many / one:.2f} times")
+    one, many = (scheduler_rate(model, pictures, lengths, threads, arguments.seconds) for threads in (1, 32))
+    print(f"scheduler alone: 1 thread {one:.1f} captions/s, 32 threads {many:.1f}: {many / one:.2f} times")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What `benchmarks.serving` compares the served model with: captioners behind the same MLflow server.
+"""The peers of the serving benchmark, as an MLflow model; `mlflow models serve` runs this file.
 
-`stock` is what people write: the stock checkpoint, `AutoProcessor` and `generate`, one request at a time. `single` is
-our engine with batching off: its scheduler, with a place for one picture. MLflow runs this file itself.
+The kind `stock` is the stock checkpoint with `AutoProcessor` and `generate`, behind a lock. `single` is our scheduler
+with room for one picture, so that nothing is batched.
 """
 
 import base64
@@ -19,7 +19,7 @@ class Peer(PythonModel):
     """Captions one request at a time, behind a lock."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint in the way of `kind`."""
+        """Load the checkpoint as the kind in the model configuration says."""
         config = context.model_config or {}
         folder = context.artifacts["checkpoint"]
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class Peer(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row per picture."""
+        """Caption the pictures of a request; one row per picture."""
         from PIL import Image
 
         length = int((params or {}).get("max_length", 64))
@@ -59,8 +59,8 @@ class Peer(PythonModel):
         inputs = self._processor(images=picture, text=self._text, return_tensors="pt")
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids = self._model.generate(**inputs, do_sample=False, max_new_tokens=length)
-        said: str = self._processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return said.strip()
+        text: str = self._processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text.strip()
 
 
 mlflow.models.set_model(Peer())
