@@ -44,13 +44,13 @@ def ours(references: dict[str, list[str]], hypotheses: dict[str, str]) -> dict[s
     from imagecap.metrics import prepare_references, score
 
     started = time.perf_counter()
-    scores = score(references, hypotheses, meteor=False)
+    scores = score(references, hypotheses, programs=False)
     seconds = time.perf_counter() - started
     prepared = prepare_references(references)
     again = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        score(prepared, hypotheses, meteor=False)
+        score(prepared, hypotheses, programs=False)
         again.append(time.perf_counter() - started)
     return {"seconds": seconds, "prepared": statistics.median(again), **scores.overall}
 

@@ -119,9 +119,9 @@ def judge(model: Path, data: Path, output: Path, constant: str) -> dict[str, flo
         subprocess.run(command, check=True)
         results = json.loads((output / f"results_{beams}.json").read_text(encoding="utf-8"))["results"]
         references = prepare_references({row["image"]: row["references"] for row in results})
-        model_scores = score(references, {row["image"]: row["caption"] for row in results}, meteor=False)
+        model_scores = score(references, {row["image"]: row["caption"] for row in results}, programs=False)
         scores |= {name: model_scores.overall["CIDEr"], "Bleu_4": model_scores.overall["Bleu_4"]}
-    floor = score(references, {row["image"]: constant for row in results}, meteor=False)
+    floor = score(references, {row["image"]: constant for row in results}, programs=False)
     captions = np.array([model_scores.per_image[row["image"]]["CIDEr"] for row in results])
     constants = np.array([floor.per_image[row["image"]]["CIDEr"] for row in results])
     differences = resample_weights(len(results), 2000) @ (captions - constants) / len(results)

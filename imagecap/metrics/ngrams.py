@@ -126,7 +126,7 @@ def count_hypotheses(references: References, tokens: Sequence[list[str]]) -> tup
         else:
             coded = ids
         codes, grams = np.unique(coded, return_inverse=True)
-        known, place = find(level.codes, codes)
+        known, place = find_sorted(level.codes, codes)
         names = np.where(known, place, len(level.codes) + np.arange(len(codes)))
         prefix = names[grams].astype(np.int64)
         result.append(_count(owner, prefix, len(level.codes) + max(len(codes), 1)))
@@ -150,13 +150,18 @@ def word_ids(tokens: Sequence[list[str]], words: dict[str, int]) -> tuple[Ints, 
     return np.array(flat, dtype=np.int64), np.array(lengths, dtype=np.int64)
 
 
-def find(values: Ints, wanted: Ints) -> tuple[NDArray[np.bool_], Ints]:
+def find_sorted(values: Ints, wanted: Ints) -> tuple[NDArray[np.bool_], Ints]:
     """Whether each wanted value is in the sorted array `values`, and where."""
     if not len(values):
         return np.zeros(len(wanted), dtype=bool), np.zeros(len(wanted), dtype=np.int64)
     place = np.searchsorted(values, wanted)
     clipped = np.minimum(place, len(values) - 1)
     return values[clipped] == wanted, clipped.astype(np.int64)
+
+
+def sum_by_index(index: Ints, values: NDArray, size: int) -> NDArray[np.float64]:
+    """The sum of the values of each index from 0 to `size` - 1. `[size]`"""
+    return np.bincount(index, weights=values, minlength=size).astype(np.float64)  # of nothing, it makes integers
 
 
 def token_masks(tokens: Sequence[str]) -> dict[str, int]:

@@ -1,65 +1,36 @@
-"""The scores of coco-caption: corpus and per-image BLEU 1-4, ROUGE-L and CIDEr-D, vectorised over images.
+"""Scores of captions against references: the numbers of coco-caption (pycocoevalcap 1.2), vectorised over images."""
 
-Same numbers as pycocoevalcap 1.2 (`Bleu(4)` with the closest reference length, `Rouge`, `Cider`), its fudge terms
-included: Papineni et al. 2002; Lin 2004; Vedantam et al. 2015 (`cider.py`).
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from imagecap.errors import ImageCapError
-from imagecap.metrics.cider import Cider, sums
-from imagecap.metrics.java import MeteorScores, has_meteor, meteor_of_sums, meteor_scores
-from imagecap.metrics.ngrams import (
-    ORDERS,
-    Counts,
-    References,
-    count_hypotheses,
-    find,
-    index_references,
-)
+from imagecap.metrics.bleu import BLEU
+from imagecap.metrics.cider import CIDER
+from imagecap.metrics.meteor import METEOR
+from imagecap.metrics.metric import Floats, Measurement, Metric, TokenizedCaptions
+from imagecap.metrics.ngrams import Ints, References, count_hypotheses, index_references
+from imagecap.metrics.rouge import ROUGE_L
 from imagecap.metrics.tokenizers import resolve_tokenizer, tokenize
 
-Floats = NDArray[np.float64]
+DECLARED: tuple[Metric, ...] = (BLEU, ROUGE_L, CIDER, METEOR)
+"""All metrics, in the order of their scores. A further one is declared in a module of its own and listed here."""
 
-# BLEU's guards against division by zero, as in coco-caption: they show in the scores of hopeless captions.
-_SMALL, _TINY = 1e-9, 1e-15
-_ROUGE_BETA = 1.2
-
-
-@dataclass(frozen=True)
-class BleuParts:
-    """What corpus BLEU is a function of, per image, so that any subset's or resample's BLEU is a sum away.
-
-    Args:
-        correct: clipped matches per order. `[images, 4]`
-        guess: n-grams in the caption per order. `[images, 4]`
-        length: words in the caption. `[images]`
-        reference_length: words in the reference of closest length. `[images]`
-    """
-
-    correct: Floats
-    guess: Floats
-    length: Floats
-    reference_length: Floats
+METRICS: tuple[str, ...] = tuple(name for metric in DECLARED if metric.program is None for name in metric.names)
+"""Names of the scores that are computed everywhere; those of `DECLARED` with a program come on top."""
 
 
 @dataclass(frozen=True)
 class Scores:
     """Scores as fractions (CIDEr up to 10).
 
-    Args:
-        overall: one number per name in `METRICS`, and `METEOR` where it was computed.
+    Attributes:
+        overall: one number per name.
         per_image: the same names per image.
-        language: language of the captions.
-        tokenizer: the tokenizer that was used.
-        columns: per-image scores as arrays in the order of `images`. `[images]` each
+        language: of the captions.
+        tokenizer: that was used.
+        columns: per-image scores by name, in the order of `images`. `[images]` each
         images: names in order.
-        bleu: the parts of BLEU per image.
-        meteor: what METEOR's overall score is a function of, where it was computed. `[images, counts]`
+        measured: the metrics with what they measured.
     """
 
     overall: dict[str, float]
@@ -68,41 +39,53 @@ class Scores:
     tokenizer: str
     columns: dict[str, Floats]
     images: list[str]
-    bleu: BleuParts
-    meteor: Floats | None = None
+    measured: tuple[tuple[Metric, Measurement], ...]
 
-    def resample_corpus_metrics(self, weights: Floats) -> dict[str, Floats]:
-        """Overall scores of resampled sets of images, for the metrics that are not the mean over images.
+    def subset(self, chosen: Sequence[int] | Ints) -> "Scores":
+        """Scores of some of the images, given by their places. CIDEr's idf remains that of all of them.
+
+        Metrics with a program are left out, which would have to run for each subset.
+        """
+        return _collect(
+            self.language,
+            self.tokenizer,
+            [self.images[place] for place in chosen],
+            [
+                (metric, Measurement(found.per_image[chosen], metric.overall(statistics), statistics))
+                for metric, found in self.measured
+                if metric.program is None
+                for statistics in (found.statistics[chosen],)
+            ],
+        )
+
+    def resampled(self, weights: Floats) -> dict[str, Floats]:
+        """Overall scores of resamples of the images, `[resamples]` by name.
 
         Args:
-            weights: how often each image is in each resample. `[resamples, images]`
-
-        Returns:
-            `[resamples]` for each of BLEU 1 to 4, and for METEOR where it was computed.
+            weights: how often each image is drawn in each resample. `[resamples, images]`
         """
-        bleu = self.bleu
-        corpus = bleu_scores(
-            weights @ bleu.correct, weights @ bleu.guess, weights @ bleu.length, weights @ bleu.reference_length
-        )
-        found = {f"Bleu_{order + 1}": corpus[:, order] for order in range(ORDERS)}
-        if self.meteor is not None:
-            found["METEOR"] = meteor_of_sums(weights @ self.meteor)
-        return found
+        return {
+            name: values
+            for metric, found in self.measured
+            for name, values in zip(metric.names, metric.resampled(found.statistics, weights).T, strict=True)
+        }
 
-    def subset(self, chosen: Sequence[int] | NDArray[np.int64]) -> "Scores":
-        """The scores of some of the images, by index; CIDEr keeps the idf of all. METEOR is left out."""
-        bleu = BleuParts(*(getattr(self.bleu, part.name)[chosen] for part in fields(self.bleu)))
-        columns = {name: values[chosen] for name, values in self.columns.items() if name != "METEOR"}
-        images = [self.images[index] for index in chosen]
-        return replace(
-            self,
-            overall=overall_scores(columns, bleu),
-            per_image={image: self.per_image[image] for image in images},
-            columns=columns,
-            images=images,
-            bleu=bleu,
-            meteor=None,
-        )
+    def resampled_differences(self, before: "Scores", weights: Floats) -> dict[str, Floats]:
+        """These scores less those of other captions of the same images, by resample; see `resampled`.
+
+        A metric that only one of the two has is left out.
+        """
+        theirs = {metric.names: found.statistics for metric, found in before.measured}
+        return {
+            name: values
+            for metric, found in self.measured
+            if metric.names in theirs
+            for name, values in zip(
+                metric.names,
+                metric.resampled_difference(theirs[metric.names], found.statistics, weights).T,
+                strict=True,
+            )
+        }
 
 
 def prepare_references(
@@ -138,7 +121,7 @@ def score(
     language: str = "en",
     tokenizer: str | None = None,
     *,
-    meteor: bool = True,
+    programs: bool = True,
 ) -> Scores:
     """Score one caption per image against its references.
 
@@ -149,9 +132,10 @@ def score(
         references: captions per image, or what `prepare_references` made of them (language and tokenizer are
             then those it was made with).
         hypotheses: one caption for each of the same images.
-        language: `"en"` or `"zh"`.
+        language: a code of `imagecap.languages.LANGUAGES`.
         tokenizer: see `tokenize`; None is the default of the language.
-        meteor: compute METEOR too where it is installed (`metrics.java`) and the language is English.
+        programs: also compute metrics that need an external program (METEOR), if it is installed and knows the
+            language.
 
     Raises:
         ImageCapError: the images of the two differ, an image has no reference, or the tokenizer is unknown.
@@ -159,61 +143,46 @@ def score(
     prepared = references if isinstance(references, References) else prepare_references(references, language, tokenizer)
     _check_same_images(prepared.images, hypotheses)
     tokens = tokenize([hypotheses[image] for image in prepared.images], prepared.language, prepared.tokenizer)
-    counts, lengths = count_hypotheses(prepared, tokens)
-    bleu = _bleu_parts(prepared, counts, lengths)
-    per_image = bleu_scores(bleu.correct, bleu.guess, bleu.length, bleu.reference_length)
-    columns = {f"Bleu_{order + 1}": per_image[:, order] for order in range(ORDERS)}
-    columns |= {name: metric(prepared, tokens, counts) for name, metric in MEAN_METRICS.items()}
-    overall = overall_scores(columns, bleu)
-    matches = _meteor(prepared, tokens) if meteor and prepared.language == "en" and has_meteor() else None
-    if matches is not None:
-        columns["METEOR"], overall["METEOR"] = matches.per_image, matches.overall
-    rows = zip(*(columns[name].tolist() for name in columns), strict=True)
+    captions = TokenizedCaptions(prepared, tokens, *count_hypotheses(prepared, tokens))
+    measured = [
+        (metric, metric.measure(captions))
+        for metric in DECLARED
+        if metric.program is None
+        or (programs and metric.program.understands(prepared.language) and metric.program.is_installed())
+    ]
+    return _collect(prepared.language, prepared.tokenizer, list(prepared.images), measured)
+
+
+def notes_on_missing_programs(languages: Iterable[str]) -> list[str]:
+    """A sentence for each metric that is not computed for want of a program that knows one of the languages."""
+    languages = list(languages)
+    return [
+        f"{' and '.join(metric.names)} is not computed: {metric.program.how_to_install}"
+        for metric in DECLARED
+        if metric.program is not None
+        and any(metric.program.understands(language) for language in languages)
+        and not metric.program.is_installed()
+    ]
+
+
+def _collect(
+    language: str, tokenizer: str, images: list[str], measured: Sequence[tuple[Metric, Measurement]]
+) -> Scores:
+    columns = {name: found.per_image[:, place] for metric, found in measured for place, name in enumerate(metric.names)}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return Scores(
-        overall=overall,
-        per_image={
-            image: dict(zip(columns, row, strict=True)) for image, row in zip(prepared.images, rows, strict=True)
+        overall={
+            name: float(value)
+            for metric, found in measured
+            for name, value in zip(metric.names, found.overall, strict=True)
         },
-        language=prepared.language,
-        tokenizer=prepared.tokenizer,
+        per_image={image: dict(zip(columns, row, strict=True)) for image, row in zip(images, rows, strict=True)},
+        language=language,
+        tokenizer=tokenizer,
         columns=columns,
-        images=list(prepared.images),
-        bleu=bleu,
-        meteor=matches.statistics if matches is not None else None,
+        images=images,
+        measured=tuple(measured),
     )
-
-
-def _meteor(references: References, tokens: Sequence[list[str]]) -> MeteorScores:
-    ends = np.cumsum(references.counts).tolist()
-    joined = [" ".join(each) for each in references.tokens]
-    wanted = [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    return meteor_scores(wanted, [" ".join(each) for each in tokens])
-
-
-def overall_scores(columns: Mapping[str, Floats], bleu: BleuParts, chosen: NDArray | None = None) -> dict[str, float]:
-    """Corpus scores of all images, or of the `chosen` ones (indices or a mask): BLEU from summed counts, means else."""
-    pick = slice(None) if chosen is None else chosen
-    corpus = bleu_scores(
-        bleu.correct[pick].sum(axis=0), bleu.guess[pick].sum(axis=0), bleu.length[pick].sum(), _total(bleu, pick)
-    )
-    result = {f"Bleu_{order + 1}": float(corpus[order]) for order in range(ORDERS)}
-    for name in MEAN_METRICS:
-        result[name] = float(np.mean(columns[name][pick]))
-    return result
-
-
-def bleu_scores(correct: Floats, guess: Floats, length: Floats, reference_length: Floats) -> Floats:
-    """BLEU 1 to 4 from counts: `[..., 4]` and `[...]` in, `[..., 4]` out."""
-    precision = np.cumprod((correct + _TINY) / (guess + _SMALL), axis=-1)
-    bleu = precision ** (1.0 / np.arange(1, ORDERS + 1))
-    ratio = (np.asarray(length) + _TINY) / (np.asarray(reference_length) + _SMALL)
-    with np.errstate(over="ignore", under="ignore"):
-        penalty = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
-    return np.asarray(bleu * penalty[..., None])
-
-
-def _total(bleu: BleuParts, pick: slice | NDArray) -> Floats:
-    return np.asarray(bleu.reference_length[pick].sum())
 
 
 def _check_same_images(images: Sequence[str], hypotheses: Mapping[str, str]) -> None:
@@ -224,64 +193,3 @@ def _check_same_images(images: Sequence[str], hypotheses: Mapping[str, str]) -> 
         known = set(images)
         extra = [image for image in hypotheses if image not in known]
         raise ImageCapError(f"{len(extra)} images have a caption but no references, the first is {extra[0]!r}")
-
-
-def _bleu_parts(references: References, counts: Sequence[Counts], lengths: NDArray[np.int64]) -> BleuParts:
-    images = len(references.images)
-    correct = np.zeros((images, ORDERS))
-    for order, (level, own) in enumerate(zip(references.levels, counts, strict=True)):
-        known = own.gram < len(level.codes)
-        image, times = own.caption[known], own.times[known]
-        found, place = find(level.image_gram, image * max(len(level.codes), 1) + own.gram[known])
-        matches = np.where(found, np.minimum(times, level.most[place] if len(level.most) else 0), 0)
-        correct[:, order] = sums(image, matches, images)
-    guess = np.maximum(lengths[:, None] - np.arange(ORDERS)[None, :], 0).astype(np.float64)
-    # the closest reference length; of two equally close ones the shorter
-    distance = np.abs(references.lengths - lengths[references.image_of])
-    start = np.searchsorted(references.image_of, np.arange(images))
-    best = np.minimum.reduceat(distance * np.int64(2**31) + references.lengths, start) % np.int64(2**31)
-    return BleuParts(correct, guess, lengths.astype(np.float64), best.astype(np.float64))
-
-
-def _cider(references: References, tokens: Sequence[list[str]], counts: Sequence[Counts]) -> Floats:
-    return Cider(references).of_counts(np.arange(len(references.images)), counts)
-
-
-def _rouge(references: References, tokens: Sequence[list[str]], counts: Sequence[Counts]) -> Floats:
-    """ROUGE-L: the best precision and the best recall over the references, each by itself, then F with beta 1.2."""
-    result = np.zeros(len(references.images))
-    ends = np.cumsum(references.counts).tolist()
-    start = 0
-    for index, end in enumerate(ends):
-        caption = tokens[index] or [""]
-        precision = recall = 0.0
-        for each in range(start, end):
-            size = len(references.tokens[each]) or 1
-            common = _common_subsequence(references.masks[each], size, caption)
-            precision = max(precision, common / len(caption))
-            recall = max(recall, common / size)
-        if precision and recall:
-            result[index] = ((1 + _ROUGE_BETA**2) * precision * recall) / (recall + _ROUGE_BETA**2 * precision)
-        start = end
-    return result
-
-
-def _common_subsequence(masks: Mapping[str, int], size: int, tokens: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one machine addition per token (Hyyrö 2004)."""
-    ones = (1 << size) - 1
-    row = ones
-    for token in tokens:
-        mask = masks.get(token)
-        if mask is not None:
-            matches = row & mask
-            row = (row + matches) | (row - matches)
-    return size - (row & ones).bit_count()
-
-
-# Metrics whose overall score is the mean over the images. Each gets the references, the tokens of each caption and
-# the captions' n-gram counts, and returns one score per image: `[images]`. A new metric is a function named here.
-MEAN_METRICS: dict[str, Callable[[References, Sequence[list[str]], Sequence[Counts]], Floats]] = {
-    "ROUGE_L": _rouge,
-    "CIDEr": _cider,
-}
-METRICS: tuple[str, ...] = (*(f"Bleu_{order + 1}" for order in range(ORDERS)), *MEAN_METRICS)

@@ -48,7 +48,7 @@ class Validator:
                 self._references[language] = prepare_references(
                     {picture: texts_in(self.plan.samples[int(picture)], language) for picture in captions}, language
                 )
-            scores[language] = score(self._references[language], captions, language, meteor=False).overall["CIDEr"]
+            scores[language] = score(self._references[language], captions, language, programs=False).overall["CIDEr"]
         return scores
 
     def _captions(self, pictures: list[int], prompt: str) -> list[str]:

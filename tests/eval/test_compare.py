@@ -16,7 +16,7 @@ from imagecap.eval.changes import sign_test
 from imagecap.eval.compare import compare_results
 from imagecap.main import main
 from imagecap.metrics import score
-from imagecap.metrics.java import meteor_of_sums
+from imagecap.metrics.meteor import METEOR, meteor_of_sums
 from imagecap.report.tables import format_comparison
 
 NOUNS = ("dog", "cat", "boat", "tree", "child", "train")
@@ -172,10 +172,11 @@ def test_meteor_is_scored_anew_where_its_programs_are() -> None:
         score(references, {row["image"]: row["caption"] for row in part["results"]}) for part in (before, after)
     )
     assert (change.baseline, change.candidate) == (first.overall["METEOR"], second.overall["METEOR"])
-    assert first.meteor is not None
-    assert second.meteor is not None
     weights = resample_weights(30, 50)
-    draws = meteor_of_sums(weights @ second.meteor) - meteor_of_sums(weights @ first.meteor)
+    first_drawn, second_drawn = (
+        meteor_of_sums(weights @ dict(each.measured)[METEOR].statistics)[:, 0] for each in (first, second)
+    )
+    draws = second_drawn - first_drawn
     assert [change.low, change.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
     assert (change.better, change.worse, change.tied) == (15, 0, 15)
     assert "METEOR" not in compare_results(before, GOOD).changes

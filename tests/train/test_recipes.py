@@ -87,7 +87,7 @@ def test_a_validation_by_captions_after_adapters_merge(
     )
     references = {sample.image: [each.text for each in sample.captions if each.language == "en"] for sample in english}
     hypotheses = {sample.image: each.text for sample, each in zip(english, said, strict=True)}
-    both = [score(references, hypotheses, "en", meteor=False).overall["CIDEr"]]
+    both = [score(references, hypotheses, "en", programs=False).overall["CIDEr"]]
     chinese = [sample for sample in validation if any(each.language == "zh" for each in sample.captions)]
     said = caption(
         saved,

@@ -1,0 +1,104 @@
+"""What a metric is: how captions are measured, and how the score of a set of captions follows from its members."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagecap.metrics.ngrams import Counts, Ints, References
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TokenizedCaptions:
+    """One caption per image of the references, in their order.
+
+    Attributes:
+        references: what the captions are scored against.
+        tokens: of each caption.
+        counts: n-grams of 1 to 4 words, in the references' ids.
+        lengths: words per caption. `[captions]`
+    """
+
+    references: References
+    tokens: Sequence[list[str]]
+    counts: Sequence[Counts]
+    lengths: Ints
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a metric says of captions.
+
+    Attributes:
+        per_image: scores of each caption. `[captions, names]`
+        overall: scores of all captions together. `[names]`
+        statistics: what the scores of any subset or resample follow from. `[captions, statistics]`
+    """
+
+    per_image: Floats
+    overall: Floats
+    statistics: Floats
+
+
+@dataclass(frozen=True)
+class Program:
+    """An external program that a metric needs.
+
+    Attributes:
+        understands: whether the program knows a language, given its code.
+        is_installed: whether it can be run here.
+        how_to_install: ends the sentence "… is not computed: ".
+    """
+
+    understands: Callable[[str], bool]
+    is_installed: Callable[[], bool]
+    how_to_install: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Declaration of a metric; see `mean_metric` for metrics whose overall score is a mean.
+
+    Attributes:
+        names: of its scores.
+        measure: scores captions.
+        of_sums: corpus scores from summed statistics, `[..., statistics]` in and `[..., names]` out. None: a corpus
+            score is the mean of the captions' scores, which are the statistics.
+        program: what it needs beside Python; None: nothing.
+    """
+
+    names: tuple[str, ...]
+    measure: Callable[[TokenizedCaptions], Measurement]
+    of_sums: Callable[[Floats], Floats] | None = None
+    program: Program | None = None
+
+    def overall(self, statistics: Floats) -> Floats:
+        """Scores of a set of captions from their statistics. `[names]`"""
+        if self.of_sums is not None:
+            return self.of_sums(statistics.sum(axis=0))
+        return np.array([np.mean(values) for values in statistics.T])
+
+    def resampled(self, statistics: Floats, weights: Floats) -> Floats:
+        """Scores of resamples, `[resamples, names]`; `weights` count each caption in each, `[resamples, captions]`."""
+        if self.of_sums is not None:
+            return self.of_sums(weights @ statistics)
+        return np.stack([weights @ values / len(values) for values in statistics.T], axis=1)
+
+    def resampled_difference(self, before: Floats, after: Floats, weights: Floats) -> Floats:
+        """Paired differences between two sets of captions of the same images, by resample. `[resamples, names]`"""
+        if self.of_sums is not None:
+            return self.resampled(after, weights) - self.resampled(before, weights)
+        return self.resampled(after - before, weights)
+
+
+def mean_metric(name: str, score_each: Callable[[TokenizedCaptions], Floats]) -> Metric:
+    """A metric with one score per caption, `[captions]`, whose overall score is their mean."""
+
+    def measure(captions: TokenizedCaptions) -> Measurement:
+        scores = score_each(captions)
+        return Measurement(scores[:, None], np.array([np.mean(scores)]), scores[:, None])
+
+    return Metric((name,), measure)
