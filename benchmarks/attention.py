@@ -8,7 +8,7 @@ mask, and the vision encoder without a mask.
 import torch
 
 from benchmarks import machine
-from imagecap.train.attention import attend
+from imagecap.train.matmul_attention import attend
 
 # pictures, query heads, key heads, tokens, head dimension, masked
 SHAPES = (

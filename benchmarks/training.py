@@ -26,7 +26,8 @@ from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.config import ComputeSettings, ModelSettings, Settings, TrainSettings
 from imagecap.data.records import Caption, Sample
 from imagecap.model.builder import build
-from imagecap.train.summary import TrainSummary, peak_memory
+from imagecap.train.memory import peak_memory
+from imagecap.train.outputs import TrainSummary
 from imagecap.train.trainer import train
 
 GB = 1e9

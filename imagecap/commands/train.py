@@ -28,10 +28,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     settings = settings_from_flags(arguments)
     from imagecap.data.dataset import problem_lines, read_captions
-    from imagecap.train.rank import leads
+    from imagecap.train.distributed import is_main_process
 
     samples, problems = read_captions(settings.data)
-    if problems and leads():
+    if problems and is_main_process():
         print(problem_lines(problems), file=sys.stderr)
     training = [sample for sample in samples if sample.split == "train"]
     validation = [sample for sample in samples if sample.split == "validation"]
@@ -40,16 +40,17 @@ def run(arguments: argparse.Namespace) -> None:
 
     from imagecap.model.builder import build
     from imagecap.train.dry_run import dry_run
-    from imagecap.train.trainer import require_pictures, train
+    from imagecap.train.setup import require_pictures
+    from imagecap.train.trainer import train
 
     require_pictures(training)
     output = Path(settings.train.output_dir)
     model = build(settings.model, settings.compute, seed=settings.train.train_seed)
     if arguments.dry_run:
-        _tell(dry_run(settings, model, training, validation))
+        _tell(dry_run(settings, model, training, validation, output / "state"))
         return
     tracking: AbstractContextManager[Any] = nullcontext()
-    if arguments.track and leads():
+    if arguments.track and is_main_process():
         from imagecap.registry.tracking import tracked_run
 
         tracking = tracked_run(settings, "train")
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _tell(line: str) -> None:
     """Print a line from the main process only."""
-    from imagecap.train.rank import leads
+    from imagecap.train.distributed import is_main_process
 
-    if leads():
+    if is_main_process():
         print(line)

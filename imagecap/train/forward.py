@@ -8,11 +8,11 @@ from torch import Tensor
 
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.batch import Branch, PackedRows, pack
 from imagecap.train.loss import chunked_cross_entropy
+from imagecap.train.packing import Branch, PackedRows, pack
 
 
-def hidden_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
+def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
     """Last hidden states where a label is predicted, `[labels, hidden]`.
 
     Args:
@@ -25,7 +25,7 @@ def hidden_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) 
     exact = torch.promote_types(image.dtype, torch.float32)
     parts = [text[:, : rows.image_start], image, text[:, end:]]
     embeds = torch.cat([part.to(exact) for part in parts], dim=1)
-    hidden = decode_packed(model.language_model, embeds, rows)
+    hidden = forward_packed(model.language_model, embeds, rows)
     return hidden.flatten(0, 1).index_select(0, rows.predicts)
 
 
@@ -37,11 +37,11 @@ def packed_loss(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """`sum(row_weights * cross_entropy)` over all labels of the rows, a scalar; see `chunked_cross_entropy`."""
-    hidden = hidden_at_labels(model, features, rows)
+    hidden = hidden_states_at_labels(model, features, rows)
     return chunked_cross_entropy(hidden, model.lm_head.weight, rows.labels, row_weights, dtype)
 
 
-def decode_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
+def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
     """Run the stock text model over packed rows, `[pictures, tokens, hidden]` → the same.
 
     The mask goes in as 4-D, which transformers takes as it stands. Restarting positions without one would be read as
@@ -57,7 +57,7 @@ def decode_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
 
 
 @torch.no_grad()
-def check_tree_mask(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -> None:
+def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -> None:
     """See that the language model keeps to an explicit mask and explicit positions, on a tree of a few tokens.
 
     Recurrent models and those with attention biases of their own (ALiBi) do not; training them on shared prefixes
@@ -84,7 +84,7 @@ def check_tree_mask(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -
 
 
 def _states(model: ImageCaptioner, rows: PackedRows) -> Tensor:
-    hidden = decode_packed(model.language_model, model.embed_tokens(rows.ids), rows)
+    hidden = forward_packed(model.language_model, model.embed_tokens(rows.ids), rows)
     return hidden.flatten(0, 1).index_select(0, rows.predicts).float()
 
 

@@ -1,4 +1,4 @@
-"""Getting micro-steps ready ahead of time: pictures decoded and packed by threads while the model computes."""
+"""The loader: threads decode pictures and pack captions into micro-batches while the model computes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,27 +12,28 @@ from imagecap.data.images import load_image
 from imagecap.data.prefetch import prefetch
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.augmentation import augmented, augments, hidden_tokens
-from imagecap.train.batch import PackedRows, pack
-from imagecap.train.features import FeatureCache
+from imagecap.train.distributed import ProcessGroup
+from imagecap.train.feature_cache import FeatureCache
+from imagecap.train.packing import PackedRows, pack
 from imagecap.train.plan import Plan, Step
-from imagecap.train.processes import Group
 
 THREADS, THREADS_ON_GPU = 2, 8  # decoding is quick beside a step on the CPU, but not beside one on a GPU
 AHEAD = 2  # steps read ahead per thread: a few hide the slow ones
-VIEWS, WORDS = 1, 2  # in a seed: draws of views and of hidden words, apart from those of captions
+AUGMENTATION_STREAM, TOKEN_DROPOUT_STREAM = 1, 2  # last part of a seed: keeps the random streams apart
 
 
 @dataclass(frozen=True)
-class Micro:
-    """A micro-step, ready for the model; tensors are on the CPU, for a GPU in memory that it reads by itself.
+class MicroBatch:
+    """The input of one micro-step. Tensors are on the CPU, in pinned memory if the model is on a GPU.
 
     Attributes:
-        pictures: their places in the plan.
-        names: their names, for messages.
-        rows: their captions, packed.
-        weights: what each label counts in the loss, `[labels]`.
-        cached: places in the batch whose features come from the cache, and those features.
-        fresh: places in the batch that must be encoded, and their pixels.
+        pictures: indices of the pictures in the plan.
+        names: names of the pictures, for messages.
+        rows: the packed captions.
+        weights: weight of each label in the loss, `[labels]`.
+        cached: indices within the batch whose features are cached, and these features
+            `[pictures, patches, vision_hidden]`.
+        fresh: indices within the batch that must be encoded, and their pixel values `[pictures, 3, height, width]`.
     """
 
     pictures: list[int]
@@ -44,26 +45,38 @@ class Micro:
 
 
 class Loader:
-    """Makes micro-steps of a plan's pictures."""
+    """Makes the micro-batches of a plan, each process its share."""
 
     def __init__(
-        self, model: ImageCaptioner, plan: Plan, cache: FeatureCache | None, max_pixels: int, group: Group | None = None
+        self,
+        model: ImageCaptioner,
+        plan: Plan,
+        cache: FeatureCache | None,
+        max_pixels: int,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.model, self.plan, self.cache, self.max_pixels = model, plan, cache, max_pixels
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.before = model.prompt_ids("").before
 
     def pixels(self, picture: int, epoch: int | None = None) -> Tensor:
-        """A picture of the plan, decoded and preprocessed, in the view of an epoch: `[3, height, width]`."""
+        """Pixel values `[3, height, width]` of a picture of the plan.
+
+        Args:
+            picture: index in the plan.
+            epoch: seeds the augmentation; None: not augmented.
+        """
         sample, settings = self.plan.samples[picture], self.plan.settings
         image = load_image(sample.path, self.max_pixels)
         if epoch is not None and augments(settings):
-            image = augmented(image, settings, np.random.default_rng([settings.train_seed, epoch, picture, VIEWS]))
+            image = augmented(
+                image, settings, np.random.default_rng([settings.train_seed, epoch, picture, AUGMENTATION_STREAM])
+            )
         return self.model.preprocess([image])[0]
 
-    def micro(self, part: list[tuple[int, list[int]]], epoch: int | None) -> Micro:
-        mine = self.group.share(part)
-        idle = not mine  # a last step of fewer pictures than processes: this one computes along, and counts nothing
+    def micro_batch(self, part: list[tuple[int, list[int]]], epoch: int | None) -> MicroBatch:
+        mine = self.group.shard(part)
+        idle = not mine  # fewer pictures than processes are left: compute with one of another process, with weight 0
         part = mine or part[:1]
         pictures = [picture for picture, _ in part]
         digests = [self.plan.samples[picture].digest for picture in pictures]
@@ -76,13 +89,15 @@ class Loader:
         packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
         if share and epoch is not None:
-            hidden = hidden_tokens(packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], WORDS]))
+            hidden = hidden_tokens(
+                packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], TOKEN_DROPOUT_STREAM])
+            )
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
         fresh = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
-        # copies that the device need not be waited for start from pinned memory
+        # asynchronous copies to the device need pinned memory
         pinned = self.model.device.type == "cuda"
-        return Micro(
+        return MicroBatch(
             pictures=pictures,
             names=[self.plan.samples[picture].image for picture in pictures],
             rows=packed.pinned() if pinned else packed,
@@ -91,12 +106,12 @@ class Loader:
             fresh=(missing, fresh.pin_memory() if pinned and fresh is not None else fresh),
         )
 
-    def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[Micro]]]:
-        """The steps in order, each prepared by a thread before it is needed."""
+    def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[MicroBatch]]]:
+        """The steps in order with their micro-batches, which threads prepare ahead."""
         threads = threads_for(self.model.device)
 
-        def prepare(step: Step) -> tuple[Step, list[Micro]]:
-            return step, [self.micro(part, step.epoch) for part in step.micro]
+        def prepare(step: Step) -> tuple[Step, list[MicroBatch]]:
+            return step, [self.micro_batch(part, step.epoch) for part in step.micro]
 
         return prefetch(prepare, steps, threads=threads, ahead=AHEAD * threads)
 

@@ -1,6 +1,4 @@
-"""AdamW with a learning rate for each part of the model, and the schedule of the rates."""
-
-import math
+"""AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with a learning rate for each part of the model."""
 
 import torch
 from torch import nn
@@ -12,9 +10,10 @@ PARTS = ("projector", "language_model", "adapters", "vision_model")
 
 
 def build_optimizer(model: ImageCaptioner, settings: TrainSettings) -> torch.optim.AdamW:
-    """Groups by part and by decay; norms, biases and embeddings (a tied head with them) do not decay.
+    """AdamW with parameter groups by part of the model and by weight decay.
 
-    Each group keeps its peak rate as `peak_lr`; `set_learning_rates` makes `lr` of it.
+    Norms, biases and embeddings (a tied head included) have no weight decay. Each group holds its peak learning rate
+    as `peak_lr`, from which `set_learning_rates` sets `lr`.
     """
     embeddings = {
         id(module.weight)
@@ -40,13 +39,13 @@ def build_optimizer(model: ImageCaptioner, settings: TrainSettings) -> torch.opt
             if weights:
                 decay = settings.weight_decay if decays else 0.0
                 groups.append({"params": weights, "peak_lr": peaks[part], "part": part, "weight_decay": decay})
-    # fused: one pass over weights, gradients and moments instead of a dozen, on CPU as on CUDA
+    # fused: one pass over weights, gradients and moments instead of a dozen
     fused = model.device.type in {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
 
 
 def part_of(name: str) -> str:
-    """Which part of the model a weight of `LlavaForConditionalGeneration` belongs to."""
+    """The part of the model, one of `PARTS`, that a weight of `LlavaForConditionalGeneration` belongs to."""
     if name.startswith("model.vision_tower."):
         return "vision_model"
     if name.startswith("model.multi_modal_projector."):
@@ -54,22 +53,8 @@ def part_of(name: str) -> str:
     return "adapters" if ".lora_" in name else "language_model"
 
 
-def rate_factor(step: int, steps: int, warmup_ratio: float, schedule: str = "cosine") -> float:
-    """Share of the peak rate at an update: up a line over the warm-up, then down a half cosine or a line to 0, or not.
-
-    A function of the update's number alone (0-based), so that resuming needs no schedule state.
-    """
-    warmup = math.ceil(warmup_ratio * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    done = (step - warmup) / max(1, steps - warmup)
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set every group's rate to its share of the peak; returns the rates by part."""
+    """Set each group's learning rate to `factor` times its peak; returns the learning rates by part."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return {group["part"]: group["lr"] for group in optimizer.param_groups}

@@ -12,7 +12,7 @@ from imagecap.config import TrainSettings
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.batch import Branch
+from imagecap.train.packing import Branch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, leave with the status that says so."""
+"""Ctrl-C and SIGTERM during training: the current step is finished and the state saved before the process exits."""
 
 import signal
 import threading
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stop:
-    """Whether to stop, asked between steps. A second Ctrl-C stops at once, without saving."""
+class DeferredSignals:
+    """True as soon as a signal has come. A second Ctrl-C raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -17,8 +17,8 @@ class Stop:
         return self.signal is not None
 
     @property
-    def status(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, as a shell has it; the latter too where another process was told."""
+    def exit_status(self) -> int:
+        """128 plus the signal number: 130 for Ctrl-C, 143 for SIGTERM (also if only another process was told)."""
         return 128 + (self.signal or signal.SIGTERM)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
@@ -28,15 +28,15 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Take both signals for the length of the block; only the main thread of a process can."""
-    stop = Stop()
+def deferred_signals() -> Iterator[DeferredSignals]:
+    """Defer SIGINT and SIGTERM for the length of the block; in threads other than the main one nothing is deferred."""
+    signals = DeferredSignals()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield signals
         return
-    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""The state of an interrupted run: one file that is replaced in one go, so that there is always a good one.
+"""The saved state of an interrupted training: one safetensors file, replaced atomically.
 
-It is a safetensors file: the trainable weights and their two moments as tensors, everything else as JSON in its
-header. Nothing random needs to be kept: order of pictures, choice of captions and learning rate are functions of the
-seed and the step (`plan.py`, `optimizer.py`), and dropout is off.
+The trainable weights and their AdamW moments are its tensors, everything else is JSON in its header. No random state is
+saved: the order of pictures, the choice of captions and the learning rate are functions of the seed and the step
+(`plan.py`, `schedule.py`), and there is no dropout.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 
 Weights = dict[str, torch.nn.Parameter]
+ResumeKey = dict[str, Any]
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
 # settings that change neither the weights nor the loss curve
@@ -39,21 +40,21 @@ FREE = {
 
 
 @dataclass
-class Progress:
-    """How far a run is; all of it goes into the state.
+class TrainingProgress:
+    """How far a run has come; all of it is saved in the state.
 
     Attributes:
-        step: updates done.
-        epoch: the epoch under way, from 0.
-        epoch_step: updates done in it.
-        epoch_loss: its summed loss so far.
-        epoch_weight: what that weighs: label tokens, captions or pictures.
-        window_loss: summed loss since the last logged step.
-        window_weight: what that weighs.
-        scaler: state of float16's loss scaling; empty in other types.
-        skipped: updates left out because of a non-finite loss.
-        best: what `validation.Best` remembers.
-        seconds: time in this and earlier processes of the run.
+        step: optimizer steps made.
+        epoch: number of the current epoch, from 0.
+        epoch_step: optimizer steps made in the current epoch.
+        epoch_loss: weighted sum of the losses of the current epoch.
+        epoch_weight: sum of their weights (label tokens, captions or pictures; see `loss_weighting`).
+        window_loss: weighted sum of the losses since the last logged step.
+        window_weight: sum of their weights.
+        scaler: state of the float16 gradient scaler; empty in other dtypes.
+        skipped: steps left out because of a non-finite loss.
+        best: state of `validation.BestValidation`.
+        seconds: training time in this and earlier processes of the run.
         history: one entry per logged step, per validation and per epoch.
     """
 
@@ -70,24 +71,41 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def add_loss(self, loss: float, weight: float) -> None:
+        """Add the mean loss of a step to the means of the epoch and of the logging window."""
+        self.epoch_loss += loss * weight
+        self.epoch_weight += weight
+        self.window_loss += loss * weight
+        self.window_weight += weight
 
-def run_key(settings: Settings, model: ImageCaptioner, data: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What must be equal for a run to go on: settings, data, starting weights."""
+    @property
+    def epoch_mean_loss(self) -> float:
+        """Mean loss of the current epoch; NaN if every step was skipped."""
+        return self.epoch_loss / self.epoch_weight if self.epoch_weight else float("nan")
+
+    def next_epoch(self) -> None:
+        """Go on to the next epoch."""
+        self.epoch += 1
+        self.epoch_step, self.epoch_loss, self.epoch_weight = 0, 0.0, 0.0
+
+
+def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtype: torch.dtype) -> ResumeKey:
+    """What must be equal for a run to be resumed: settings that change results, dtype, data and initial weights."""
     chosen = {name: value for name, value in settings.train.model_dump().items() if name not in FREE}
-    trainable = list(trained(model))
+    trainable = list(trainable_weights(model))
     adapters = {} if settings.model.lora_rank is None else {"lora_alpha": settings.model.lora_alpha}
     return {
         **chosen,
         **adapters,
         "dtype": str(dtype).removeprefix("torch."),
-        "data": data,
+        "data": data_digest,
         "trainable weights": hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:16],
         "starting weights": fingerprint(model),
     }
 
 
 def fingerprint(model: ImageCaptioner) -> str:
-    """A hash over a few thousand values of every weight: any other checkpoint or training differs in it."""
+    """A hash over some 2,048 values of every weight, and the configuration; other checkpoints have another one."""
     total = hashlib.sha256(json.dumps(model.llava.config.to_dict(), sort_keys=True, default=str).encode())
     for name, weight in model.llava.state_dict().items():
         flat = weight.detach().flatten()
@@ -96,11 +114,13 @@ def fingerprint(model: ImageCaptioner) -> str:
     return total.hexdigest()[:16]
 
 
-def save_state(folder: Path, key: dict[str, Any], progress: Progress, weights: Weights, optimizer: Optimizer) -> None:
-    """Replace the state of `folder`.
+def save_state(
+    folder: Path, key: ResumeKey, progress: TrainingProgress, weights: Weights, optimizer: Optimizer
+) -> None:
+    """Save the training state in `folder`, replacing the one before it.
 
     Raises:
-        ImageCapError: it cannot be written; the state that was there before is untouched.
+        ImageCapError: the state cannot be written; the one before it is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -110,14 +130,14 @@ def save_state(folder: Path, key: dict[str, Any], progress: Progress, weights: W
     _write(folder / STATE_FILE, tensors, {"key": json.dumps(key), "progress": json.dumps(asdict(progress))})
 
 
-def save_best(folder: Path, key: dict[str, Any], weights: Weights) -> None:
-    """Keep these weights as the best so far; raises as `save_state` does."""
+def save_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
+    """Save the weights that were best in validation; raises as `save_state` does."""
     tensors = {f"weight.{name}": weight.detach() for name, weight in weights.items()}
     _write(folder / BEST_FILE, tensors, {"key": json.dumps(key)})
 
 
-def load_state(folder: Path, key: dict[str, Any], weights: Weights, optimizer: Optimizer) -> Progress | None:
-    """Bring weights and optimizer to where the run in `folder` was; None if there is no state.
+def load_state(folder: Path, key: ResumeKey, weights: Weights, optimizer: Optimizer) -> TrainingProgress | None:
+    """Load weights and optimizer state from `folder` in place; returns the progress, or None if there is no state.
 
     Raises:
         ImageCapError: the file is damaged, or belongs to a run with other settings, data or checkpoints.
@@ -126,7 +146,7 @@ def load_state(folder: Path, key: dict[str, Any], weights: Weights, optimizer: O
     if not target.exists():
         return None
     with _opened(target, key) as file:
-        progress = Progress(**json.loads(file.metadata()["progress"]))
+        progress = TrainingProgress(**json.loads(file.metadata()["progress"]))
         there = set(file.keys())
         for name, weight in weights.items():
             weight.data.copy_(file.get_tensor(f"weight.{name}"))
@@ -138,15 +158,15 @@ def load_state(folder: Path, key: dict[str, Any], weights: Weights, optimizer: O
     return progress
 
 
-def load_best(folder: Path, key: dict[str, Any], weights: Weights) -> None:
-    """Set the weights to the best ones; raises as `load_state` does."""
+def load_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
+    """Load the weights that were best in validation, in place; raises as `load_state` does."""
     with _opened(folder / BEST_FILE, key) as file:
         for name, weight in weights.items():
             weight.data.copy_(file.get_tensor(f"weight.{name}"))
 
 
 @contextmanager
-def _opened(target: Path, key: dict[str, Any]) -> Iterator[Any]:
+def _opened(target: Path, key: ResumeKey) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -183,14 +203,14 @@ def _new(target: Path) -> Path:
 
 
 def remove_state(folder: Path) -> None:
-    """Forget a run that is complete, with what a process killed while saving may have left."""
+    """Remove the state of a complete run, and temporary files of a process that was killed while saving."""
     for file in (folder / STATE_FILE, folder / BEST_FILE):
         file.unlink(missing_ok=True)
         _new(file).unlink(missing_ok=True)
 
 
-def trained(model: ImageCaptioner) -> Weights:
-    """The trainable weights by name; tied ones once."""
+def trainable_weights(model: ImageCaptioner) -> Weights:
+    """The weights that train, by name; tied weights once."""
     return {name: weight for name, weight in model.llava.named_parameters() if weight.requires_grad}
 
 

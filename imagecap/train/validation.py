@@ -1,4 +1,4 @@
-"""Judging a model in training by the validation pictures, and remembering which weights were the best."""
+"""Validation during training: loss and CIDEr on the validation pictures, and which weights were best."""
 
 import math
 from typing import Any
@@ -7,26 +7,28 @@ import torch
 
 from imagecap.config import GenerateSettings, TrainSettings
 from imagecap.metrics import References, prepare_references, score
-from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan, prompts_of, texts_in
+from imagecap.train.step import TrainStep
 
-CAPTION_TOKENS = 40  # people's captions have some 12; one that never ends should not hold everything up
+MAX_CAPTION_TOKENS = 40  # captions of people have some 12 tokens; one that never ends must not delay the training
 
 
 class Validator:
-    """Loss, and CIDEr of greedy captions where that decides, over a plan's pictures."""
+    """Computes the validation loss and, if `best_by` is CIDEr, the CIDEr of greedy captions."""
 
-    def __init__(self, engine: Engine, loader: Loader, settings: TrainSettings) -> None:
-        self.engine, self.loader, self.plan = engine, loader, loader.plan
+    def __init__(self, train_step: TrainStep, loader: Loader, settings: TrainSettings) -> None:
+        self.train_step, self.loader, self.plan = train_step, loader, loader.plan
         self.with_captions = settings.best_by == "CIDEr"
         self._references: dict[str, References] = {}
 
-    def judge(self) -> dict[str, float]:
-        """`val_loss`, and `val_CIDEr` (of several languages their mean); nothing without pictures."""
+    def validate(self) -> dict[str, float]:
+        """`val_loss` and `val_CIDEr` (the mean over languages); empty if there are no validation pictures."""
         if not self.plan.samples:
             return {}
-        found = {"val_loss": self.engine.mean_loss(micro for _, micro in self.loader.steps(self.plan.in_order()))}
+        found = {
+            "val_loss": self.train_step.mean_loss(batches for _, batches in self.loader.steps(self.plan.in_order()))
+        }
         if self.with_captions:
             by_language = self._cider()
             found["val_CIDEr"] = sum(by_language.values()) / len(by_language)
@@ -55,43 +57,43 @@ class Validator:
         from imagecap.generate.captioner import caption_features, evaluating
         from imagecap.generate.prompts import tokenize_prompt
 
-        model = self.engine.model
-        settings = GenerateSettings(max_length=CAPTION_TOKENS)
+        model = self.train_step.model
+        settings = GenerateSettings(max_length=MAX_CAPTION_TOKENS)
         tokenized = tokenize_prompt(model, prompt, settings)
-        features = self.engine.features(self.loader.micro([(picture, [0]) for picture in pictures], None))
-        with self.engine.autocast(), evaluating(model.llava):
+        features = self.train_step.features(self.loader.micro_batch([(picture, [0]) for picture in pictures], None))
+        with self.train_step.autocast(), evaluating(model.llava):
             made = caption_features(model, features, [tokenized] * len(pictures), settings)
         return [each.text for each in made]
 
 
-class Best:
-    """Which validation was the best so far, and how many have gone by since.
+class BestValidation:
+    """Which validation was the best so far, and how many have followed without a better one.
 
-    Everything is in `progress`, a dict that goes into the training state.
+    Its state is the dict `state`, which is saved with the training state.
     """
 
-    def __init__(self, settings: TrainSettings, progress: dict[str, Any]) -> None:
+    def __init__(self, settings: TrainSettings, state: dict[str, Any]) -> None:
         self.name = f"val_{settings.best_by}" if settings.best_by == "CIDEr" else "val_loss"
         self.sign = 1 if settings.best_by == "CIDEr" else -1
-        self.patience, self.progress = settings.patience, progress
+        self.patience, self.state = settings.patience, state
 
-    def better(self, found: dict[str, float], step: int) -> bool:
-        """Take a validation in; whether it is the best so far."""
-        value, best = found[self.name], self.progress.get("value", math.nan)
-        if "value" in self.progress and not (math.isnan(best) or self.sign * value > self.sign * best):
-            self.progress["since"] += 1
+    def is_better(self, found: dict[str, float], step: int) -> bool:
+        """Record a validation; returns whether it is the best so far."""
+        value, best = found[self.name], self.state.get("value", math.nan)
+        if "value" in self.state and not (math.isnan(best) or self.sign * value > self.sign * best):
+            self.state["since"] += 1
             return False
-        self.progress.update(value=value, step=step, since=0)
+        self.state.update(value=value, step=step, since=0)
         return True
 
     @property
-    def given_up(self) -> bool:
-        """Whether `patience` is at its end."""
-        return self.patience is not None and self.progress.get("since", 0) >= self.patience
+    def patience_exhausted(self) -> bool:
+        """Whether `patience` validations have passed without a better one."""
+        return self.patience is not None and self.state.get("since", 0) >= self.patience
 
 
 def _by_prompt(plan: Plan) -> dict[tuple[str, str], list[int]]:
-    """Pictures by language and the first prompt of their captions in it."""
+    """Pictures grouped by language and by the first prompt of their captions in that language."""
     groups: dict[tuple[str, str], list[int]] = {}
     for picture, sample in enumerate(plan.samples):
         for language, prompt in prompts_of(sample).items():

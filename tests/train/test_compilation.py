@@ -12,7 +12,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
 from imagecap.train.compilation import compiled_blocks
 from imagecap.train.forward import packed_loss
-from imagecap.train.lean import replaced
+from imagecap.train.memory_efficient import replaced_forwards
 from tests.tiny import picture
 from tests.train.test_exactness import CASES, assert_close, encode, gradients, packed
 
@@ -51,7 +51,7 @@ def test_loss_and_gradients_of_compiled_blocks(tiny_bases: ModelSettings) -> Non
         plain = packed_loss(model, features, batch, weights)
         plain.backward()
         expected = gradients(model)
-        with replaced(blocks):
+        with replaced_forwards(blocks):
             compiled = packed_loss(model, features, batch, weights)
             compiled.backward()
         assert compiled.item() == pytest.approx(plain.item(), rel=1e-12)
@@ -66,7 +66,7 @@ def test_loss_and_gradients_of_compiled_blocks(tiny_bases: ModelSettings) -> Non
         rows = encode(model, CASES[case])
         batch = packed(model, rows)
         features = torch.zeros(len(rows), model.num_patches, 32, dtype=torch.float64)
-        with replaced(again):
+        with replaced_forwards(again):
             packed_loss(model, features, batch, torch.ones(len(batch.labels), dtype=torch.float64))
     assert counter.frame_count == 1
 

@@ -12,11 +12,11 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.attention import plain_products
-from imagecap.train.batch import Branch, PackedRows, pack
-from imagecap.train.engine import checkpoint_blocks
-from imagecap.train.forward import check_tree_mask, packed_loss
-from imagecap.train.lean import lean_modules, replaced
+from imagecap.train.forward import check_attention_mask_support, packed_loss
+from imagecap.train.matmul_attention import matmul_attention
+from imagecap.train.memory import enable_gradient_checkpointing
+from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
+from imagecap.train.packing import Branch, PackedRows, pack
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_qwen
 
 ENGLISH, CHINESE = "Describe this image.", "描述这张图片。"
@@ -130,7 +130,7 @@ def compare(
         batch = packed(model, rows)
         size = {"token": len(losses), "caption": sum(len(row) for rows_ in micro for row in rows_)}
         weights = batch.weights(weighting) / size.get(weighting, len(flat_images))
-        with plain_products(model, lean), replaced(lean_modules(model) if lean else []):
+        with matmul_attention(model, lean), replaced_forwards(memory_efficient_forwards(model) if lean else []):
             loss = packed_loss(model, model.encode_images(model.pixel_values(part)), batch, weights)
             loss.backward()
         total += float(loss.detach())
@@ -159,7 +159,7 @@ def test_loss_weightings(tiny_model: ImageCaptioner, weighting: str) -> None:
 
 
 def test_blocks_that_are_computed_twice(tiny_model: ImageCaptioner) -> None:
-    checkpoint_blocks(tiny_model)
+    enable_gradient_checkpointing(tiny_model)
     runs = []
     block = tiny_model.language_model.layers[0].mlp
     block.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -201,7 +201,7 @@ def test_other_models(tiny_bases: ModelSettings, tmp_path: Path, kind: str) -> N
         else:
             write_tiny_qwen(tmp_path / "lm", bos=True, tie_word_embeddings=False)
         model = build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
-    check_tree_mask(model)
+    check_attention_mask_support(model)
     # stock eager attention has its softmax in float32
     relative = 1e-5 if kind == "eager" else 1e-10
     compare(model.double(), [CASES["ragged"], CASES["prompts of their own"]], relative)
@@ -217,7 +217,7 @@ def test_a_model_that_sees_through_the_mask_is_refused(tiny_bases: ModelSettings
     BloomForCausalLM(BloomConfig(vocab_size=size, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(tmp_path / "lm")
     model = build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
     with pytest.raises(ImageCapError, match="type bloom cannot train"):
-        check_tree_mask(model)
+        check_attention_mask_support(model)
 
 
 def test_what_each_token_sees() -> None:

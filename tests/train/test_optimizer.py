@@ -4,7 +4,8 @@ import pytest
 
 from imagecap.config import ModelSettings, TrainSettings
 from imagecap.model.builder import build
-from imagecap.train.optimizer import build_optimizer, rate_factor, set_learning_rates
+from imagecap.train.optimizer import build_optimizer, set_learning_rates
+from imagecap.train.schedule import schedule_factor
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -35,10 +36,10 @@ def test_groups(tiny_bases: ModelSettings, tied: bool) -> None:
 
 
 def test_schedule() -> None:
-    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+    factors = [schedule_factor(step, 100, 0.1) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5)
     assert 0 < factors[99] < 0.01
     assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert rate_factor(0, 1, 0.0) == rate_factor(0, 1, 0.03) == 1.0
+    assert schedule_factor(0, 1, 0.0) == schedule_factor(0, 1, 0.03) == 1.0

@@ -14,12 +14,13 @@ from imagecap.generate.captioner import caption
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.augmentation import augmented, augments
-from imagecap.train.dry_run import estimate
-from imagecap.train.engine import Engine
+from imagecap.train.dry_run import estimate_memory
 from imagecap.train.loader import Loader
-from imagecap.train.optimizer import rate_factor
 from imagecap.train.plan import Plan
-from imagecap.train.validation import Best, Validator
+from imagecap.train.schedule import schedule_factor
+from imagecap.train.setup import prepare_training
+from imagecap.train.step import TrainStep
+from imagecap.train.validation import BestValidation, Validator
 from tests.tiny import picture, write_gpt2
 from tests.train.conftest import MakeSamples
 from tests.train.test_trainer import assert_same_weights, history, run
@@ -113,7 +114,7 @@ def stopped_and_resumed(model: ModelSettings, make_samples: MakeSamples, folder:
     parts = folder / "parts"
     for step in (2, 5, 8):
         with pytest.MonkeyPatch.context() as patch:
-            update, count = Engine.update, []
+            update, count = TrainStep.step, []
 
             def dies(*arguments: Any, update: Any = update, count: list[int] = count, step: int = step) -> Any:
                 count.append(1)
@@ -121,7 +122,7 @@ def stopped_and_resumed(model: ModelSettings, make_samples: MakeSamples, folder:
                     raise KeyboardInterrupt
                 return update(*arguments)
 
-            patch.setattr(Engine, "update", dies)
+            patch.setattr(TrainStep, "step", dies)
             with pytest.raises(KeyboardInterrupt):
                 run(parts, build(model), samples, validation, resume=True, **changes)
             if step == 5:
@@ -135,21 +136,21 @@ def test_first_the_projector_alone(tiny_bases: ModelSettings, make_samples: Make
     model = build(tiny_bases)
     before = copied(model)
     seen: list[set[str]] = []
-    judge = Validator.judge
+    judge = Validator.validate
 
     def look(validator: Validator) -> dict[str, float]:
         seen.append({name.split(".")[1] for name in changed(model, before)})
         return judge(validator)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Validator, "judge", look)
+        patch.setattr(Validator, "validate", look)
         run(tmp_path, model, make_samples(6), make_samples(2, first=6), num_epochs=3, projector_epochs=2)
     assert seen[:2] == [{"multi_modal_projector"}] * 2
     assert seen[2] >= {"multi_modal_projector", "language_model"}
     rates = [entry["learning_rate"] for entry in history(tmp_path) if "learning_rate" in entry]
     first, second = rates[:6], rates[6:]
-    assert first == pytest.approx([1e-3 * rate_factor(step, 6, 0.03) for step in range(6)])
-    assert second == pytest.approx([1e-3 * rate_factor(step, 3, 0.03) for step in range(3)])
+    assert first == pytest.approx([1e-3 * schedule_factor(step, 6, 0.03) for step in range(6)])
+    assert second == pytest.approx([1e-3 * schedule_factor(step, 3, 0.03) for step in range(3)])
 
 
 def test_interrupted_stages_go_on(tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_best_and_last_are_kept(
         loss = next(losses)
         return {"val_loss": loss, "val_CIDEr": 10 - loss}
 
-    monkeypatch.setattr(Validator, "judge", judge)
+    monkeypatch.setattr(Validator, "validate", judge)
     samples, validation = make_samples(4), make_samples(1, first=4)
     summary = run(tmp_path, model, samples, validation, num_epochs=9, best_by=best_by, patience=2)
     assert (summary.steps, summary.best_step, summary.epochs) == (8, 4, 4), "two without a better one, and no more"
@@ -202,9 +203,9 @@ def test_a_number_is_better_than_none() -> None:
         ("val_loss", [math.nan, 3.0, math.nan, 3.0, 2.0], [True, True, False, False, True]),
         ("CIDEr", [0.0, 0.0, 0.1, 0.05], [True, False, True, False]),
     ):
-        best = Best(TrainSettings.model_validate({"best_by": best_by, "patience": 2}), {})
+        best = BestValidation(TrainSettings.model_validate({"best_by": best_by, "patience": 2}), {})
         name = {"val_loss": "val_loss", "CIDEr": "val_CIDEr"}[best_by]
-        assert [best.better({name: value}, step) for step, value in enumerate(values)] == expected
+        assert [best.is_better({name: value}, step) for step, value in enumerate(values)] == expected
 
 
 def test_validation_every_few_steps(tiny_model: ImageCaptioner, make_samples: MakeSamples, tmp_path: Path) -> None:
@@ -237,8 +238,8 @@ def test_settings_that_exclude_each_other(
 
 
 def test_schedules() -> None:
-    assert [rate_factor(step, 4, 0.0, "linear") for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    assert [rate_factor(step, 4, 0.5, "constant") for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    assert [schedule_factor(step, 4, 0.0, "linear") for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [schedule_factor(step, 4, 0.5, "constant") for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("weighting", ["caption", "picture"])
@@ -346,12 +347,12 @@ def test_a_dry_run_tells_and_does_nothing(
 
 
 def test_memory_grows_with_the_batch_and_shrinks_with_blocks_computed_twice(
-    tiny_bases: ModelSettings, make_samples: MakeSamples
+    tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path
 ) -> None:
     def activations(**changes: Any) -> int:
         settings = parse_settings({"train": changes}, "test")
         model = build(tiny_bases)
-        return estimate(settings, model, Plan(model, make_samples(3), settings.train), torch.float32).activations
+        return estimate_memory(prepare_training(settings, model, make_samples(3), [], tmp_path)).activations
 
     one = activations(batch_size=1)
     assert activations(batch_size=4) == 4 * one

@@ -13,12 +13,12 @@ from imagecap.data.images import load_image
 from imagecap.errors import ImageCapError
 from imagecap.metrics import Cider
 from imagecap.model.builder import build
-from imagecap.train.batch import Branch
-from imagecap.train.engine import Engine
 from imagecap.train.loader import Loader
+from imagecap.train.packing import Branch
 from imagecap.train.plan import Plan, Step
+from imagecap.train.schedule import Phases
 from imagecap.train.self_critical import SelfCritical
-from imagecap.train.stages import Stages
+from imagecap.train.step import TrainStep
 from tests.generate.conftest import sharpened
 from tests.train.conftest import MakeSamples
 from tests.train.test_exactness import assert_close, gradients, plain_losses
@@ -38,15 +38,15 @@ def test_step_is_the_gradient_of_the_expected_reward(
     # six tokens: these weights say anything, and stock LLaVA cannot read a caption that holds the image token
     settings = TrainSettings(cider_epochs=1, cider_beams=3, token_dropout=0.5, max_caption_tokens=6)
     plan = Plan(model, samples, settings)
-    engine, loader = Engine(model, torch.float32), Loader(model, plan, None, 10_000_000)
-    critic = SelfCritical(engine, loader)
+    train_step, loader = TrainStep(model, torch.float32), Loader(model, plan, None, 10_000_000)
+    critic = SelfCritical(train_step, plan)
     said: list[list[str]] = [[] for _ in samples]
     step = Step([[(0, [0, 1, 2, 3]), (1, [0, 1, 2])], [(3, [0, 1, 2, 3]), (2, [0])]], epoch=1)
-    parts = [loader.micro(part, 1) for part in step.micro]
+    parts = [loader.micro_batch(part, 1) for part in step.micro]
     micro_steps, weight, reward = critic.step(step, parts)
     assert weight == 3 * (2 + 1 + 2 + 1), "three beams of every language of every picture"
     for micro in micro_steps:
-        engine.loss(micro, 1 / weight).backward()
+        train_step.loss(micro, 1 / weight).backward()
     found = gradients(model)
 
     expected, rewards = torch.zeros((), dtype=torch.float64), []
@@ -89,11 +89,11 @@ def test_beams_depend_on_the_picture_only(tiny_bases: ModelSettings, make_sample
     model = sharpened(build(tiny_bases))  # what it says depends on the picture
     plan = Plan(model, make_samples(3), TrainSettings(cider_epochs=1))
     loader = Loader(model, plan, None, 10_000_000)
-    critic = SelfCritical(Engine(model, torch.float32), loader)
+    critic = SelfCritical(TrainStep(model, torch.float32), plan)
 
     def said(pictures: list[int]) -> list[list[int]]:
         part = [(picture, [0]) for picture in pictures]
-        [micro], _, _ = critic.step(Step([part], 4), [loader.micro(part, 4)])
+        [micro], _, _ = critic.step(Step([part], 4), [loader.micro_batch(part, 4)])
         rows = micro.rows
         return [rows.labels[rows.predicts // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
 
@@ -120,11 +120,11 @@ def test_going_on_in_the_middle_equals_an_uninterrupted_run(
 
 def test_the_stage_has_a_schedule_of_its_own(tiny_bases: ModelSettings) -> None:
     settings = TrainSettings(num_epochs=6, projector_epochs=1, cider_epochs=2, cider_rate=0.25, warmup_ratio=0)
-    stages = Stages(settings, {}, steps_per_epoch=10)
-    assert [stages.rate_factor(step) for step in (0, 10, 40)] == [1, 1, 0.25]
-    assert max(stages.rate_factor(step) for step in (9, 39, 59)) < 0.1
-    assert [stages.by_reward(step) for step in (0, 39, 40, 59)] == [False, False, True, True]
-    assert not Stages(TrainSettings(), {}, 10).by_reward(29)
+    phases = Phases(settings, {}, steps_per_epoch=10)
+    assert [phases.learning_rate_factor(step) for step in (0, 10, 40)] == [1, 1, 0.25]
+    assert max(phases.learning_rate_factor(step) for step in (9, 39, 59)) < 0.1
+    assert [phases.is_self_critical(step) for step in (0, 39, 40, 59)] == [False, False, True, True]
+    assert not Phases(TrainSettings(), {}, 10).is_self_critical(29)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.engine import Engine, Update
-from imagecap.train.progress import RunLog
-from imagecap.train.summary import TrainSummary
+from imagecap.train.outputs import TrainSummary
+from imagecap.train.progress import MetricLogger
+from imagecap.train.step import StepResult, TrainStep
 from imagecap.train.trainer import train
 from tests.train.conftest import MakeSamples
 
@@ -46,7 +46,7 @@ def run(
     model: ImageCaptioner,
     samples: list[Sample],
     validation: list[Sample] | None = None,
-    log: RunLog | None = None,
+    log: MetricLogger | None = None,
     **changes: Any,
 ) -> TrainSummary:
     return train(
@@ -116,13 +116,13 @@ def test_cached_features_give_the_same_run(
 ) -> None:
     samples, validation = make_samples(5), make_samples(2, first=5)
     encoded: list[int] = []
-    encode = Engine.encode
+    encode = TrainStep.encode
 
-    def counted(self: Engine, pixels: torch.Tensor) -> torch.Tensor:
+    def counted(self: TrainStep, pixels: torch.Tensor) -> torch.Tensor:
         encoded.append(len(pixels))
         return encode(self, pixels)
 
-    monkeypatch.setattr(Engine, "encode", counted)
+    monkeypatch.setattr(TrainStep, "encode", counted)
     run(tmp_path / "cached", build(tiny_bases), samples, validation)
     assert sum(encoded) == 7  # once per picture, in two epochs with validation
     encoded.clear()
@@ -148,7 +148,7 @@ def test_pictures_encoded_several_at_once(
     """As on a GPU: every picture gets its own features."""
     samples = make_samples(5)
     run(tmp_path / "one", build(tiny_bases), samples)
-    monkeypatch.setattr(Engine, "encoded_at_once", 3)
+    monkeypatch.setattr(TrainStep, "encoder_batch", 3)
     run(tmp_path / "three", build(tiny_bases), samples)
     for mine, yours in zip(history(tmp_path / "one"), history(tmp_path / "three"), strict=True):
         assert mine == pytest.approx(yours, rel=1e-5)
@@ -168,21 +168,21 @@ def test_stopped_and_resumed_equals_uninterrupted(
     samples, validation = make_samples(7), make_samples(2, first=7)
     changes: dict[str, Any] = {"captions_per_image": 2, "log_every": 3}
     run(tmp_path / "whole", build(tiny_bases), samples, validation, **changes)
-    update = Engine.update
+    update = TrainStep.step
     done: list[int] = []
 
-    def interrupted(self: Engine, *arguments: Any) -> Update:
+    def interrupted(self: TrainStep, *arguments: Any) -> StepResult:
         done.append(1)
         if len(done) == stop_after:
             os.kill(os.getpid(), number)
         return update(self, *arguments)
 
-    monkeypatch.setattr(Engine, "update", interrupted)
+    monkeypatch.setattr(TrainStep, "step", interrupted)
     with pytest.raises(SystemExit) as left:
         run(tmp_path / "parts", build(tiny_bases), samples, validation, **changes)
     assert left.value.code == 128 + number
     assert "--resume" in capsys.readouterr().err
-    monkeypatch.setattr(Engine, "update", update)
+    monkeypatch.setattr(TrainStep, "step", update)
     summary = run(tmp_path / "parts", build(tiny_bases), samples, validation, resume=True, **changes)
     assert summary.steps == 8
     assert f"after step {stop_after} of 8" in capsys.readouterr().err
@@ -192,16 +192,16 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 def stopped(folder: Path, bases: ModelSettings, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run stopped after its first step; returns its state file."""
-    update = Engine.update
+    update = TrainStep.step
 
-    def interrupted(self: Engine, *arguments: Any) -> Update:
+    def interrupted(self: TrainStep, *arguments: Any) -> StepResult:
         os.kill(os.getpid(), signal.SIGTERM)
         return update(self, *arguments)
 
-    monkeypatch.setattr(Engine, "update", interrupted)
+    monkeypatch.setattr(TrainStep, "step", interrupted)
     with pytest.raises(SystemExit):
         run(folder, build(bases), samples)
-    monkeypatch.setattr(Engine, "update", update)
+    monkeypatch.setattr(TrainStep, "step", update)
     return folder / "state" / "state.safetensors"
 
 
@@ -263,13 +263,13 @@ def test_a_loss_that_is_not_finite(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     samples = make_samples(4)
-    features = Engine.features
+    features = TrainStep.features
 
-    def broken(self: Engine, micro: Any) -> torch.Tensor:
+    def broken(self: TrainStep, micro: Any) -> torch.Tensor:
         values = features(self, micro)
         return values * float("nan") if "2.png" in micro.names else values
 
-    monkeypatch.setattr(Engine, "features", broken)
+    monkeypatch.setattr(TrainStep, "features", broken)
     if setting == "stop":
         with pytest.raises(ImageCapError, match=r"not finite at step [12], pictures .*2\.png"):
             run(tmp_path, tiny_model, samples, on_non_finite=setting)
@@ -288,7 +288,7 @@ def test_out_of_memory_says_what_to_change(
     def too_much(*_: object) -> None:
         torch.empty(1 << 60)
 
-    monkeypatch.setattr(Engine, "loss", too_much)
+    monkeypatch.setattr(TrainStep, "loss", too_much)
     with pytest.raises(ImageCapError, match="batch_size 2: lower --batch_size"):
         run(tmp_path, tiny_model, make_samples(2))
 

@@ -75,7 +75,7 @@ def gated_product(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def lean_modules(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
+def memory_efficient_forwards(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
     """Modules of the language model that can be replaced, each with what to call in place of its `forward`."""
     found: list[tuple[nn.Module, Any]] = []
     kinds: dict[type, bool] = {}
@@ -114,7 +114,7 @@ def _same(module: Any, lean: Any) -> bool:
 
 
 @contextmanager
-def replaced(modules: list[tuple[nn.Module, Any]]) -> Iterator[None]:
+def replaced_forwards(modules: list[tuple[nn.Module, Any]]) -> Iterator[None]:
     """Let these modules compute by their replacements for the length of the block."""
     for module, forward in modules:
         module.forward = forward

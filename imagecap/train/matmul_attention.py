@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from imagecap.model.imagecap_arch import ImageCaptioner
 
-PRODUCTS = "imagecap_products"
+MATMUL_ATTENTION = "imagecap_products"
 LONGEST = 1024  # keys; beyond it the scores outgrow the cache and the fused kernel's memory is the better deal
 
 
@@ -75,7 +75,7 @@ def _forward(
 
 
 @contextmanager
-def plain_products(model: ImageCaptioner, active: bool) -> Iterator[None]:
+def matmul_attention(model: ImageCaptioner, active: bool) -> Iterator[None]:
     """Let both parts of the model attend by `attend` for the length of the block, if `active`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -83,11 +83,11 @@ def plain_products(model: ImageCaptioner, active: bool) -> Iterator[None]:
     parts = [part.config for part in (model.language_model, model.vision_tower)]
     parts = [config for config in parts if active and config._attn_implementation == "sdpa"]
     if parts:
-        AttentionInterface.register(PRODUCTS, _forward)
-        AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
+        AttentionInterface.register(MATMUL_ATTENTION, _forward)
+        AttentionMaskInterface.register(MATMUL_ATTENTION, sdpa_mask)
     try:
         for config in parts:
-            config._attn_implementation = PRODUCTS
+            config._attn_implementation = MATMUL_ATTENTION
         yield
     finally:
         for config in parts:

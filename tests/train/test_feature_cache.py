@@ -7,7 +7,7 @@ import torch
 
 from imagecap.config import ModelSettings
 from imagecap.model.builder import build
-from imagecap.train.features import FeatureCache, features_key
+from imagecap.train.feature_cache import FeatureCache, feature_cache_key
 
 
 def open_cache(folder: Path, dtype: torch.dtype = torch.float32, slots: float = 4, key: str = "k") -> FeatureCache:
@@ -53,15 +53,15 @@ def test_half_written_slots_are_forgotten(tmp_path: Path) -> None:
 
 def test_another_encoder_gets_another_file(tmp_path: Path, tiny_bases: ModelSettings) -> None:
     model = build(tiny_bases)
-    key = features_key(model, torch.float32, "stock")
-    assert features_key(build(tiny_bases, seed=5), torch.float32, "stock") == key
-    assert features_key(model, torch.bfloat16, "stock") != key
+    key = feature_cache_key(model, torch.float32, "stock")
+    assert feature_cache_key(build(tiny_bases, seed=5), torch.float32, "stock") == key
+    assert feature_cache_key(model, torch.bfloat16, "stock") != key
     layers = model.vision_tower.encoder.layers
     with torch.no_grad():
         layers[2].mlp.fc1.bias[0] += 1  # after the used layer
-        assert features_key(model, torch.float32, "stock") == key
+        assert feature_cache_key(model, torch.float32, "stock") == key
         layers[1].mlp.fc1.bias[0] += 1
-        assert features_key(model, torch.float32, "stock") != key
+        assert feature_cache_key(model, torch.float32, "stock") != key
     open_cache(tmp_path, key="one").add("a", torch.ones(2, 3))
     open_cache(tmp_path, key="two")
     assert not list(tmp_path.glob("features-one*"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from imagecap.config import ModelSettings
 from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.lean import gated_product, lean_modules, replaced, rms_norm
+from imagecap.train.memory_efficient import gated_product, memory_efficient_forwards, replaced_forwards, rms_norm
 from tests.tiny import write_gpt2
 
 
@@ -50,27 +50,30 @@ def test_types_under_autocast() -> None:
 
 def test_only_what_computes_the_same_is_replaced(tiny_bases: ModelSettings, tmp_path: Path) -> None:
     model = build(tiny_bases)
-    kinds = {type(module).__name__ for module, _ in lean_modules(model)}
+    kinds = {type(module).__name__ for module, _ in memory_efficient_forwards(model)}
     assert kinds == {"Qwen3RMSNorm", "Qwen3MLP"}
     model.language_model.layers[0].mlp.act_fn = nn.GELU()
     type_of_norm = type(model.language_model.norm)
     with pytest.MonkeyPatch.context() as patch:  # as Gemma has it
         patch.setattr(type_of_norm, "forward", lambda self, x: plain_norm(x, 1 + self.weight, self.variance_epsilon))
-        assert lean_modules(model) == []
+        assert memory_efficient_forwards(model) == []
     write_gpt2(tmp_path / "lm")
-    assert lean_modules(build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))) == []
+    assert (
+        memory_efficient_forwards(build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")})))
+        == []
+    )
 
 
 def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
     embeds = torch.randn(2, 9, 32)
     expected = tiny_model.language_model(inputs_embeds=embeds).last_hidden_state
-    modules = lean_modules(tiny_model)
+    modules = memory_efficient_forwards(tiny_model)
     assert len(modules) == 3 * 5 + 1
     calls: list[int] = []
     modules = [
         (module, lambda *args, forward=forward: calls.append(1) or forward(*args)) for module, forward in modules
     ]
-    with replaced(modules):
+    with replaced_forwards(modules):
         found = tiny_model.language_model(inputs_embeds=embeds).last_hidden_state
     assert len(calls) == 3 * 5 + 1
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.attention import PRODUCTS, attend, plain_products
+from imagecap.train.matmul_attention import MATMUL_ATTENTION, attend, matmul_attention
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def test_equals_the_fused_kernel(heads: int, key_heads: int, queries: int, keys:
 
 def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
     parts = [tiny_model.language_model.config, tiny_model.vision_tower.config]
-    with plain_products(tiny_model, False):
+    with matmul_attention(tiny_model, False):
         assert [each._attn_implementation for each in parts] == ["sdpa"] * 2
-    with plain_products(tiny_model, True):
-        assert [each._attn_implementation for each in parts] == [PRODUCTS] * 2
-        with plain_products(tiny_model, True):
+    with matmul_attention(tiny_model, True):
+        assert [each._attn_implementation for each in parts] == [MATMUL_ATTENTION] * 2
+        with matmul_attention(tiny_model, True):
             pass
-        assert [each._attn_implementation for each in parts] == [PRODUCTS] * 2
+        assert [each._attn_implementation for each in parts] == [MATMUL_ATTENTION] * 2
     assert [each._attn_implementation for each in parts] == ["sdpa"] * 2
     tiny_model.llava.set_attn_implementation("eager")
-    with plain_products(tiny_model, True):
+    with matmul_attention(tiny_model, True):
         assert parts[0]._attn_implementation == "eager"
 
 
@@ -57,7 +57,7 @@ def test_without_a_mask_a_language_model_still_sees_no_later_token(tiny_model: I
     embeds = torch.randn(2, 9, 32)
     with torch.no_grad():
         expected = tiny_model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        with plain_products(tiny_model, True):
+        with matmul_attention(tiny_model, True):
             found = tiny_model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -66,6 +66,6 @@ def test_the_picture_is_seen_alike(tiny_model: ImageCaptioner) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = tiny_model.encode_images(pixels)
-        with plain_products(tiny_model, True):
+        with matmul_attention(tiny_model, True):
             found = tiny_model.encode_images(pixels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -38,7 +38,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def trained(bases: ModelSettings, data: Path, output: Path, processes: int, batch: int, *more: str) -> str:
+def trainable_weights(bases: ModelSettings, data: Path, output: Path, processes: int, batch: int, *more: str) -> str:
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
@@ -63,8 +63,8 @@ def trained(bases: ModelSettings, data: Path, output: Path, processes: int, batc
 )
 @pytest.mark.long
 def test_two_processes_equal_one(tiny_bases: ModelSettings, data: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    trained(tiny_bases, data, tmp_path / "one", 1, 4, *more)
-    said = trained(tiny_bases, data, tmp_path / "two", 2, 2, *more)
+    trainable_weights(tiny_bases, data, tmp_path / "one", 1, 4, *more)
+    said = trainable_weights(tiny_bases, data, tmp_path / "two", 2, 2, *more)
     assert said.count("epoch 1/3") == 1, "one process speaks for both"
     one, two = [
         [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]

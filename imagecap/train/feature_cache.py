@@ -96,7 +96,7 @@ class FeatureCache:
         atomic_write_text(self.index, "".join(f"{digest}\n" for digest in self.by_digest))
 
 
-def features_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
+def feature_cache_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
     """A hash over everything that a picture's features depend on, save the picture."""
     config = model.llava.config
     total = hashlib.sha256()

@@ -1,0 +1,115 @@
+"""What a training run writes: checkpoints, `train_summary.json` and `history.jsonl`."""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from imagecap.files import atomic_write_json, atomic_write_text
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model.adapters import has_adapters, merge_adapters
+
+History = Sequence[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """The result of a training run, written as `train_summary.json`.
+
+    Attributes:
+        steps: optimizer steps, skipped ones included.
+        epochs: passes over the training pictures.
+        images: training pictures.
+        captions: captions per epoch.
+        train_loss: mean loss of the label tokens of the last epoch.
+        val_loss: the same over the validation pictures; None if there are none.
+        val_CIDEr: CIDEr of greedy captions of the validation pictures; None unless `best_by` asks for it.
+        best_step: the step whose weights are in `final/`, chosen by `best_by`; the losses are those of that
+            step. None if `final/` holds the last weights.
+        seconds: wall-clock time, that of interrupted processes of the same run included.
+        captions_per_second: throughput of the optimizer steps; the first step, validation, saving and encoding
+            pictures for the feature cache are left out.
+        data_wait_share: share of that time spent waiting for the loader.
+        encode_seconds: time spent encoding pictures for the feature cache before the first step.
+        peak_memory_bytes: the process's peak resident set, or the GPU's peak allocation.
+        trainable_parameters: number of weights that train.
+        total_parameters: number of all weights.
+        skipped_steps: steps left out because of a non-finite loss.
+    """
+
+    steps: int
+    epochs: int
+    images: int
+    captions: int
+    validation_images: int
+    train_loss: float
+    val_loss: float | None
+    val_CIDEr: float | None
+    best_step: int | None
+    seconds: float
+    captions_per_second: float
+    data_wait_share: float
+    encode_seconds: float
+    peak_memory_bytes: int
+    trainable_parameters: int
+    total_parameters: int
+    skipped_steps: int
+    device: str
+    dtype: str
+
+
+def count_parameters(model: ImageCaptioner) -> tuple[int, int]:
+    """Number of weights that train, and of all weights."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in model.llava.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+def save_checkpoint(model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Write the model as a stock checkpoint in float32, with its adapters merged.
+
+    Args:
+        facts: go into `imagecap.json`.
+        metrics: likewise, under `metrics`.
+    """
+    model.float()  # frozen weights may be held in bfloat16 while training
+    if has_adapters(model.language_model):
+        merge_adapters(model.language_model)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.language_model.modules()):
+        model.language_model.activation_checkpointing_disable()
+    model.eval()
+    model.info |= {**facts, "metrics": metrics}
+    model.save(folder)
+
+
+def save_intermediate_checkpoint(
+    model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]
+) -> None:
+    """`save_checkpoint` of a model that is to get other weights: adapters that are merged could not."""
+    save_checkpoint(copy.deepcopy(model) if has_adapters(model.language_model) else model, folder, facts, metrics)
+
+
+def last_losses(history: History) -> dict[str, float]:
+    """The latest training loss, validation loss and validation CIDEr of a history."""
+    found: dict[str, float] = {}
+    for entry in history:
+        found |= {name: entry[name] for name in ("train_loss", "val_loss", "val_CIDEr") if name in entry}
+    return found
+
+
+def losses_at(history: History, step: int) -> dict[str, float]:
+    """The validation results at a step, with the training loss of the epoch that contains the step."""
+    found = last_losses([entry for entry in history if entry["step"] == step and "val_loss" in entry])
+    epoch = next(entry for entry in history if "train_loss" in entry and entry["step"] >= step)
+    return found | {"train_loss": epoch["train_loss"]}
+
+
+def write_history(history: History, output: Path) -> None:
+    """Replace `history.jsonl` in the folder `output`."""
+    atomic_write_text(output / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def write_summary(summary: TrainSummary, output: Path) -> None:
+    """Replace `train_summary.json` in the folder `output`."""
+    atomic_write_json(output / "train_summary.json", asdict(summary))

@@ -1,0 +1,160 @@
+"""Setting up a training: the one place where a run is checked and constructed, for `train` and for `--dry_run`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imagecap.config import Settings
+from imagecap.data.identity import training_digest
+from imagecap.data.records import Sample
+from imagecap.errors import ImageCapError
+from imagecap.model.compute import resolve_device, resolve_dtype
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.distributed import ProcessGroup
+from imagecap.train.forward import check_attention_mask_support
+from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
+from imagecap.train.optimizer import build_optimizer
+from imagecap.train.plan import Plan, check_lengths
+from imagecap.train.progress import print_status
+from imagecap.train.schedule import Phases
+from imagecap.train.self_critical import SelfCritical
+from imagecap.train.state import (
+    STATE_FILE,
+    ResumeKey,
+    TrainingProgress,
+    Weights,
+    load_state,
+    resume_key,
+    trainable_weights,
+)
+from imagecap.train.step import TrainStep
+
+
+@dataclass
+class TrainingSetup:
+    """Everything that a training consists of before its first step.
+
+    Attributes:
+        settings: of the run.
+        model: on its device, in evaluation mode; frozen weights may be held in `dtype`.
+        dtype: of the matrix products.
+        group: the processes that train together.
+        plan: the training pictures and their order.
+        validation_plan: the validation pictures; it may have none.
+        train_step: computes losses, gradients and optimizer steps.
+        weights: the weights that train.
+        phases: which of them train when.
+        optimizer: AdamW over `weights`.
+        self_critical: makes the batches of `cider_epochs`; None without such epochs.
+        data_digest: of training and validation pictures with their captions.
+        key: what must be equal for a run to be resumed.
+        progress: where the run starts, from its saved state if it is resumed.
+    """
+
+    settings: Settings
+    model: ImageCaptioner
+    dtype: torch.dtype
+    group: ProcessGroup
+    plan: Plan
+    validation_plan: Plan
+    train_step: TrainStep
+    weights: Weights
+    phases: Phases
+    optimizer: torch.optim.AdamW
+    self_critical: SelfCritical | None
+    data_digest: str
+    key: ResumeKey
+    progress: TrainingProgress
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.plan.steps_per_epoch() * self.settings.train.num_epochs
+
+
+def prepare_training(
+    settings: Settings,
+    model: ImageCaptioner,
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    state_folder: Path,
+    group: ProcessGroup | None = None,
+) -> TrainingSetup:
+    """Check a training and construct its parts; with `resume` the model gets the weights of the saved state.
+
+    Args:
+        settings: all settings; `train.max_samples` and `train.validation_pictures` limit the pictures.
+        model: the captioner to train. It is moved to its device and changed in place.
+        training: training pictures with their captions.
+        validation: validation pictures with their captions.
+        state_folder: where the state of an interrupted run is.
+        group: the processes that train together; default: this one alone.
+
+    Raises:
+        ImageCapError: there is nothing to train on, a caption is too long for the language model, the language model
+            cannot be trained with an explicit attention mask, a setting does not fit the model or the data, or the
+            saved state is damaged or belongs to another run.
+    """
+    require_pictures(training)
+    options, group = settings.train, group or ProcessGroup()
+    device = resolve_device(settings.compute)
+    dtype = resolve_dtype(settings.compute, device)
+    if model.dtype in {torch.bfloat16, torch.float16}:
+        model.float()  # weights that train need float32; `dtype` is that of the matrix products
+    model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
+    plan = Plan(model, list(training)[: options.max_samples], options, group.size)
+    validation_plan = Plan(model, list(validation)[: options.validation_pictures], options)
+    if options.best_by is not None and not validation_plan.samples:
+        raise ImageCapError("best_by needs validation pictures: set validation_fraction, or a `split` of val")
+    check_lengths(model, [plan, validation_plan])
+    check_attention_mask_support(model, dtype)
+    data_digest = training_digest([*plan.samples, *validation_plan.samples])
+    key = resume_key(settings, model, data_digest, dtype)
+    train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile)
+    weights = trainable_weights(model)
+    optimizer = build_optimizer(model, options)
+    setup = TrainingSetup(
+        settings=settings,
+        model=model,
+        dtype=dtype,
+        group=group,
+        plan=plan,
+        validation_plan=validation_plan,
+        train_step=train_step,
+        weights=weights,
+        phases=Phases(options, weights, plan.steps_per_epoch()),
+        optimizer=optimizer,
+        self_critical=SelfCritical(train_step, plan) if options.cider_epochs else None,
+        data_digest=data_digest,
+        key=key,
+        progress=TrainingProgress(),
+    )
+    _restore(setup, state_folder)
+    store_frozen_weights_in(model, dtype)
+    if options.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return setup
+
+
+def require_pictures(training: Sequence[Sample]) -> None:
+    """Raise an ImageCapError if there are no training pictures."""
+    if not training:
+        raise ImageCapError("there are no training pictures: see the `split` column of captions.json, or add pictures")
+
+
+def _restore(setup: TrainingSetup, folder: Path) -> None:
+    """Load the saved state of an interrupted run if `resume` is set; say what happens otherwise."""
+    if not setup.settings.train.resume:
+        if (folder / STATE_FILE).exists():
+            print_status(f"starting anew; the interrupted run in {folder} would have gone on with --resume")
+        return
+    progress = load_state(folder, setup.key, setup.weights, setup.optimizer)
+    if progress is None:
+        print_status(f"nothing to resume in {folder}; starting from the beginning")
+        return
+    setup.progress = progress
+    if progress.scaler:
+        setup.train_step.scaler.load_state_dict(progress.scaler)
+    print_status(f"going on after step {progress.step} of {setup.steps}")

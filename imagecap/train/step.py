@@ -1,0 +1,216 @@
+"""One optimizer step: encoder features, forward and backward pass of each micro-step, clipping, AdamW."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.compilation import compiled_blocks
+from imagecap.train.distributed import ProcessGroup
+from imagecap.train.forward import packed_loss
+from imagecap.train.loader import MicroBatch
+from imagecap.train.matmul_attention import MATMUL_ATTENTION, matmul_attention
+from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
+
+GPU_ENCODER_BATCH = 32  # pictures that a frozen encoder takes at once on a GPU
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The outcome of an optimizer step.
+
+    Attributes:
+        loss: mean loss of its label tokens, over all processes.
+        gradient_norm: before clipping.
+        non_finite: names of the pictures in micro-steps with a non-finite loss or gradient; empty if the step was made.
+    """
+
+    loss: float
+    gradient_norm: float
+    non_finite: list[str]
+
+
+class TrainStep:
+    """Computes losses, gradients and optimizer steps of a model in one dtype.
+
+    Args:
+        model: the captioner; which of its weights train is read from `requires_grad`.
+        dtype: dtype of the matrix products, by autocast; weights that train stay float32.
+        group: the processes that train together.
+        compiled: run the transformer blocks through torch.compile instead of our own kernels.
+    """
+
+    def __init__(
+        self, model: ImageCaptioner, dtype: torch.dtype, group: ProcessGroup | None = None, *, compiled: bool = False
+    ) -> None:
+        self.model, self.dtype, self.group = model, dtype, group or ProcessGroup()
+        self._loss: Callable[[MicroBatch, float], Tensor] = self.loss
+        self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
+        self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
+        self._uses_matmul_attention = model.device.type == "cpu" and dtype == torch.bfloat16 and not compiled
+        if compiled:
+            self._forwards = compiled_blocks(model, encoder=self.encoder_trains)
+        else:
+            self._forwards = memory_efficient_forwards(model) if self._uses_matmul_attention else []
+        # float16 loses small gradients unless the loss is scaled up; the scale adapts itself
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=dtype == torch.float16)
+
+    @property
+    def attention_kernel(self) -> str:
+        """Name of the attention kernel. Features from different kernels differ in their last bits."""
+        return MATMUL_ATTENTION if self._uses_matmul_attention else "stock"
+
+    @property
+    def encoder_batch(self) -> int:
+        """Number of pictures that a frozen encoder takes at once.
+
+        On the CPU it is one: features then depend on nothing but the picture, so that a run with a feature cache,
+        without one, or resumed gives the same numbers.
+        """
+        return 1 if self.model.device.type == "cpu" else GPU_ENCODER_BATCH
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Autocast of matrix products to `dtype`; nothing in float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, self.dtype)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Patch features `[pictures, patches, vision_hidden]` of pixel values, in the dtype of the feature cache.
+
+        Args:
+            pixels: `[pictures, 3, height, width]`.
+        """
+        pixels = pixels.to(self.model.device, self.model.vision_tower.dtype, non_blocking=True)
+        if self.encoder_trains:
+            with self.autocast():
+                return self.model.encode_images(pixels)
+        parts = pixels.split(self.encoder_batch)
+        with torch.no_grad(), self.autocast(), matmul_attention(self.model, self._uses_matmul_attention):
+            return torch.cat([self.model.encode_images(part) for part in parts]).to(self.feature_dtype)
+
+    def features(self, batch: MicroBatch) -> Tensor:
+        """Patch features `[pictures, patches, vision_hidden]` of a micro-batch, from the cache or the encoder."""
+        (kept, cached), (missing, pixels) = batch.cached, batch.fresh
+        if pixels is None:
+            assert cached is not None
+            return cached.to(self.model.device, non_blocking=True)
+        fresh = self.encode(pixels)
+        if cached is None:
+            return fresh
+        mixed = fresh.new_empty(len(kept) + len(missing), *fresh.shape[1:])
+        mixed[missing], mixed[kept] = fresh, cached.to(fresh.device, non_blocking=True)
+        return mixed
+
+    def loss(self, batch: MicroBatch, scale: float, *, weighted: bool = True) -> Tensor:
+        """Sum of a micro-batch's label losses times `scale`, a scalar.
+
+        Args:
+            batch: from the loader.
+            scale: factor of the sum, such as 1 / number of labels.
+            weighted: use the weights of the labels; otherwise each label counts the same.
+        """
+        rows = batch.rows.to(self.model.device)
+        exact = torch.float64 if self.model.dtype == torch.float64 else torch.float32
+        weights = batch.weights if weighted else torch.ones_like(batch.weights)
+        row_weights = weights.to(exact).to(self.model.device, non_blocking=True) * scale
+        with self.autocast():
+            features = self.features(batch)
+            if self.dtype == torch.float32:
+                features = features.to(self.model.dtype)
+            dtype = None if self.dtype == torch.float32 else self.dtype
+            return packed_loss(self.model, features, rows, row_weights, dtype)
+
+    def wrap_distributed(self) -> None:
+        """Wrap the loss in DistributedDataParallel; to be called again whenever other weights train."""
+        if self.group.size > 1:
+            self._loss = DistributedDataParallel(
+                _Loss(self), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def step(
+        self, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch], weight: float, max_norm: float
+    ) -> StepResult:
+        """Make one optimizer step over micro-batches, or none if a loss or a gradient is not finite.
+
+        The host waits for the device once, at the finite check, which must come before the weights change.
+
+        Args:
+            optimizer: of the weights that train.
+            micro_batches: of this process.
+            weight: divisor of the summed loss, over all processes.
+            max_norm: gradients are clipped to this norm.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for batch in micro_batches:
+            last = batch is micro_batches[-1]
+            # checkpointed blocks run again in the backward pass, which must use the same kernels
+            with self._kernels(), self._gradient_sync(last):
+                loss = self._loss(batch, self.group.size / weight)  # DDP averages gradients over processes
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach() / self.group.size)
+        self.scaler.unscale_(optimizer)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
+        *values, size = torch.stack(
+            [*self.group.all_reduce_sum(torch.stack(losses)), norm.to(losses[0].dtype)]
+        ).tolist()
+        bad = [
+            name
+            for value, batch in zip(values, micro_batches, strict=True)
+            if not math.isfinite(value)
+            for name in batch.names
+        ]
+        if not bad and not math.isfinite(size):
+            if self.scaler.is_enabled():  # the loss scale was too large: the scaler skips the step and lowers it
+                self.scaler.step(optimizer)
+                self.scaler.update()
+                return StepResult(sum(values), size, [])
+            bad = [name for batch in micro_batches for name in batch.names]
+        if not bad:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        elif self.scaler.is_enabled():
+            self.scaler.update()
+        return StepResult(sum(values), size, self.group.all_gather(bad) if bad else [])
+
+    @torch.no_grad()
+    def mean_loss(self, batches: Iterator[list[MicroBatch]]) -> float:
+        """Unweighted mean loss over all label tokens of some batches, without gradients."""
+        total, labels = torch.zeros((), dtype=torch.float64), 0
+        for micro_batches in batches:
+            for batch in micro_batches:
+                with self._kernels():
+                    total += self.loss(batch, 1.0, weighted=False).cpu().double()
+                labels += len(batch.rows.labels)
+        return total.item() / max(1, labels)
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Run compiled blocks, or our attention, norms and gated products, in place of the stock modules."""
+        with matmul_attention(self.model, self._uses_matmul_attention), replaced_forwards(self._forwards):
+            yield
+
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
+        """Let DDP all-reduce gradients only in the last micro-step of an optimizer step."""
+        if last or not isinstance(self._loss, DistributedDataParallel):
+            return nullcontext()
+        return self._loss.no_sync()
+
+
+class _Loss(nn.Module):
+    """`TrainStep.loss` as a module, which DistributedDataParallel requires."""
+
+    def __init__(self, train_step: TrainStep) -> None:
+        super().__init__()
+        self.model = train_step.model
+        self._train_step = train_step
+
+    def forward(self, batch: MicroBatch, scale: float) -> Tensor:
+        return self._train_step.loss(batch, scale)
