@@ -52,7 +52,7 @@ STATIONS = {
     "prefix": Station(
         "prefix", "projected patches and prompt", "imagecap.model.imagecap_arch:ImageCaptioner.project", 4, 0
     ),
-    "packed": Station("packed row", "prefix with all captions", "imagecap.train.batch:pack", 0, 1),
+    "packed": Station("packed row", "prefix with all captions", "imagecap.train.packing:pack", 0, 1),
     "loss": Station("loss", "over the caption tokens", "imagecap.train.loss:chunked_cross_entropy", 1, 1),
     "checkpoint": Station("checkpoint", "stock transformers folder", "imagecap.model.builder:load", 2, 1),
     "version": Station("registered version", "champion or challenger", "imagecap.registry.register:register", 3, 1),

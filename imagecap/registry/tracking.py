@@ -28,7 +28,7 @@ _DVC_VARIABLES = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 class TrackedRun:
-    """An active MLflow run. Its method `metrics` makes it a `RunLog` for the trainer.
+    """An active MLflow run. Its method `metrics` makes it a `MetricLogger` for the trainer.
 
     Attributes:
         run_id: id of the run.
