@@ -1,4 +1,4 @@
-"""What a flow leaves in Prefect's UI: how far a task is, and at the end a page with metrics, gallery and links."""
+"""Artifacts in Prefect's UI: the progress of a task, and a page with metrics, gallery and links at the end."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from imagecap.report.formatting import metric_label
 from pipelines.stages import EVALUATION, PLOTS, RUN_FILE
@@ -19,10 +19,10 @@ _BAR = re.compile(r"\b(\d{1,3})%\|")
 _GALLERY_WIDTH = 900
 
 
-class Progress:
-    """A progress artifact, moved by the lines that a command writes: `step 12/90`, or a bar's `13%|`.
+class ProgressArtifact:
+    """A progress artifact of a task, updated by the `step 12/90` or progress bars among the lines of a command.
 
-    It is for the eye only: where Prefect's server does not take it, the work goes on.
+    It is only shown to people. Nothing depends on it: if Prefect's server does not take it, the work goes on.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,15 +33,20 @@ class Progress:
         with suppress(Exception):
             self._artifact = create_progress_artifact(0.0, key=f"progress-{name}", description=name)
 
-    def read(self, line: str) -> None:
-        """Take notice of a line."""
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Show 100 % unless there was an error."""
+        if error is None:
+            self._show(100.0, "done")
+
+    def update(self, line: str) -> None:
+        """Show the progress that a line tells, if it tells any."""
         share = progress_of(line)
         if share is not None and time.monotonic() - self._shown > _EVERY_SECONDS:
             self._show(share, line)
-
-    def end(self) -> None:
-        """The command has ended well."""
-        self._show(100.0, "done")
 
     def _show(self, share: float, line: str) -> None:
         from prefect.artifacts import update_progress_artifact
@@ -53,23 +58,23 @@ class Progress:
 
 
 def progress_of(line: str) -> float | None:
-    """How far a line says that the work is, in percent; None where it says nothing about it."""
+    """Return the progress in percent that a line tells; None if it tells none."""
     if found := _STEP.search(line):
-        done, all_steps = (int(number) for number in found.groups())
-        return 100.0 * done / all_steps if all_steps else None
+        step, steps = (int(number) for number in found.groups())
+        return 100.0 * step / steps if steps else None
     found = _BAR.search(line)
     return float(found[1]) if found else None
 
 
 def report_markdown(root: Path, done: dict[str, str], decision: str, version: str) -> str:
-    """What a flow did, as a page: stages, decision, metrics with intervals, gallery, links."""
+    """Return the page of a flow run: stages, decision, metrics with confidence intervals, gallery, links."""
     lines = [f"# {version or 'No version was registered'}", "", f"**Decision:** {decision}", ""]
     lines += ["| stage | |", "| --- | --- |", *(f"| {name} | {what} |" for name, what in done.items()), ""]
     with suppress(FileNotFoundError, ValueError, KeyError):
         lines += metric_table(json.loads((root / EVALUATION / RESULTS).read_text(encoding="utf-8")))
     gallery = root / PLOTS / GALLERY_FILE
     if gallery.is_file():
-        lines += ["## Test pictures and what the model says of them", "", f"![gallery]({_data_url(gallery)})", ""]
+        lines += ["## Test pictures and their captions", "", f"![gallery]({_data_url(gallery)})", ""]
     lines += ["## Links", "", f"- report: [{EVALUATION / REPORT}]({(root / EVALUATION / REPORT).as_uri()})"]
     with suppress(FileNotFoundError, ValueError, KeyError):
         run = json.loads((root / RUN_FILE).read_text(encoding="utf-8"))["run_id"]
@@ -78,7 +83,7 @@ def report_markdown(root: Path, done: dict[str, str], decision: str, version: st
 
 
 def metric_table(found: dict[str, Any]) -> list[str]:
-    """The metrics of eval_results.json as Markdown rows, with their 95 % intervals and the floors beside them."""
+    """Return the metrics of eval_results.json as a Markdown table, with 95 % confidence intervals and floors."""
     floors = {kind: floor["metrics"] for kind, floor in found.get("floors", {}).items()}
     lines = [
         f"| metric | model | 95 % | {' | '.join(floors)} |".replace("|  |", "|"),
@@ -95,7 +100,7 @@ def metric_table(found: dict[str, Any]) -> list[str]:
 
 
 def _data_url(picture: Path) -> str:
-    """A picture small enough to be part of the page: Prefect's server keeps it in its database."""
+    """Return a picture as a data URL, small enough for the database of Prefect's server."""
     from PIL import Image
 
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The flow `caption-folder`: captions of many pictures by a registered model; what is done is not done again."""
+"""The flow `caption-folder`: caption a folder of pictures with a registered model, and resume after interruptions."""
 
 import sys
 from pathlib import Path
@@ -20,12 +20,12 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
 
     Args:
         input: folder of pictures; relative to the checkout.
-        output_file: where the captions go; relative to the checkout. Running the flow again with the same file goes on
-            where it was.
+        output_file: where the captions go; relative to the checkout. Running the flow again with the same file resumes
+            it.
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
     """
     try:
-        folder = bring_model(model)
+        folder = fetch_model(model)
         caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file))
     except (ImageCapError, CommandFailed) as error:
         get_run_logger().error("%s", error)
@@ -33,9 +33,9 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
     return Completed(message=f"captions by {model}: {output_file}")
 
 
-@task(name="bring-model", timeout_seconds=6 * HOUR, **RETRIES)
-def bring_model(model: str) -> str:
-    """The version's checkpoint as a local folder: as it lies in the store of the checkout, or downloaded."""
+@task(name="fetch-model", timeout_seconds=6 * HOUR, **RETRIES)
+def fetch_model(model: str) -> str:
+    """Return a local folder with the checkpoint of a version: in the store of the checkout, or downloaded."""
     from imagecap.registry.lineage import artifact_folder, resolve_version
     from imagecap.registry.store import connect
 
@@ -50,7 +50,7 @@ def bring_model(model: str) -> str:
 
 @task(name="caption", timeout_seconds=7 * 24 * HOUR, **RETRIES)
 def caption(model_folder: str, pictures: str, output_file: str) -> None:
-    """`run.py caption`, which goes on where an earlier call with the same output file was interrupted."""
+    """Run `run.py caption`, which resumes an interrupted call with the same output file."""
     command = [sys.executable, "run.py", "caption", "--model_path", model_folder, "--input", pictures]
     Path(output_file).parent.mkdir(parents=True, exist_ok=True)
     tasks.run([*command, "--output_file", output_file], "caption")

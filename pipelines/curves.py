@@ -1,4 +1,4 @@
-"""Learning curves: tables for `dvc plots`, a picture for everybody."""
+"""Learning curves, as tables for `dvc plots` and as a picture."""
 
 import csv
 import io
@@ -12,9 +12,9 @@ _SHOWN = {"step", "loss", "training", "validation"}
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """`train_steps.csv` (step, loss, learning_rate) and `train_epochs.csv` (epoch, step, training, validation).
+    """Write `train_steps.csv` (step, loss, learning_rate) and `train_epochs.csv` (epoch, step, training, validation).
 
-    Where validation does not come with the epochs (`validate_every`), the newest one before an epoch's end counts.
+    The validation loss of an epoch is the latest one at its end, as `validate_every` may validate at other steps.
     """
     steps = [entry for entry in history if "loss" in entry]
     _write_csv(folder / "train_steps.csv", ["step", "loss", "learning_rate"], steps)
@@ -32,7 +32,7 @@ def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
 
 
 def read_curves(folder: Path) -> list[dict[str, float]]:
-    """The rows of both tables, for the report; none where they are missing."""
+    """Return the rows of both tables, for the report; a missing table has none."""
     rows: list[dict[str, float]] = []
     for name in ("train_steps.csv", "train_epochs.csv"):
         file = folder / name
@@ -44,7 +44,7 @@ def read_curves(folder: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Loss by step, with the epochs' training and validation loss, as one picture."""
+    """Draw the loss by step, and training and validation loss by epoch."""
     steps = [entry for entry in history if "loss" in entry]
     figure = _new_figure(7.0, 4.0)
     axes = figure.add_subplot()

@@ -1,10 +1,9 @@
 """The Prefect flows that run the whole pipeline: `prefect deployment run 'train-pipeline/local'`.
 
-DVC decides what must run, Prefect sees that it does (retries, time limits, logs, cancelling), MLflow remembers.
+DVC decides which stages run; Prefect runs them, with retries, time limits, logs and cancellation; MLflow keeps the
+results.
 """
 
-import json
-import subprocess
 import sys
 from typing import Any
 
@@ -31,6 +30,7 @@ from imagecap.errors import ImageCapError
 from imagecap.locks import exclusive
 from pipelines import tasks
 from pipelines.artifacts import report_markdown
+from pipelines.dvc_command import dvc_status
 from pipelines.shell import CommandFailed
 from pipelines.tasks import HOUR, compare, evaluate_model, prepare_data, promote_or_keep, train_model, validate
 
@@ -48,10 +48,10 @@ def train_pipeline(
     promote: PromoteSettings | None = None,
     compute: ComputeSettings | None = None,
 ) -> State[Any]:
-    """Prepare, train, evaluate, compare with the champion, promote or keep. What did not change is skipped.
+    """Prepare, train, evaluate, compare with the champion, promote or keep it. What did not change is skipped.
 
     Args:
-        data: settings that replace those of params.yaml, such as {"language": "zh"}; unnamed ones stay.
+        data: settings that replace those of params.yaml, such as {"language": "zh"}; the others are kept.
         model: likewise.
         train: likewise, such as {"learning_rate": 0.0005}.
         generate: likewise.
@@ -84,7 +84,7 @@ def watch_data() -> State[Any]:
     """Run the pipeline only if the data folder has changed since the last training; for a schedule."""
     try:
         with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
-            change = look_at_data()
+            change = check_data()
             if change is None:
                 return Completed(name="Skipped", message="the data has not changed since the last training")
             get_run_logger().info("%s", change)
@@ -94,26 +94,19 @@ def watch_data() -> State[Any]:
         return Failed(message=str(error))
 
 
-@task(name="look-at-data", timeout_seconds=6 * HOUR)
-def look_at_data() -> str | None:
+@task(name="check-data", timeout_seconds=6 * HOUR)
+def check_data() -> str | None:
     """Let DVC record the data folder if its content changed.
 
     Returns:
-        what changed since the data was last prepared, as a sentence; None: nothing.
+        What changed since the data was last prepared, as a sentence; None if nothing did.
     """
     path = read_params(str(tasks.ROOT / "params.yaml")).data.data_path
     if not (tasks.ROOT / path).is_dir():
         raise ImageCapError(f"the data folder {path} is not there")
     tracked = (tasks.ROOT / path).with_name(f"{(tasks.ROOT / path).name}.dvc")
     if tracked.is_file():
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "status", "--json", str(tracked)],
-            cwd=tasks.ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0 or json.loads(done.stdout or "{}"):
+        if dvc_status(str(tracked), tasks.ROOT) != {}:
             tasks.run([sys.executable, "-m", "dvc", "add", path], "add")
         now = tracked_md5(tracked)
     else:
@@ -126,7 +119,7 @@ def look_at_data() -> str | None:
 
 @task(name="notify", timeout_seconds=HOUR)
 def notify(done: dict[str, str], decision: str, version: str) -> None:
-    """Say in one log line and one page what came of it."""
+    """Write the result of the flow into the log and into an artifact with a page."""
     create_markdown_artifact(
         report_markdown(tasks.ROOT, done, decision, version), key="train-pipeline", description=version
     )

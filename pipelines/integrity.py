@@ -1,7 +1,7 @@
-"""Damaged entries of DVC's cache: noticed, not used.
+"""Finding damaged entries of DVC's cache.
 
-DVC makes its cache read-only and then trusts it: bits that went bad on the disk come into the workspace unnoticed by
-`dvc checkout`, and `dvc status` calls them up to date. Here what is in the workspace is hashed again.
+DVC trusts the files in its read-only cache. If one was damaged on the disk, `dvc checkout` copies it into the workspace
+and `dvc status` reports that all is up to date. `check_cache` hashes the files of the workspace again.
 """
 
 import json
@@ -14,12 +14,12 @@ from imagecap.errors import ImageCapError
 
 
 def check_cache(checkout: Path, paths: list[str]) -> None:
-    """Refuse folders of the workspace that came out of a damaged cache.
+    """Check that folders of the workspace do not come from a damaged cache.
 
-    A file that differs from what is recorded is the user's own edit where the cache still has the recorded one.
+    A file that differs from the recorded hash is an edit by the user if the cache entry still has that hash.
 
     Raises:
-        ImageCapError: names the damaged entries and how to be rid of them.
+        ImageCapError: cache entries are damaged; names them and says how to replace them.
     """
     recorded = {path: md5 for path in paths if (md5 := _recorded(checkout, path)) is not None}
     if not recorded:
@@ -37,7 +37,7 @@ def check_cache(checkout: Path, paths: list[str]) -> None:
 
 
 def _damaged(place: Path, md5: str, cache: Path) -> list[tuple[Path, Path]]:
-    """Pairs of file and cache entry whose content is not that of the entry's name."""
+    """Return pairs of a file and a cache entry whose contents do not have the hash that the entry is named after."""
     if not place.exists():
         return []
     if not md5.endswith(".dir"):
@@ -62,7 +62,7 @@ def _entry(cache: Path, md5: str) -> Path:
 
 
 def _recorded(checkout: Path, path: str) -> str | None:
-    """The hash in `<path>.dvc` or, of an output, in dvc.lock."""
+    """Return the hash of a path in `<path>.dvc` or, if it is an output of a stage, in dvc.lock."""
     own = tracked_md5((checkout / path).with_name(f"{Path(path).name}.dvc"))
     if own is not None:
         return own
@@ -71,7 +71,7 @@ def _recorded(checkout: Path, path: str) -> str | None:
 
 
 def _cache(checkout: Path) -> Path | None:
-    """Where DVC keeps file contents; None where this is no DVC repository."""
+    """Return the folder with DVC's cache; None if the checkout is no DVC repository."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 

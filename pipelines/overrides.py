@@ -10,12 +10,12 @@ from imagecap.files import atomic_write_text
 
 
 def apply_overrides(params: Path, overrides: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
-    """Write settings such as `{"train": {"learning_rate": 0.001}}` into params.yaml, after checking all of them.
+    """Check settings such as `{"train": {"learning_rate": 0.001}}` and write them into params.yaml.
 
-    They are written down rather than passed on, so that params.yaml always tells what the outputs were made with.
+    They are written to the file, so that params.yaml always tells which settings the outputs were made with.
 
     Returns:
-        what changed: name, old value, new value.
+        The changes: name, old value, new value.
 
     Raises:
         ImageCapError: a setting is unknown, of the wrong type or out of range; nothing is written then.
@@ -40,7 +40,7 @@ def _write(params: Path, changes: list[tuple[str, Any, Any]]) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    yaml.representer.add_representer(  # `null` as people write it, instead of nothing
+    yaml.representer.add_representer(  # write `null` instead of an empty value
         type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     document = yaml.load(params.read_text(encoding="utf-8")) or {}

@@ -1,4 +1,4 @@
-"""No process outlives the one that asked for its work."""
+"""Ending processes together with the process that started them."""
 
 import ctypes
 import os
@@ -8,8 +8,8 @@ from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 
-# Run by a new process before it becomes the command: after exec the setting stays. (A `preexec_fn` would do it too,
-# but is unsafe in a process with threads, which Prefect's is.)
+# Program of a new process, which sets the signal and then becomes the command; the setting survives exec.
+# A `preexec_fn` would be unsafe, as Prefect's process has threads.
 LAUNCHER = f"""\
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
@@ -22,9 +22,12 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def die_with_parent() -> None:
-    """Ask the system to send this process SIGTERM when its parent dies, by whatever death (Linux; else nothing).
+    """Ask the system to send this process SIGTERM when its parent ends in any way (Linux only).
 
-    DVC passes no signal on to its stages, and a parent that is killed outright could not.
+    DVC does not pass signals on to its stages, and a process that gets SIGKILL cannot.
+
+    Raises:
+        KeyboardInterrupt: the parent has ended already.
     """
     if sys.platform == "linux":
         parent = os.getppid()
@@ -34,7 +37,7 @@ def die_with_parent() -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """Make SIGTERM the same as Ctrl-C, so that there is one way to be interrupted, and state is saved in both."""
+    """Turn SIGTERM into a KeyboardInterrupt, so that state is saved as after Ctrl-C."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""Make the scripts of a virtual environment independent of where it lies and of whether it is activated.
+"""Make the scripts of a virtual environment independent of its location and of activation.
 
-pip writes the absolute path of the interpreter into every script, so that a moved or renamed checkout loses all its
-tools. These scripts find the interpreter beside themselves instead, and put its folder first on the path: `dvc` then
-runs stages with the right `python`, and `mlflow models serve` finds `uvicorn`.
+pip writes the absolute path of the interpreter into every script, so that no script works after the checkout is moved.
+The rewritten scripts use the interpreter in their own folder, and put that folder first on the path: `dvc` runs stages
+with the right `python`, and `mlflow models serve` finds `uvicorn`.
 
 Usage: python pipelines/relocate.py .venv
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Read by sh as a command that never returns, by Python as a string that is not used.
+# For sh a command that never returns, for Python a string that is not used.
 HEAD = """\
 #!/bin/sh
 '''':
@@ -30,7 +30,7 @@ def relocate(environment: Path) -> int:
     """Rewrite the scripts, the paths to our own package, and the activation scripts of `environment`.
 
     Returns:
-        how many scripts were rewritten.
+        The number of scripts that were rewritten.
     """
     count = 0
     for script in sorted((environment / "bin").iterdir()):
@@ -51,7 +51,7 @@ def relocate(environment: Path) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Never write into the file itself: package managers make hard links to a cache."""
+    """Replace a file rather than write into it, as package managers make hard links to a cache."""
     mode = path.stat().st_mode if path.exists() else 0o644
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_bytes(content)
@@ -61,6 +61,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    # writes the activation scripts anew, which know the place; leaves the packages alone
+    # rewrites the activation scripts, which hold the path; keeps the packages
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
     relocate(target)

@@ -58,7 +58,9 @@ for name in data bases; do
     fi
 done
 
-# 5. The MLflow store, made once and kept valid when the checkout moves, and the link by which bare `mlflow` finds it
+# 5. The versions that dvc.yaml depends on, and the MLflow store: created once, updated when the checkout was moved,
+#    with the link by which the `mlflow` commands find it
+python -m imagecap.registry.versions
 if [ ! -s mlruns/mlflow.db ] || [ ! -e mlflow.db ] || [ "$(cat mlruns/.root 2>/dev/null || true)" != "$(pwd -P)/mlruns" ]; then
     python -m imagecap.registry.store
 fi

@@ -1,4 +1,4 @@
-"""Running a command line by line, so that nothing of it is left when it ends, fails or is cancelled."""
+"""Running commands: their lines as they are printed, their exit status, and no process left behind."""
 
 import codecs
 import os
@@ -9,79 +9,89 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from pipelines.processes import LAUNCHER
 
-_GRACE_SECONDS = 60.0  # for a trainer to finish its step, save a state of gigabytes and close its MLflow run
+GRACE_SECONDS = 60.0  # time for a training to finish its step, save gigabytes of state and end its MLflow run
 _PROGRESS_EVERY_SECONDS = 10.0
 _TAIL_LINES = 20
-_EXITED_WITH = re.compile(r"exited with (-?\d+)")
 
 
 class CommandFailed(Exception):
     """A command ended with an error.
 
     Attributes:
-        status: exit status; negative: ended by that signal. For `dvc repro`, which always says 255, the status of the
-            stage that failed.
+        status: exit status; negative if a signal ended the command.
         tail: its last lines.
     """
 
-    def __init__(self, command: Sequence[str], status: int, tail: Sequence[str]) -> None:
-        told = [line for line in tail if line.strip()]
-        reason = next((line for line in reversed(told) if line.startswith("error: ")), told[-1] if told else "")
+    def __init__(self, command: Sequence[str], status: int, tail: Iterable[str]) -> None:
+        lines = [line for line in tail if line.strip()]
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        super().__init__(f"`{' '.join(command)}` {how}: {reason.removeprefix('error: ')}")
+        super().__init__(f"`{' '.join(command)}` {how}: {lines[-1].removeprefix('error: ') if lines else ''}")
         self.status = status
-        self.tail = told
+        self.tail = lines
 
     def __reduce__(self) -> tuple[type["CommandFailed"], tuple[list[str], int, list[str]]]:
-        """Prefect pickles exceptions; the default would pass the message as the command."""
+        """Support pickling, which Prefect does: the default would pass the message as the command."""
         return (type(self), ([], self.status, self.tail))
 
 
-def stream(command: Sequence[str], log: Callable[[str], None], cwd: Path) -> list[str]:
-    """Run a command in a process group of its own and hand each line it writes to `log`, as it writes it.
+def stream(
+    command: Sequence[str],
+    log: Callable[[str], None],
+    cwd: Path,
+    output: IO[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command in a process group of its own, and pass each line to `log` as soon as it is printed.
 
-    Whatever ends this call (the command's end, an error, a cancel, a time limit), the whole group is ended before it
-    returns: asked first (SIGTERM), killed after a minute. If this process itself is killed, the system ends the
-    command (Linux).
+    However this call ends (with the command, an error, a cancellation or a time limit), no process of the group is
+    left: all get SIGTERM, and SIGKILL after a minute. If this process is killed, the system ends the command (Linux).
 
-    Call it in the main thread: elsewhere no signal can interrupt it.
+    It must be called in the main thread, as signals interrupt no other.
 
-    Returns:
-        the last lines.
+    Args:
+        command: program and arguments.
+        log: receives the lines of standard output and standard error.
+        cwd: working directory.
+        output: file for standard output, whose lines `log` does not receive then.
+        environment: additional environment variables.
 
     Raises:
         CommandFailed: the command ended with an error.
     """
-    process = _start(command, cwd)
+    process = _start(command, cwd, output, environment)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
-        assert process.stdout is not None
-        for line in _lines(process.stdout.fileno()):
+        for line in _lines(_pipe(process).fileno()):
             tail.append(line)
             log(line)
         status = process.wait()
     finally:
         _end_group(process)
-    failure = _failure(command, status, tail)
-    if failure is not None:
-        raise failure
-    return list(tail)
+    if status != 0:
+        raise CommandFailed(command, status, tail)
 
 
 def stream_many(
     commands: Sequence[Sequence[str]], log: Callable[[int, str], None], cwd: Path, at_once: int
 ) -> list[CommandFailed | None]:
-    """Run commands side by side, at most so many at once, as `stream` runs one; `log` is told whose line it is.
+    """Run commands in parallel, at most `at_once` of them, each as `stream` does.
 
-    One that fails does not stop the others. Whatever ends this call, all that run are ended before it returns.
+    A command that fails does not stop the others. However this call ends, no process is left.
+
+    Args:
+        commands: the commands.
+        log: receives the index of a command and a line that it printed.
+        cwd: working directory.
+        at_once: number of commands that run in parallel.
 
     Returns:
-        per command its failure, or None.
+        For each command its failure, or None.
     """
     waiting = list(enumerate(commands))[::-1]
     results: list[CommandFailed | None] = [None] * len(commands)
@@ -105,20 +115,19 @@ def stream_many(
     finally:
         selector.close()
         for one in running.values():
-            one.process.terminate()  # all of them at once, then wait for each
+            one.process.terminate()  # signal all of them before waiting for each
         for one in running.values():
             _end_group(one.process)
     return results
 
 
 class _Running:
-    """A command under way: its process, and what it has written."""
+    """A running command of `stream_many`."""
 
     def __init__(self, command: Sequence[str], cwd: Path) -> None:
         self.command = command
         self.process = _start(command, cwd)
-        assert self.process.stdout is not None
-        self.descriptor = self.process.stdout.fileno()
+        self.descriptor = _pipe(self.process).fileno()
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._splitter = _Splitter()
 
@@ -130,31 +139,36 @@ class _Running:
     def end(self) -> CommandFailed | None:
         status = self.process.wait()
         _end_group(self.process)
-        return _failure(self.command, status, self.tail)
+        return CommandFailed(self.command, status, self.tail) if status else None
 
 
-def _start(command: Sequence[str], cwd: Path) -> "subprocess.Popen[bytes]":
-    launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
+def _start(
+    command: Sequence[str],
+    cwd: Path,
+    output: IO[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> "subprocess.Popen[bytes]":
+    # The folder of this Python comes first on the path, as the virtual environment may not be activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.Popen(
-        launch, cwd=cwd, env=_environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        start_new_session=True,
+        stdout=output or subprocess.PIPE,
+        stderr=subprocess.PIPE if output else subprocess.STDOUT,
     )
 
 
-def _failure(command: Sequence[str], status: int, tail: Iterable[str]) -> CommandFailed | None:
-    if status == 0:
-        return None
-    stage = [int(found) for line in tail for found in _EXITED_WITH.findall(line)]
-    return CommandFailed(command, stage[-1] if stage else status, list(tail))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this Python first on the path (the environment may not be activated) and unbuffered output."""
-    here = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+def _pipe(process: "subprocess.Popen[bytes]") -> IO[bytes]:
+    """Return the pipe with the lines to log."""
+    pipe = process.stderr or process.stdout
+    assert pipe is not None
+    return pipe
 
 
 def _lines(descriptor: int) -> Iterator[str]:
-    """Lines as they come."""
+    """Yield lines as soon as they are complete."""
     splitter = _Splitter()
     while chunk := os.read(descriptor, 65536):
         yield from splitter.add(chunk)
@@ -162,7 +176,7 @@ def _lines(descriptor: int) -> Iterator[str]:
 
 
 class _Splitter:
-    """Bytes to lines. Of a progress bar, which ends its lines with carriage returns, one every ten seconds."""
+    """Splits bytes into lines. Of a progress bar, which ends lines by carriage returns, it keeps one in ten seconds."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -186,15 +200,14 @@ class _Splitter:
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + _GRACE_SECONDS
+    deadline = time.monotonic() + GRACE_SECONDS
     signals = iter((signal.SIGTERM,))
-    while time.monotonic() < deadline + 5:  # a dead member that nobody reaps would keep the group for ever
-        process.poll()  # reaps it, else it stays a member of its group
+    while time.monotonic() < deadline + 5:  # a zombie that nobody reaps would keep the group alive forever
+        process.poll()  # reap the process, else it stays a member of its group
         killing = time.monotonic() > deadline
         try:
             os.killpg(process.pid, signal.SIGKILL if killing else next(signals, 0))
         except ProcessLookupError:
             break
         time.sleep(0.05)
-    if process.stdout is not None:
-        process.stdout.close()
+    _pipe(process).close()

@@ -1,4 +1,4 @@
-"""The last words of `make run`: how good the model is, some of its captions, and what to type next."""
+"""The summary that `make run` prints: metrics, some captions, and the commands to go on with."""
 
 import json
 import sys
@@ -8,13 +8,13 @@ from imagecap.config import read_params
 from imagecap.errors import ImageCapError
 from imagecap.report.tables import format_evaluation
 from pipelines.stages import EVALUATION
-from pipelines.stages.evaluate import spread
+from pipelines.stages.evaluate import evenly_spaced
 
 EXAMPLES = 3
 
 
 def summary() -> str:
-    """Metric table, three captioned pictures, the report, and the next commands.
+    """Return the table of metrics, three captioned pictures, the path of the report, and the next commands.
 
     Raises:
         ImageCapError: nothing was evaluated yet.
@@ -29,7 +29,7 @@ def summary() -> str:
     images = Path(settings.data.data_path) / "images"
     results = found["results"]
     lines = ["", format_evaluation(found), ""]
-    for row in spread(results, EXAMPLES):
+    for row in evenly_spaced(results, EXAMPLES):
         lines.append(f"{images / row['image']}\n    {row['caption'] or '(no words)'}")
     lines += [
         "",

@@ -1,7 +1,7 @@
-"""The flow `sweep`: several trainings with other settings, side by side; the best by the validation pictures.
+"""The flow `sweep`: train with several settings in parallel, and rank them on the validation pictures.
 
-Each is a DVC experiment in a scratch copy and a child of one MLflow run. The test pictures are not looked at: that
-would choose the settings by what they are judged by afterwards.
+Each training is a DVC experiment in a temporary copy of the checkout, and a child of one MLflow run. The test pictures
+are not used: settings must not be chosen by the pictures that the model is evaluated on afterwards.
 """
 
 import csv
@@ -34,7 +34,7 @@ _PLOT_NAMES = 40
 
 
 class Range(BaseModel):
-    """Values between two ends, for a random search; `log`: evenly over orders of magnitude."""
+    """Values between two ends for a random search; with `log`, drawn from a log-uniform distribution."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ def sweep(
     at_once: int = Field(default=1, gt=0),
     metric: str = "CIDEr",
 ) -> State[Any]:
-    """Train with several settings and say which are best on the validation pictures.
+    """Train with several settings, and rank them on the validation pictures.
 
     Args:
         space: setting → values, such as {"train.learning_rate": [0.001, 0.003]}, or a range for a random search, such
@@ -60,8 +60,8 @@ def sweep(
         method: grid tries every combination, random draws `points` of them.
         points: how many a random search tries.
         seed: of the draws.
-        at_once: trainings side by side.
-        metric: by which they are ranked; of several languages its mean. val_loss: the lowest validation loss.
+        at_once: number of trainings in parallel.
+        metric: ranks the points, by its mean over languages; val_loss ranks the lowest validation loss first.
     """
     try:
         chosen = space_points(space, method, points, seed)
@@ -75,10 +75,10 @@ def sweep(
 def space_points(
     space: dict[str, list[Value] | Range], method: Literal["grid", "random"], points: int, seed: int
 ) -> list[dict[str, Value]]:
-    """The settings to try, each checked against the schema before anything starts.
+    """Return the points of a search space, each checked against the schema.
 
     Raises:
-        ImageCapError: there is nothing to vary, a setting is unknown or out of range, or a grid has a range.
+        ImageCapError: the space is empty, a setting is unknown or out of range, or a grid has a range.
     """
     if not space or not all(isinstance(values, Range) or values for values in space.values()):
         raise ImageCapError('space: name settings and values, such as {"train.learning_rate": [0.001, 0.003]}')
@@ -127,7 +127,7 @@ def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[A
     try:
         try_points(chosen, at_once, parent, str(folder))
         rows = rank(read_points(folder, chosen), metric)
-        message = leave(rows, str(folder))
+        message = write_results(rows, str(folder))
         for file in sorted(folder.glob("sweep.*")):
             client.log_artifact(parent, str(file))
         status = "FINISHED"
@@ -141,7 +141,7 @@ def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[A
 
 @task(name="try-points", timeout_seconds=7 * 24 * HOUR)
 def try_points(chosen: list[dict[str, Value]], at_once: int, parent: str, folder: str) -> None:
-    """Train and validate every point; a point that fails leaves its reason in place of its figures."""
+    """Train and validate every point; a point that fails gets the reason in place of metrics."""
     logger = get_run_logger()
     Path(folder).mkdir(parents=True, exist_ok=True)
     commands = []
@@ -157,7 +157,7 @@ def try_points(chosen: list[dict[str, Value]], at_once: int, parent: str, folder
 
 
 def read_points(folder: Path, chosen: list[dict[str, Value]]) -> list[dict[str, Any]]:
-    """A row per point: its number, its settings, and what `pipelines.sweep_point` found or why it failed."""
+    """Return a row per point: its number, its settings, and the results of `pipelines.sweep_point` or why it failed."""
     rows = []
     for number, point in enumerate(chosen, 1):
         found = json.loads((folder / f"{number:02}.json").read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def read_points(folder: Path, chosen: list[dict[str, Value]]) -> list[dict[str, 
 
 
 def rank(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """The rows, best first, failures last, each with `value`, `low` and `high` of the metric.
+    """Sort the rows, best first and failures last, and add `value`, `low` and `high` of the metric.
 
     Raises:
         ImageCapError: no point has the metric.
@@ -178,7 +178,7 @@ def rank(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
         row["value"] = sum(row["metrics"][name] for name in named) / len(named)
         row["shown"] = " and ".join(metric_label(name, row.get("names", {})) for name in named)
         ends = [row["intervals"][name] for name in named if name in row["intervals"]]
-        # of several languages the mean of their intervals: wider than the mean's own
+        # mean of the intervals of the languages, which is wider than the interval of the mean
         row["low"], row["high"] = (
             [sum(end[side] for end in ends) / len(ends) for side in (0, 1)] if ends else [None, None]
         )
@@ -191,9 +191,9 @@ def rank(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     return measured + [row for row in rows if "value" not in row]
 
 
-@task(name="leave-results", timeout_seconds=HOUR)
-def leave(rows: list[dict[str, Any]], folder: str) -> str:
-    """Write table and plot, and say which point is best, and which cannot be told from it."""
+@task(name="write-results", timeout_seconds=HOUR)
+def write_results(rows: list[dict[str, Any]], folder: str) -> str:
+    """Write table and plot, and return a message with the best point and those whose intervals overlap its own."""
     table = [
         {
             "point": row["point"],

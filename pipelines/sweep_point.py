@@ -1,4 +1,4 @@
-"""One point of a sweep, a process of its own: a DVC experiment up to `train`, then the validation pictures.
+"""One point of a sweep, in a process of its own: a DVC experiment up to `train`, scored on the validation pictures.
 
 python -m pipelines.sweep_point '{"name": …, "settings": {"train.learning_rate": 0.001}, "parent": …}' FILE.json
 """
@@ -15,23 +15,24 @@ from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.registry.tracking import PARENT_RUN, warn_on_failure
+from pipelines.dvc_command import run_dvc
 from pipelines.processes import interrupt_on_sigterm
-from pipelines.shell import CommandFailed, stream
+from pipelines.shell import CommandFailed
 from pipelines.stages.evaluate import tool_names
 
 
 def try_point(asked: dict[str, Any], output: Path) -> None:
-    """Train with the settings of one point and write what the validation pictures say of the model.
+    """Train with the settings of one point, evaluate on the validation pictures, and write the metrics.
 
     Raises:
-        ImageCapError: there are no validation pictures, or what the evaluator raises.
+        ImageCapError: there are no validation pictures, or the model cannot be evaluated.
         CommandFailed: the training failed.
     """
     os.environ[PARENT_RUN] = asked["parent"]
     changes = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked["settings"].items()]
     flags = [part for change in changes for part in ("--set-param", change)]
-    dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", asked["name"], *flags, "train"]
-    stream(dvc, lambda line: print(line, flush=True), Path.cwd())
+    command = ["exp", "run", "--temp", "--name", asked["name"], *flags, "train"]
+    run_dvc(command, lambda line: print(line, flush=True), Path.cwd())
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
         atomic_write_json(
             output, {"experiment": asked["name"], **_validate(asked["name"], Path(folder), asked["parent"])}
@@ -67,7 +68,7 @@ def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
     with warn_on_failure("the validation metrics"):
         for name, value in metrics.items():
             client.log_metric(run_id, f"validation/{name}", value)
-        if "mlflow.parentRunId" not in client.get_run(run_id).data.tags:  # DVC had it from an earlier run
+        if "mlflow.parentRunId" not in client.get_run(run_id).data.tags:  # DVC restored an earlier run
             client.set_tag(run_id, "mlflow.parentRunId", parent)
 
 

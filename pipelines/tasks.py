@@ -1,10 +1,12 @@
-"""The tasks that flows are made of: each a command of ours, with retries, a time limit, live lines and a progress bar.
+"""The Prefect tasks of the flows: each runs a command of ours or of DVC, with retries, a time limit and live logs.
 
-They are called directly, never with `.submit()`: in the main thread a cancel interrupts them.
+Tasks are called directly, never with `.submit()`: a cancellation only interrupts the main thread.
 """
 
+import json
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
-from pipelines.artifacts import Progress
+from imagecap.registry.versions import write_versions
+from pipelines.artifacts import ProgressArtifact
+from pipelines.dvc_command import dvc_status, run_dvc
 from pipelines.integrity import check_cache
 from pipelines.overrides import apply_overrides
 from pipelines.shell import CommandFailed, stream
@@ -24,11 +28,11 @@ HOUR = 3600.0
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may be luck (killed, out of memory, a full disk), not what the user has to mend."""
+    """Return True for failures that may not happen again (killed, out of memory, full disk), not for user errors."""
     error = state.result(raise_on_failure=False)
-    return not (
-        isinstance(error, ImageCapError) or (isinstance(error, CommandFailed) and error.status == EXIT_USER_ERROR)
-    )
+    if isinstance(error, CommandFailed):
+        return error.status != EXIT_USER_ERROR
+    return not isinstance(error, ImageCapError)
 
 
 RETRIES: dict[str, Any] = {
@@ -39,31 +43,22 @@ RETRIES: dict[str, Any] = {
 }
 
 
-def run(command: Sequence[str], name: str) -> list[str]:
-    """Run a command in the checkout, its lines in the log of the task, its progress as an artifact.
-
-    Returns:
-        the last lines.
+def run(command: Sequence[str], name: str) -> None:
+    """Run a command in the checkout, with its lines in the log of the task and a progress artifact.
 
     Raises:
-        CommandFailed: it ended with an error.
+        CommandFailed: the command ended with an error.
     """
-    logger, progress = get_run_logger(), Progress(name)
-
-    def log(line: str) -> None:
-        logger.info("%s", line)
-        progress.read(line)
-
-    lines = stream(command, log, ROOT)
-    progress.end()
-    return lines
+    with ProgressArtifact(name) as progress:
+        stream(command, _logger(progress), ROOT)
 
 
 @task(name="validate", timeout_seconds=HOUR)
 def validate(overrides: dict[str, dict[str, Any]]) -> None:
-    """Check the overrides against the settings schema and write them into params.yaml, comments kept."""
+    """Write the overrides into params.yaml after checking them, and check that the data is there and undamaged."""
     for name, before, after in apply_overrides(ROOT / "params.yaml", overrides):
         get_run_logger().info("%s: %s -> %s", name, before, after)
+    write_versions(ROOT)
     check_cache(ROOT, [tracked.stem for tracked in ROOT.glob("?*.dvc")] + ["prepared", "model"])
     for tracked in ROOT.glob("?*.dvc"):
         if not tracked.with_suffix("").exists():
@@ -75,15 +70,13 @@ def dvc_stage(stage: str) -> State[None]:
     """Bring one stage of dvc.yaml up to date.
 
     Returns:
-        a state whose message is "ran", "unchanged" (shown as Skipped), or "restored" from DVC's cache of earlier runs.
+        A state with the message "ran", "unchanged" (state Skipped), or "restored" from DVC's cache of earlier runs.
     """
-    lines = run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], stage)
-    said = "\n".join(lines)
-    if "didn't change, skipping" in said:
+    if dvc_status(stage, ROOT) == {}:
         return Completed(name="Skipped", message="unchanged")
-    if "is cached - skipping run" in said:
-        return Completed(name="Restored", message="restored")
-    return Completed(message="ran")
+    with ProgressArtifact(stage) as progress:
+        ran = run_dvc(["repro", "--single-item", stage], _logger(progress), ROOT)
+    return Completed(message="ran") if ran else Completed(name="Restored", message="restored")
 
 
 @task(name="compare", timeout_seconds=24 * HOUR, **RETRIES)
@@ -91,23 +84,41 @@ def compare() -> str:
     """Register the model and compare it with the champion; no alias moves.
 
     Returns:
-        the decision, as a sentence.
+        The decision, as a sentence.
     """
-    return _said(run([sys.executable, "run.py", "register", "--compare_only"], "compare"), "decision:")
+    decision = _run_json(["register", "--compare_only"], "compare")["decision"]
+    return f"{'promote' if decision['promoted'] else 'keep the champion'}: {decision['reason']}"
 
 
 @task(name="promote-or-keep", timeout_seconds=HOUR, **RETRIES)
 def promote_or_keep() -> str:
-    """Do what was decided: move the alias `champion` or `challenger`.
+    """Move the alias `champion` or `challenger`, as decided.
 
     Returns:
-        which version has which alias now.
+        The version and its alias.
     """
-    return _said(run([sys.executable, "run.py", "register"], "promote"), "@")
+    done = _run_json(["register"], "promote")
+    return f"{done['name']} version {done['version']} @{done['alias']}"
 
 
-def _said(lines: Sequence[str], mark: str) -> str:
-    return next((line.removeprefix(mark).strip() for line in lines if mark in line), "")
+def _run_json(arguments: Sequence[str], name: str) -> dict[str, Any]:
+    """Run a command of run.py, and return what it prints with `--json`."""
+    with ProgressArtifact(name) as progress, tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        stream([sys.executable, "run.py", *arguments, "--json"], _logger(progress), ROOT, output)
+        output.seek(0)
+        result = json.load(output)
+    assert isinstance(result, dict)
+    return result
+
+
+def _logger(progress: ProgressArtifact) -> Callable[[str], None]:
+    logger = get_run_logger()
+
+    def log(line: str) -> None:
+        logger.info("%s", line)
+        progress.update(line)
+
+    return log
 
 
 prepare_data = dvc_stage.with_options(name="prepare", task_run_name="prepare", timeout_seconds=6 * HOUR)

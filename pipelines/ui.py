@@ -1,4 +1,4 @@
-"""`make ui`: MLflow, Prefect and the report, each on an address of its own; Ctrl-C ends all."""
+"""`make ui`: servers for MLflow, Prefect and the report, until Ctrl-C."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ _END_SECONDS = 15.0
 
 
 def main() -> None:
-    """Start the three, print their addresses once they answer, and wait for Ctrl-C or for one to end.
+    """Start the servers, print their addresses once they answer, and wait for Ctrl-C or the end of one.
 
     Raises:
         ImageCapError: a port is taken, or a server does not start.
@@ -31,7 +31,7 @@ def main() -> None:
     ports = {name: int(os.environ.get(f"{name}_PORT", port)) for name, port in _DEFAULTS.items()}
     for name, port in ports.items():
         _check_free(name, port)
-    connect()  # makes the store, or heals it after a move
+    connect()  # create the store, or update it after a move
     store = find_store().uri
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": store}
     mlflow = ["mlflow", "server", "--host", HOST, "--port", str(ports["MLFLOW"]), "--workers", "1"]
@@ -67,7 +67,7 @@ _DEFAULTS = {"MLFLOW": MLFLOW, "PREFECT": PREFECT, "REPORT": REPORT}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Files of one folder, without a line for each request."""
+    """Serves the files of one folder, without a log line for each request."""
 
     def log_message(self, *_: object) -> None:
         return
@@ -94,7 +94,7 @@ def _log(name: str) -> Path:
 
 
 def _start(name: str, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """A server in a process group of its own, which ends with this process, by whatever death (Linux)."""
+    """Start a server in a process group of its own, which ends with this process (Linux)."""
     launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), sys.executable, "-m", *command]
     _log(name).parent.mkdir(exist_ok=True)
     with _log(name).open("wb") as log:

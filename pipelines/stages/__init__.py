@@ -1,5 +1,6 @@
-"""What the stages of dvc.yaml share: run one, and end as a stage should."""
+"""What the stages of dvc.yaml have in common: settings, checks, and the way they end."""
 
+import json
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from imagecap.config import Settings, read_params
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
+from imagecap.registry.versions import VERSIONS_FILE, changed_packages
 from pipelines.integrity import check_cache
 from pipelines.processes import die_with_parent, interrupt_on_sigterm
 
@@ -17,20 +19,22 @@ RUN_FILE = Path("mlflow_run.json")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 EVALUATION = Path("evaluation")
+STAGE_RESULT = "IMAGECAP_STAGE_RESULT"
+"""Environment variable with a file to which a stage writes its exit status and error as JSON; DVC passes on neither."""
 
 
 def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], list[str]] = lambda _: []) -> int:
     """Run a stage with the settings of params.yaml in the current folder.
 
-    What it reads is checked against DVC's hashes first, where the cache is damaged.
+    Its inputs are hashed first, so that a damaged cache of DVC is found.
 
     Args:
         stage: the work.
-        reads: folders that it reads, as DVC knows them.
+        reads: returns the folders that the stage reads, by their paths in dvc.yaml.
 
     Returns:
-        The exit status: 0; 1 where the disk is full; 2 after a sentence about what to mend (running it again would not
-        help); 130 after an interruption (running it again goes on where it was).
+        The exit status: 0, `EXIT_FAILED` if the disk is full, `EXIT_USER_ERROR` after an `ImageCapError`, and
+        `EXIT_INTERRUPTED` after an interruption, after which the same command continues from the last saved state.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,27 +43,43 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
     try:
         interrupt_on_sigterm()
         die_with_parent()
-        _clear_leftovers()
+        _remove_leftovers()
         settings = read_params()
+        _check_versions()
         check_cache(Path(), reads(settings))
         stage(settings)
     except ImageCapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _end(EXIT_USER_ERROR, f"error: {error}")
     except OSError as error:
-        told = disk_full(error)
-        if told is None:
+        message = disk_full(error)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
-        return EXIT_FAILED
+        return _end(EXIT_FAILED, f"error: {message}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+        return _end(EXIT_INTERRUPTED, "interrupted; the same command goes on from the last saved state")
+    return _end(0)
 
 
-def _clear_leftovers() -> None:
-    """Remove what a stage that was killed had half written; DVC lets no two of them run at once."""
+def _end(status: int, message: str = "") -> int:
+    if message:
+        print(message, file=sys.stderr)
+    if os.environ.get(STAGE_RESULT):
+        Path(os.environ[STAGE_RESULT]).write_text(json.dumps({"status": status, "error": message}), encoding="utf-8")
+    return status
+
+
+def _check_versions() -> None:
+    """Refuse to run with other packages than those that DVC is told of."""
+    changed = changed_packages(Path())
+    if changed:
+        raise ImageCapError(
+            f"{VERSIONS_FILE} does not have the installed versions of {', '.join(changed)}; run `make setup` or "
+            "`python -m imagecap.registry.versions`, then the same command again"
+        )
+
+
+def _remove_leftovers() -> None:
+    """Remove what a killed stage had half written; DVC lets no two stages of a checkout run at once."""
     for folder in (PREPARED, MODEL, EVALUATION):
         for left in Path().glob(f".{folder}.*"):
             shutil.rmtree(left, ignore_errors=True)

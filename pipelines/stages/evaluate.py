@@ -14,7 +14,6 @@ from imagecap.files import atomic_write_json, replace_folder
 from imagecap.registry.lineage import champion_results
 from imagecap.registry.tracking import pipeline_run_id, tracked_run
 from pipelines.curves import read_curves
-from pipelines.floors import write_floors
 from pipelines.stages import EVALUATION, METRICS, MODEL, PLOTS, PREPARED, run_stage
 
 RESULTS = "eval_results.json"
@@ -24,10 +23,10 @@ GALLERY_FILE = "gallery.png"
 
 
 def evaluate(settings: Settings) -> None:
-    """Write `evaluation/`, `metrics/test.json` and plots, and add them to the MLflow run that trained the model.
+    """Write `evaluation/`, `metrics/test.json` and plots, and log them to the MLflow run that trained the model.
 
     Raises:
-        ImageCapError: there are no test pictures, or what the evaluator raises.
+        ImageCapError: there are no test pictures, or the model cannot be evaluated.
     """
     data = read_prepared(PREPARED, Path(settings.data.data_path))
     if not data.test:
@@ -52,34 +51,50 @@ def evaluate(settings: Settings) -> None:
     replace_folder(EVALUATION, write)
     atomic_write_json(METRICS / "test.json", _rounded(tool_names(found["metrics"], found["names"])))
     write_floors(found, PLOTS / "floors.json")
-    shown = spread(found["results"], GALLERY)
+    shown = evenly_spaced(found["results"], GALLERY)
     gallery_png([pictures[row["image"]] for row in shown], [row["caption"] for row in shown], PLOTS / GALLERY_FILE)
     _track(settings, found)
     print(f"report: {EVALUATION / REPORT}")
     print("next: python run.py register")
 
 
-def spread(rows: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the rows, evenly spread: neither the best nor the first ones."""
+def write_floors(evaluation: dict[str, Any], path: Path) -> None:
+    """Write CIDEr of the model and of each floor and ceiling as rows of `captions`, `value` and `metric` as printed."""
+    rows = []
+    for name in (name for name in evaluation["metrics"] if name.rpartition("/")[2] == "CIDEr"):
+        language = name.rpartition("/")[0]
+        sources = {"model": evaluation["metrics"]} | {
+            kind: floor["metrics"] for kind, floor in evaluation["floors"].items()
+        }
+        rows += [
+            {"captions": f"{language} {kind}".strip(), "metric": evaluation["names"][name], "value": metrics[name]}
+            for kind, metrics in sources.items()
+            if name in metrics
+        ]
+    atomic_write_json(path, sorted(rows, key=lambda row: -row["value"]))
+
+
+def evenly_spaced(rows: Sequence[Any], count: int) -> list[Any]:
+    """Return at most `count` rows at equal distances, so that neither the first nor the best are preferred."""
     return [rows[place * len(rows) // count] for place in range(count)] if len(rows) > count else list(rows)
 
 
 def _compared_with_champion(settings: Settings, found: dict[str, Any]) -> Comparison | None:
-    """For the report: against the registered champion, where there is one that was judged on the same pictures."""
+    """Compare with the champion for the report; None if there is none or it was evaluated on other pictures."""
     earlier = champion_results(settings)
     if earlier is None:
         return None
     try:
         comparison = compare_results(earlier, found)
         changed = any(row["baseline"] != row["candidate"] for row in comparison.pictures)
-        return comparison if changed else None  # often it is the same model
+        return comparison if changed else None  # None for the same model again
     except ImageCapError as error:
         print(f"note: not compared with the champion: {error}", file=sys.stderr)
         return None
 
 
 def tool_names(metrics: dict[str, float], names: dict[str, str]) -> dict[str, float]:
-    """Metrics under names that say how they were made and that MLflow and DVC take: `CIDEr.zh-char`."""
+    """Return metrics under names that tell the tokenizer and that MLflow and DVC accept, such as `CIDEr.zh-char`."""
     return {
         f"{name.rpartition('/')[0]}/{shown}".removeprefix("/"): value
         for name, value in metrics.items()
@@ -101,7 +116,7 @@ def _track(settings: Settings, found: dict[str, Any]) -> None:
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float]:
-    """Six digits: more are noise that would fill `dvc metrics diff`."""
+    """Round to six digits, as more are noise in `dvc metrics diff`."""
     return {name: round(value, 6) for name, value in metrics.items()}
 
 

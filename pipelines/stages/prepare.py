@@ -13,7 +13,7 @@ def prepare(settings: Settings) -> None:
     """Write `prepared/` from the data folder of the settings.
 
     Raises:
-        ImageCapError: the data has errors, and the settings say to stop then.
+        ImageCapError: the data has errors, and `on_bad_data` is "stop".
     """
     samples, problems = read_captions(settings.data)
     if problems:

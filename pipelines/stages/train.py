@@ -1,8 +1,8 @@
-"""Stage `train`: from `prepared/` and two base checkpoints to `model/`, as an MLflow run that survives interruptions.
+"""Stage `train`: train `model/` from `prepared/` and the base checkpoints, as an MLflow run.
 
-What an interrupted run needs lies in `checkpoints/train/`, which is no DVC output: running the stage again with the
-same settings and data goes on under the same MLflow run. Nothing of it is left after success, but the cache of
-encoded pictures.
+The state of an interrupted training is kept in `checkpoints/train/`, which is no output of DVC. Running the stage again
+with the same data and settings resumes it under the same MLflow run. After a complete training only the feature cache
+is left there.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.checkout import tracked_md5
-from imagecap.config import Settings
+from imagecap.config import Settings, result_neutral
 from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
@@ -24,18 +24,16 @@ from pipelines.curves import draw_curves, write_curves
 from pipelines.stages import METRICS, MODEL, PLOTS, PREPARED, RUN_FILE, run_stage
 
 STATE = Path("checkpoints/train")
-UNDER_WAY = STATE / "run.json"  # which training the state belongs to, and its MLflow run
-OUTPUT = STATE / "output"  # the trainer's, until it is complete
-# settings that change neither weights nor metrics: changing them does not start a training anew
-IRRELEVANT = {"output_dir", "log_every", "save_every", "resume", "feature_cache", "feature_cache_gb"}
+UNFINISHED = STATE / "run.json"  # key and MLflow run of the training that the state belongs to
+OUTPUT = STATE / "output"  # output folder of the trainer, published when the training is complete
 REPORTED = ("train_loss", "val_loss", "steps", "images", "captions", "seconds", "captions_per_second")
 
 
 def train(settings: Settings) -> None:
-    """Train, or finish an interrupted training, and write `model/`, `mlflow_run.json`, metrics and plots.
+    """Train, or resume an interrupted training, and write `model/`, `mlflow_run.json`, metrics and plots.
 
     Raises:
-        ImageCapError: another process trains here, or what the trainer and the builder raise.
+        ImageCapError: another process trains here, or the model cannot be built or trained.
     """
     with exclusive(STATE / ".lock", f"training in {Path.cwd()}"):
         _train(settings)
@@ -44,18 +42,18 @@ def train(settings: Settings) -> None:
 def _train(settings: Settings) -> None:
     data = read_prepared(PREPARED, Path(settings.data.data_path))
     key = training_key(settings)
-    interrupted = _under_way()
+    interrupted = _unfinished()
     same = interrupted.get("key") == key
     if not same:
         shutil.rmtree(OUTPUT, ignore_errors=True)
     with tracked_run(settings, "train", interrupted.get("run_id") if same else None) as run:
-        atomic_write_json(UNDER_WAY, {"key": key, "run_id": run.run_id})
+        atomic_write_json(UNFINISHED, {"key": key, "run_id": run.run_id})
         print(f"{'new' if run.is_new else 'going on with'} MLflow run {run.run_id}")
         run.params(settings)
         folder = Path(settings.data.data_path)
         run.data_set(folder.name, tracked_md5(folder.with_name(f"{folder.name}.dvc")), _counts(data))
         summary_file = OUTPUT / "train_summary.json"
-        if not summary_file.is_file():  # else only what follows was interrupted
+        if not summary_file.is_file():  # else the training is complete, and only publishing was interrupted
             from imagecap.model.builder import build
             from imagecap.train.trainer import train as train_model
 
@@ -69,28 +67,28 @@ def _train(settings: Settings) -> None:
         _publish(summary, run.run_id, sorted({sample.digest for sample in data.train[: settings.train.max_samples]}))
         for plot in sorted(PLOTS.glob("train*")):
             run.artifact(plot, "plots")
-    UNDER_WAY.unlink()
+    UNFINISHED.unlink()
     shutil.rmtree(OUTPUT)
 
 
 def training_key(settings: Settings) -> str:
-    """A hash of all that decides what the training gives: prepared data, settings, base checkpoints on disk."""
-    train_settings = settings.train.model_dump(exclude=IRRELEVANT)
+    """Return a hash of what the trained weights depend on: prepared data, settings, base checkpoints on disk."""
     names = (settings.model.vision_model_name, settings.model.language_model_name, settings.model.model_path)
     bases = [Path(name).expanduser() for name in names if name is not None]
     facts: list[Any] = [
         folder_digest(PREPARED),
-        settings.model.model_dump(),
-        train_settings,
-        settings.compute.model_dump(),
+        *(
+            getattr(settings, section).model_dump(exclude=set(result_neutral(section)))
+            for section in ("model", "train", "compute")
+        ),
         [folder_digest(folder) for folder in bases if folder.is_dir()],
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _under_way() -> dict[str, str]:
+def _unfinished() -> dict[str, str]:
     try:
-        found = json.loads(UNDER_WAY.read_text(encoding="utf-8"))
+        found = json.loads(UNFINISHED.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -103,9 +101,9 @@ def _counts(data: PreparedData) -> dict[str, Any]:
 
 
 def _publish(summary: dict[str, Any], run_id: str, digests: list[str]) -> None:
-    """Put everything where DVC looks for it. `OUTPUT` stays whole until the end, so that this can be repeated.
+    """Write the outputs of the stage. `OUTPUT` is left as it is, so that this can be repeated after an interruption.
 
-    The model gets the digests of its training pictures along: no version is ever judged by pictures that it knows.
+    The model folder lists the digests of the training pictures, so that no version is ever scored on them.
     """
     final = OUTPUT / "final"
 

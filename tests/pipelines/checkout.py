@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psutil
 
+from imagecap.registry.versions import write_versions
 from pipelines.overrides import apply_overrides
 from tests.conftest import ROOT
 from tests.pipelines.toy import SETTINGS, write_toy
@@ -28,7 +29,7 @@ class Fault:
     program: str
     event: str
     path: str
-    do: Literal["stop", "kill", "full"]
+    do: Literal["stop", "kill", "full", "nan"]
     count: int = 1
 
 
@@ -108,6 +109,7 @@ def new_checkout(folder: Path, pictures: int = 24) -> Checkout:
         shutil.copy2(ROOT / name, target, follow_symlinks=False)
     apply_overrides(folder / "params.yaml", SETTINGS)
     write_toy(folder, pictures)
+    write_versions(folder)  # of the packages that this test runs with
     checkout = Checkout(folder)
     checkout.run("git", "init", "-q")
     checkout.dvc("add", "data", "bases")

@@ -1,31 +1,33 @@
 """dvc.yaml and params.yaml say what the code says: what is read is listed, and what is listed exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from imagecap.config import Settings, read_params
-from pipelines.stages.train import IRRELEVANT
+from imagecap.config import Settings, read_params, result_neutral, section_class
+from imagecap.registry.versions import VERSIONS_FILE, changed_packages, package_versions, write_versions
 from tests.conftest import ROOT
 from tests.pipelines.imports import modules_needed
 
 STAGES = ("prepare", "train", "evaluate")
-# Modules that cannot change what a stage gives: reading settings, writing files, logging, drawing.
-PLUMBING = {
+# Code that every stage imports and that changes none of its outputs: errors, files, hashes of the checkout, tracking,
+# and the checks before a stage runs.
+NEUTRAL = {
+    "imagecap/__init__.py",
+    "imagecap/checkout.py",
     "imagecap/errors.py",
     "imagecap/files.py",
-    "imagecap/checkout.py",
     "imagecap/locks.py",
-    "imagecap/registry/store.py",
-    "imagecap/registry/tracking.py",
-    "imagecap/train/progress.py",
-    "imagecap/train/signals.py",
-    "pipelines/curves.py",
+    "imagecap/registry",
+    "pipelines/__init__.py",
     "pipelines/integrity.py",
     "pipelines/processes.py",
+    "pipelines/stages/__init__.py",
 }
 
 
@@ -36,30 +38,89 @@ def pipeline() -> dict[str, Any]:
     return content
 
 
+def covers(path: str, module: str) -> bool:
+    """Return whether a file or folder is, or holds, a module."""
+    return module == path or module.startswith(f"{path}/")
+
+
+def code(stage: dict[str, Any]) -> set[str]:
+    """Return the dependencies of a stage that are code."""
+    return {path for path in stage["deps"] if path.startswith(("imagecap/", "pipelines/"))}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_lists_the_modules_it_needs(pipeline: dict[str, Any], stage: str) -> None:
-    listed = {dep for dep in pipeline["stages"][stage]["deps"] if dep.endswith(".py")}
-    needed = modules_needed(f"pipelines.stages.{stage}") - PLUMBING
-    needed = {module for module in needed if _holds_code(ROOT / module) and "imagecap/config/" not in module}
-    assert needed - listed == set(), "not listed: an edit of these would not rerun the stage"
-    assert listed - needed == set(), "listed in vain: an edit of these would rerun the stage for nothing"
+def test_a_stage_depends_on_the_code_it_imports(pipeline: dict[str, Any], stage: str) -> None:
+    listed = code(pipeline["stages"][stage])
+    needed = modules_needed(f"pipelines.stages.{stage}")
+    assert all((ROOT / path).exists() for path in listed)
+    missing = {module for module in needed if not any(covers(path, module) for path in listed | NEUTRAL)}
+    assert missing == set(), "not listed: an edit of these would not rerun the stage"
+    unused = {path for path in listed if not any(covers(path, module) for module in needed)}
+    assert unused == set(), "listed in vain: an edit of these would rerun the stage for nothing"
 
 
-def _holds_code(module: Path) -> bool:
-    """False for an `__init__.py` that is a docstring only."""
-    text = re.sub(r'^""".*?"""', "", module.read_text(encoding="utf-8"), flags=re.DOTALL).strip()
-    return bool(text) and module.as_posix() not in {
-        f"{ROOT}/imagecap/__init__.py",
-        f"{ROOT}/pipelines/stages/__init__.py",
-    }
+def test_dependencies_are_few_enough_to_read(pipeline: dict[str, Any]) -> None:
+    assert all(len(pipeline["stages"][stage]["deps"]) <= 16 for stage in STAGES)
+
+
+def params(stage: dict[str, Any]) -> tuple[set[str], dict[str, Any]]:
+    """Return the parameters of a stage in params.yaml, and those in other files."""
+    return (
+        {entry for entry in stage["params"] if isinstance(entry, str)},
+        {file: names for entry in stage["params"] if isinstance(entry, dict) for file, names in entry.items()},
+    )
 
 
 def test_each_setting_reruns_what_depends_on_it(pipeline: dict[str, Any]) -> None:
-    params = {stage: set(pipeline["stages"][stage]["params"]) for stage in STAGES}
-    train = {f"train.{name}" for name in type(Settings().train).model_fields if name not in IRRELEVANT}
-    assert params["prepare"] == {"data"}
-    assert params["train"] == {"model", "compute", *train}
-    assert params["evaluate"] == {"generate", "evaluate", "compute"}
+    listed = {stage: params(pipeline["stages"][stage])[0] for stage in STAGES}
+    for section in ("data", "model", "generate", "evaluate", "compute"):
+        assert result_neutral(section) == set(), "then the settings of the section must be listed one by one"
+    train = {f"train.{name}" for name in section_class("train").model_fields.keys() - result_neutral("train")}
+    assert listed["prepare"] == {"data"}
+    assert listed["train"] == {"model", "compute", *train}
+    assert listed["evaluate"] == {"generate", "evaluate", "compute"}
+
+
+def test_stages_depend_on_the_packages_that_decide_about_results(pipeline: dict[str, Any]) -> None:
+    for stage in ("train", "evaluate"):  # None: on every line of the file
+        assert params(pipeline["stages"][stage])[1] == {VERSIONS_FILE: None}
+    assert set(params(pipeline["stages"]["prepare"])[1][VERSIONS_FILE]) == {"numpy", "pillow"}
+    assert {"torch", "transformers", "tokenizers", "pillow", "numpy"} <= package_versions().keys()
+    assert yaml.safe_load((ROOT / VERSIONS_FILE).read_text(encoding="utf-8")).keys() == package_versions().keys()
+
+
+def test_a_new_version_of_a_package_reruns_the_stages_that_use_it(tmp_path: Path) -> None:
+    """DVC itself is asked, in a checkout whose stages do nothing but have the parameters of dvc.yaml."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = {
+        name: {"cmd": f"echo {name} > {name}.txt", "params": [{VERSIONS_FILE: versions}], "outs": [f"{name}.txt"]}
+        for name in STAGES
+        for versions in [params(pipeline[name])[1][VERSIONS_FILE]]
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text("{}\n", encoding="utf-8")
+    write_versions(tmp_path)
+    assert changed_packages(tmp_path) == []
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    dvc("init", "--no-scm")
+    dvc("repro")
+    assert yaml.safe_load(dvc("status", "--json")) == {}
+    file = tmp_path / VERSIONS_FILE
+    now = file.read_text(encoding="utf-8")
+    for package, rerun in (
+        ("torch", {"train", "evaluate"}),
+        ("transformers", {"train", "evaluate"}),
+        ("pillow", {*STAGES}),
+    ):
+        file.write_text(re.sub(rf"^{package}: .*", f'{package}: "0.1"', now, flags=re.MULTILINE), encoding="utf-8")
+        assert yaml.safe_load(dvc("status", "--json")).keys() == rerun
+        assert changed_packages(tmp_path) == [package]
+    write_versions(tmp_path)
+    assert yaml.safe_load(dvc("status", "--json")) == {}
 
 
 def test_params_yaml_holds_every_setting() -> None:

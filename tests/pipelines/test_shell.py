@@ -84,7 +84,7 @@ def test_an_interruption_ends_all_and_lets_state_be_saved(tmp_path: Path, monkey
 
 
 def test_a_stage_that_ignores_signals_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.shell._GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("pipelines.shell.GRACE_SECONDS", 0.5)
     deaf = (
         "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "print(os.getpid(), flush=True); time.sleep(60)"

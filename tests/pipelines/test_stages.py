@@ -15,7 +15,7 @@ from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Imag
 from imagecap.registry.store import connect
 from pipelines.stages import run_stage
 from pipelines.stages import train as train_module
-from pipelines.stages.evaluate import evaluate, spread
+from pipelines.stages.evaluate import evaluate, evenly_spaced
 from pipelines.stages.prepare import prepare
 from pipelines.stages.train import train, training_key
 from tests.pipelines.toy import SETTINGS, write_toy
@@ -119,16 +119,16 @@ def test_an_interrupted_training_goes_on_under_its_run(
     monkeypatch.setattr(trainer, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         train(changed)
-    under_way = json.loads(train_module.UNDER_WAY.read_text())["run_id"]
+    under_way = json.loads(train_module.UNFINISHED.read_text())["run_id"]
     assert connect().get_run(under_way).info.status == "KILLED"
     # 2. other settings in between would be another run, and these do not resume its state
     with pytest.raises(KeyboardInterrupt):
         train(settings)
-    assert json.loads(train_module.UNDER_WAY.read_text())["run_id"] != under_way
+    assert json.loads(train_module.UNFINISHED.read_text())["run_id"] != under_way
     # 3. killed again, resumed, and killed between training and publishing
     with pytest.raises(KeyboardInterrupt):
         train(changed)
-    under_way = json.loads(train_module.UNDER_WAY.read_text())["run_id"]
+    under_way = json.loads(train_module.UNFINISHED.read_text())["run_id"]
     monkeypatch.setattr(trainer, "train", trains)
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "_publish", unpublished)
@@ -143,7 +143,7 @@ def test_an_interrupted_training_goes_on_under_its_run(
 
 
 def test_settings_that_do_not_matter_do_not_start_anew(place: Path, settings: Settings) -> None:
-    quiet = settings.model_copy(update={"train": settings.train.model_copy(update={"log_every": 7, "resume": True})})
+    quiet = settings.model_copy(update={"train": settings.train.model_copy(update={"log_every": 7, "resume": True, "on_non_finite": "skip"})})
     assert training_key(quiet) == training_key(settings)
 
 
@@ -187,6 +187,6 @@ def test_a_stage_ends_with_a_sentence_and_a_status(
     )
 
 
-def test_examples_are_spread_evenly() -> None:
-    assert spread(range(10), 3) == [0, 3, 6]
-    assert spread([1, 2], 3) == [1, 2]
+def test_examples_are_evenly_spaced() -> None:
+    assert evenly_spaced(range(10), 3) == [0, 3, 6]
+    assert evenly_spaced([1, 2], 3) == [1, 2]

@@ -1,6 +1,7 @@
 """Killed anywhere, run again: the same result, and nothing left of the interruption. All of it really happens."""
 
 import json
+import re
 import shutil
 import sys
 from typing import Any
@@ -103,6 +104,36 @@ def test_killed_in_each_stage_and_in_registering(checkout: Checkout) -> None:
         "metrics/test.json": interrupted["metrics/test.json"]
     }
     checkout.commit()
+
+
+def test_a_loss_that_is_not_finite_is_skipped_after_a_stop_and_nothing_is_lost(checkout: Checkout) -> None:
+    before = locked(checkout)
+    params = checkout.folder / "params.yaml"
+    apply_overrides(params, {"train": {"num_epochs": 3, "save_every": 1}})
+    said = checkout.dvc("repro", "train", status=255, fault=Fault(TRAIN, "os.rename", STATE_FILE, "nan", count=4))
+    found = re.search(r"error: the loss or its gradient is not finite at step (\d+)", said)
+    assert found is not None, said
+    steps_done = int(found[1]) - 1
+    assert steps_done > 0
+    state = checkout.folder / "checkpoints" / "train"
+    run = checkout.json("checkpoints/train/run.json")["run_id"]
+    assert (state / STATE_FILE).is_file()
+    # as the message advises; the loss of that step is not finite this time either
+    apply_overrides(params, {"train": {"on_non_finite": "skip"}})
+    said = checkout.dvc("repro", "train", fault=Fault(TRAIN, "open", STATE_FILE, "nan"))
+    checkout.disarm()
+    assert f"going on with MLflow run {run}" in said
+    assert f"going on after step {steps_done}" in said
+    assert f"not finite at step {steps_done + 1}" in said
+    assert "the step is left out" in said
+    assert checkout.json("mlflow_run.json")["run_id"] == run
+    assert checkout.json("metrics/train.json")["steps"] == 3 * 3
+    # the setting changes no finished training
+    apply_overrides(params, {"train": {"on_non_finite": "stop"}})
+    assert "Running stage" not in checkout.dvc("repro", "train")
+    checkout.run("git", "checkout", "--", "params.yaml")
+    checkout.dvc("repro")
+    assert locked(checkout) == before
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_the_best_comes_first_and_failures_last(checkout: Path, monkeypatch: pyt
     told: list[Any] = []
     monkeypatch.setattr(sweep, "create_table_artifact", lambda table, **_: told.append(table))
     monkeypatch.setattr(sweep, "get_run_logger", lambda: type("Log", (), {"info": lambda *_: None}))
-    message = sweep.leave.fn(rows, str(checkout))
+    message = sweep.write_results.fn(rows, str(checkout))
     assert message.startswith('best: sweep-x-03 {"train.learning_rate": 0.3')
     assert "not to be told from it by its interval: sweep-x-04; 1 failed; take it with: dvc exp apply" in message
     table = (checkout / "sweep.csv").read_text().splitlines()

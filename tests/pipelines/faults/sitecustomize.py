@@ -3,7 +3,7 @@
 Python imports a module of this name at its start. `PYTHONPATH` is set to this folder, and the file that
 `IMAGECAP_TEST_FAULT` names, if it is there, says as JSON: `program` (part of the command line), `event` and `path` (an
 audit event and a part of its arguments), `count` (which time) and `do`: "stop" (SIGSTOP, until the test says
-otherwise), "kill" (SIGKILL), or "full" (from then on, as on a full disk). With `calls`, "kill" waits until the thread
+otherwise), "kill" (SIGKILL), "full" (from then on, as on a full disk), or "nan" (the next loss is not a number). With `calls`, "kill" waits until the thread
 has made so many calls more, of Python's functions and C's: any moment can be named. The events:
 https://docs.python.org/3/library/audit_events.html
 """
@@ -30,8 +30,21 @@ def _install(fault: dict[str, Any]) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif seen == fault["count"] and fault.get("calls"):
             sys.setprofile(count_calls)
+        elif seen == fault["count"] and fault["do"] == "nan":
+            spoil_next_loss()
         elif seen == fault["count"]:
             os.kill(os.getpid(), signal.SIGSTOP if fault["do"] == "stop" else signal.SIGKILL)
+
+    def spoil_next_loss() -> None:
+        import torch
+
+        real = torch.log_softmax
+
+        def spoiled(*arguments: Any, **options: Any) -> Any:
+            torch.log_softmax = real
+            return real(*arguments, **options) * float("nan")
+
+        torch.log_softmax = spoiled
 
     calls = 0
 
