@@ -14,9 +14,7 @@ from imagecap.files import atomic_write_text
 
 VERSIONS_FILE = "versions.yaml"
 _PACKAGES = ("jieba", "jinja2", "numpy", "peft", "pillow", "safetensors", "tokenizers", "torch", "transformers")
-_HEADER = (
-    "# Installed packages that can change weights, captions or scores. Written by `make setup`.\n"
-)
+_HEADER = "# Installed packages that can change weights, captions or scores. Written by `make setup`.\n"
 
 
 def package_versions() -> dict[str, str]:

@@ -34,7 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     assert "decision:  promote: Bleu_1 0." in said
     said = made.command("register")
     assert "imagecap version 2 @champion: was registered before" in said
-    told = json.loads(made.run(sys.executable, "run.py", "register", "--json", silent=True))
+    told = json.loads(made.command("register", "--json").splitlines()[-1])
     assert (told["version"], told["alias"], told["champion"], told["is_new"]) == ("2", "champion", "2", False)
     return made
 

@@ -1,7 +1,10 @@
 """The flow: what it runs, in which order, what it refuses, and what it says when something fails."""
 
+import os
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,10 @@ import yaml
 from prefect.logging import disable_run_logger
 
 from imagecap.config import read_params
-from imagecap.errors import ImageCapError
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from pipelines import caption_folder, flows, sweep, tasks
 from pipelines.shell import CommandFailed
 from tests.conftest import ROOT
-
-Command = list[str]
 
 
 @pytest.fixture
@@ -26,50 +27,112 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Progress:
-    """Prefect's server is not asked."""
+class NoArtifact:
+    """Takes the place of a progress artifact: Prefect's server is not asked."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def read(self, line: str) -> None:
-        assert line == "step 3/10"
+    def __enter__(self) -> "NoArtifact":
+        return self
 
-    def end(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, line: str) -> None: ...
+
+
+# Stages of a small checkout, which end as our stages do, and a command line that answers as ours does.
+PIPELINE = """\
+stages:
+  prepare:
+    cmd: python -m stage prepare
+    deps: [data]
+    outs: [prepared]
+  train:
+    cmd: python -m stage train
+    deps: [prepared, epochs]
+    outs: [model]
+  evaluate:
+    cmd: python -m stage evaluate
+    deps: [model]
+    outs: [evaluation]
+"""
+STAGE = """\
+import sys
+from pathlib import Path
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError
+from pipelines import stages
+stages.interrupt_on_sigterm = stages.die_with_parent = lambda: None
+def stage(settings):
+    name = sys.argv[1]
+    if Path("broken").exists():
+        raise ImageCapError("data/captions.json is missing")
+    out = {"prepare": "prepared", "train": "model", "evaluate": "evaluation"}[name]
+    Path(out).write_text(name + Path("epochs").read_text())
+sys.exit(stages.run_stage(stage))
+"""
+RUN = """\
+import argparse
+from unittest.mock import patch
+from imagecap.commands import register
+from imagecap.registry.promotion import Decision
+from imagecap.registry.register import Registration
+parser = argparse.ArgumentParser()
+parser.add_argument("command", choices=["register"])
+register.add_arguments(parser)
+arguments = parser.parse_args()
+alias = None if arguments.compare_only else "champion"
+done = Registration("imagecap", "2", True, "0" * 64, "run", Decision(True, "so it is"), alias, "1", [])
+with patch("imagecap.registry.register.register_pipeline_model", return_value=done):
+    register.run(arguments)
+"""
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
-    """The commands that were to be run; nothing is."""
-    asked: list[Command] = []
-
-    def stream(command: Command, log: Callable[[str], None], cwd: Path) -> list[str]:
-        asked.append(command[1:])
-        log("step 3/10")
-        if "--compare_only" in command:
-            return ["imagecap version 2: registered", "decision:  promote: so it is"]
-        if "register" in command:
-            return ["imagecap version 2 @champion: registered", "why:       so it is"]
-        return ["Stage 'x' didn't change, skipping"] if "prepare" in command else ["done"]
-
-    monkeypatch.setattr(tasks, "stream", stream)
-    monkeypatch.setattr(tasks, "Progress", Progress)
-    return asked
+def pipeline(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with small stages, which the real DVC runs."""
+    monkeypatch.setattr(tasks, "ProgressArtifact", NoArtifact)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{checkout}")
+    for name, text in (("dvc.yaml", PIPELINE), ("stage.py", STAGE), ("run.py", RUN), ("data", "1"), ("epochs", "1")):
+        (checkout / name).write_text(text)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=checkout, check=True)
+    return checkout
 
 
-def test_a_stage_is_brought_up_to_date_by_dvc(checkout: Path, commands: list[Command]) -> None:
+def test_dvc_says_what_became_of_a_stage(pipeline: Path) -> None:
+    def train() -> tuple[str | None, str | None]:
+        state = tasks.dvc_stage.fn("train")
+        return state.name, state.message
+
     with disable_run_logger():
-        skipped, ran = tasks.dvc_stage.fn("prepare"), tasks.dvc_stage.fn("train")
-        assert (skipped.name, skipped.message) == ("Skipped", "unchanged")
-        assert (ran.name, ran.message) == ("Completed", "ran")
+        assert tasks.dvc_stage.fn("prepare").message == "ran"
+        assert train() == ("Completed", "ran")
+        assert train() == ("Skipped", "unchanged")
+        (pipeline / "epochs").write_text("2")
+        assert train() == ("Completed", "ran")
+        (pipeline / "epochs").write_text("1")
+        assert train() == ("Restored", "restored")
+        assert (pipeline / "model").read_text() == "train1"
+
+
+def test_a_stage_that_fails_says_why_and_with_which_status(pipeline: Path) -> None:
+    (pipeline / "broken").touch()
+    with (
+        disable_run_logger(),
+        pytest.raises(CommandFailed, match=r"status 2: data/captions\.json is missing") as raised,
+    ):
+        tasks.dvc_stage.fn("prepare")
+    assert raised.value.status == EXIT_USER_ERROR
+    (pipeline / "stage.py").write_text("import os; os.kill(os.getpid(), 9)")
+    with disable_run_logger(), pytest.raises(CommandFailed) as raised:
+        tasks.dvc_stage.fn("prepare")
+    assert raised.value.status not in {0, EXIT_USER_ERROR}, "killed: worth another try"
+
+
+def test_what_our_commands_found_is_read_as_json(pipeline: Path) -> None:
+    with disable_run_logger():
         assert flows.compare.fn() == "promote: so it is"
-        assert flows.promote_or_keep.fn() == "imagecap version 2 @champion: registered"
-    assert commands == [
-        ["-m", "dvc", "repro", "--single-item", "prepare"],
-        ["-m", "dvc", "repro", "--single-item", "train"],
-        ["run.py", "register", "--compare_only"],
-        ["run.py", "register"],
-    ]
+        assert flows.promote_or_keep.fn() == "imagecap version 2 @champion"
 
 
 def test_overrides_are_checked_before_work(checkout: Path) -> None:
@@ -136,27 +199,26 @@ def server() -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_the_whole_flow(checkout: Path, commands: list[Command], server: None) -> None:
+def test_the_whole_flow(pipeline: Path, server: None) -> None:
     state = flows.train_pipeline(data=flows.DataSettings(language="zh"), return_state=True)
     assert state.is_completed()
-    assert state.message == (
-        "prepare unchanged, train ran, evaluate ran; imagecap version 2 @champion: registered; promote: so it is"
-    )
-    assert [command[-1] for command in commands] == ["prepare", "train", "evaluate", "--compare_only", "register"]
-    assert read_params(str(checkout / "params.yaml")).data.language == "zh"
+    assert state.message == ("prepare ran, train ran, evaluate ran; imagecap version 2 @champion; promote: so it is")
+    assert read_params(str(pipeline / "params.yaml")).data.language == "zh"
+    again = flows.train_pipeline(return_state=True)
+    assert str(again.message).startswith("prepare unchanged, train unchanged, evaluate unchanged; ")
 
 
 @pytest.mark.long
-def test_a_failure_is_told_in_one_sentence(
-    checkout: Path, commands: list[Command], server: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[Any] = []
+def test_a_failure_is_told_in_one_sentence(pipeline: Path, server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pipeline / "broken").touch()
+    tried: list[str] = []
+    real = tasks.run_dvc
 
-    def failing(command: Command, *_: object) -> list[str]:
-        tried.append(command[-1])
-        raise CommandFailed(command, 2, ["error: data/captions.json is missing"])
+    def counting(arguments: list[str], *rest: Any) -> bool:
+        tried.append(arguments[-1])
+        return real(arguments, *rest)
 
-    monkeypatch.setattr(tasks, "stream", failing)
+    monkeypatch.setattr(tasks, "run_dvc", counting)
     state = flows.train_pipeline(return_state=True)
     assert state.is_failed()
     assert "data/captions.json is missing" in str(state.message)

@@ -49,12 +49,22 @@ def wait_for_end(process: int, seconds: float = 10) -> bool:
 def test_lines_come_one_by_one_and_bars_now_and_then(tmp_path: Path) -> None:
     lines: list[str] = []
     code = r"print('one\n两', flush=True); print('\r10%\r20%\r30%', end=''); print('\nend', end='')"
-    assert stream(python(code), lines.append, tmp_path)[-1] == "end"
+    stream(python(code), lines.append, tmp_path)
     assert lines == ["one", "两", "30%", "end"]
 
 
-def test_the_status_is_that_of_the_stage(tmp_path: Path) -> None:
-    code = "import sys; print('error: no pictures'); print('failed to run: x, exited with 2'); sys.exit(255)"
+def test_standard_output_can_go_to_a_file(tmp_path: Path) -> None:
+    lines: list[str] = []
+    code = "import os, sys; print(os.environ['GIVEN']); print('a note', file=sys.stderr)"
+    with (tmp_path / "output").open("w+") as output:
+        stream(python(code), lines.append, tmp_path, output, {"GIVEN": "the result"})
+        output.seek(0)
+        assert output.read() == "the result\n"
+    assert lines == ["a note"]
+
+
+def test_the_status_and_the_last_line_are_told(tmp_path: Path) -> None:
+    code = "import sys; print('error: no pictures'); sys.exit(2)"
     with pytest.raises(CommandFailed, match="status 2: no pictures") as raised:
         stream(python(code), lambda line: None, tmp_path)
     assert raised.value.status == 2

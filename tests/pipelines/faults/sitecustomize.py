@@ -3,8 +3,9 @@
 Python imports a module of this name at its start. `PYTHONPATH` is set to this folder, and the file that
 `IMAGECAP_TEST_FAULT` names, if it is there, says as JSON: `program` (part of the command line), `event` and `path` (an
 audit event and a part of its arguments), `count` (which time) and `do`: "stop" (SIGSTOP, until the test says
-otherwise), "kill" (SIGKILL), "full" (from then on, as on a full disk), or "nan" (the next loss is not a number). With `calls`, "kill" waits until the thread
-has made so many calls more, of Python's functions and C's: any moment can be named. The events:
+otherwise), "kill" (SIGKILL), "full" (from then on, as on a full disk), or "nan" (the next loss is not a number). With
+`calls`, "kill" waits until the thread has made so many calls more, of Python's functions and C's: any moment can be
+named. The events:
 https://docs.python.org/3/library/audit_events.html
 """
 
