@@ -143,9 +143,8 @@ def test_an_interrupted_training_goes_on_under_its_run(
 
 
 def test_settings_that_do_not_matter_do_not_start_anew(place: Path, settings: Settings) -> None:
-    quiet = settings.model_copy(
-        update={"train": settings.train.model_copy(update={"log_every": 7, "resume": True, "on_non_finite": "skip"})}
-    )
+    changes = {"log_every": 7, "resume": True, "on_non_finite": "skip"}
+    quiet = settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
     assert training_key(quiet) == training_key(settings)
 
 
