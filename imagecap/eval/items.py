@@ -1,4 +1,4 @@
-"""What is evaluated: one item per picture and language of its references."""
+"""The items of an evaluation: one per picture and language of its references."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from imagecap.data.records import Sample
 class Item:
     """A picture to be captioned in one language.
 
-    Args:
-        image: name as in captions.json.
-        path: the file.
-        digest: hash of its content.
-        language: language of the references; None where the picture has none.
-        prompt: what the model is asked; None: its default prompt.
-        references: captions in that language.
-        extra: other columns on which all these captions agree.
+    Attributes:
+        image: name of the picture in captions.json.
+        path: the picture file.
+        digest: digest of the picture's pixels.
+        language: language of the references; None if the picture has no references.
+        prompt: prompt for the model; None for its default prompt.
+        references: the captions in that language.
+        extra: the extra columns of captions.json that are equal in all these captions.
     """
 
     image: str
@@ -32,11 +32,11 @@ class Item:
 
 
 def items_of(samples: Sequence[Sample], prompt: str | None) -> list[Item]:
-    """Items in the order of the pictures; a picture without references is one item without a language.
+    """Make the items of samples, in their order; a sample without references is one item without a language.
 
     Args:
-        samples: pictures.
-        prompt: prompt of the settings, which goes before those of the captions; None: there is none.
+        samples: pictures with their captions.
+        prompt: prompt of the settings, which replaces the prompts of the captions; None keeps those.
     """
     items: list[Item] = []
     for sample in samples:
@@ -64,7 +64,7 @@ def items_of(samples: Sequence[Sample], prompt: str | None) -> list[Item]:
 
 
 def captions_by_language(samples: Sequence[Sample]) -> dict[str, dict[str, list[str]]]:
-    """Language → picture → its captions; pictures with none in a language are left out."""
+    """The captions of each picture by language: language → name of the picture → captions."""
     result: dict[str, dict[str, list[str]]] = {}
     for sample in samples:
         for caption in sample.captions:

@@ -1,4 +1,4 @@
-"""References and captions out of files: our own formats and COCO's."""
+"""Reading of references and captions to score, in ImageCap's own formats and COCO's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,16 @@ _COLUMNS = ("image", "image_id", "file_name", "id")
 
 
 def read_references(path: Path) -> dict[str, dict[str, list[str]]]:
-    """Language → picture → captions.
+    """Read references.
 
-    Understood are `{picture: [caption, …]}`, a list of rows with a picture and a caption (our captions.json), COCO's
+    The file may hold `{picture: [caption, …]}`, a list of rows with a picture and a caption (our captions.json), COCO's
     annotations (`{"annotations": [{"image_id", "caption"}, …]}`), and eval_results.json.
 
+    Returns:
+        Captions by language and picture.
+
     Raises:
-        ImageCapError: the file cannot be read, or is none of these; names the row.
+        ImageCapError: the file cannot be read or has another format; the message names the row.
     """
     found: dict[str, dict[str, list[str]]] = {}
     for image, caption, language in _rows(path, "references"):
@@ -29,13 +32,17 @@ def read_references(path: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def read_hypotheses(path: Path) -> dict[str, dict[str, str]]:
-    """Language → picture → the caption to score.
+    """Read the captions to score.
 
-    Understood are `{picture: caption}`, a list of rows with a picture and a caption (COCO's results), and
+    The file may hold `{picture: caption}`, a list of rows with a picture and a caption (COCO's results), and
     eval_results.json.
 
+    Returns:
+        One caption by language and picture.
+
     Raises:
-        ImageCapError: the file cannot be read, is none of these, or a picture has two captions; names the row.
+        ImageCapError: the file cannot be read or has another format, or a picture has two captions in a language; the
+            message names the row.
     """
     found: dict[str, dict[str, str]] = {}
     for image, caption, language in _rows(path, "caption"):
@@ -48,7 +55,7 @@ def read_hypotheses(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _rows(path: Path, column: str) -> list[tuple[str, str, str]]:
-    """Picture, caption and language of every caption in the file; `column` is what eval_results.json calls them."""
+    """Picture, text and language of every caption in a file; `column` is its name in eval_results.json."""
     content = read_json(path)
     if isinstance(content, Mapping):
         if isinstance(content.get("annotations"), list):

@@ -15,7 +15,8 @@ from imagecap.report.formatting import (
 )
 from imagecap.report.wording_en import BASELINE_MEANINGS
 
-_LANES = ("true_share", "true_share_seen", "true_share_held_out", "CIDEr", "ROUGE_L", "Bleu_4")
+_FIRST_LANES = ("true_share", "true_share_seen", "true_share_held_out", "CIDEr", "ROUGE_L", "Bleu_4")
+_WITHOUT_LANE = ("Bleu_1", "Bleu_2", "Bleu_3", "METEOR", "CLIPScore", "RefCLIPScore")  # the table has them
 CURVE_WIDTH, CURVE_HEIGHT = 560, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
 
@@ -34,7 +35,7 @@ def lanes(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for key in sorted(evaluation["metrics"], key=lambda key: _order(key, languages)):
         name = metric_of_key(key)
-        if name not in _LANES:
+        if name in _WITHOUT_LANE:
             continue
         value = evaluation["metrics"][key]
         interval = evaluation["intervals"].get(key)
@@ -149,5 +150,5 @@ def _order(key: str, languages: Sequence[str]) -> tuple[int, int]:
     name = metric_of_key(key)
     return (
         languages.index(language) if language in languages else len(languages),
-        _LANES.index(name) if name in _LANES else len(_LANES),
+        _FIRST_LANES.index(name) if name in _FIRST_LANES else len(_FIRST_LANES),
     )

@@ -10,7 +10,7 @@ from imagecap.data import decoding
 from imagecap.data.images import PictureError, load_image
 from imagecap.data.records import Sample
 from imagecap.eval import near_duplicates as module
-from imagecap.eval.near_duplicates import ALIKE_BITS, SIDE, _hashes, difference_hash, near_duplicates
+from imagecap.eval.near_duplicates import ALIKE_BITS, SIDE, difference_hash, difference_hashes, near_duplicates
 
 
 def photograph(seed: int) -> Image.Image:
@@ -54,7 +54,7 @@ def test_twelve_bits_of_256_may_differ(tmp_path: Path, changed: int) -> None:
     other = bits.copy()
     other.flat[np.random.default_rng(1).choice(SIDE * SIDE, changed, replace=False)] ^= True
     known, new = drawn(bits, tmp_path / "known.png"), drawn(other, tmp_path / "new.png")
-    both = _hashes([known.path, new.path], 10**8)
+    both = difference_hashes([known.path, new.path], 10**8)
     assert np.bitwise_count(both[0] ^ both[1]).sum() == changed
     assert near_duplicates([new], [known], 10**8) == ([("new.png", "known.png")] if changed <= 12 else [])
 
@@ -94,7 +94,7 @@ def test_threads_give_what_a_plain_loop_gives(tmp_path: Path, large: int, monkey
     sample(photograph(0).resize((1500, 1100)), paths[0])  # a slow one first
     expected = np.stack([difference_hash(load_image(path, 10**8)) for path in paths])
     assert len(np.unique(expected, axis=0)) == 40
-    assert np.array_equal(_hashes(paths, 10**8), expected)
+    assert np.array_equal(difference_hashes(paths, 10**8), expected)
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
