@@ -1,4 +1,4 @@
-"""Pictures and captions seen a little differently in every epoch, so that few of them teach more."""
+"""Data augmentation: random crops, colours and mirroring of pictures, and dropout of caption tokens."""
 
 import math
 
@@ -9,20 +9,24 @@ from torch import Tensor
 
 from imagecap.config import TrainSettings
 
-_LARGEST_STRETCH = 4 / 3  # of a crop against its picture, as Szegedy et al. 2015 (arXiv:1409.4842) have it
+_MAX_ASPECT_RATIO = 4 / 3  # of a crop relative to its picture, as in Inception (Szegedy et al. 2015, arXiv:1409.4842)
 
 
-def augments(settings: TrainSettings) -> bool:
-    """Whether pictures change from epoch to epoch, so that their features cannot be kept."""
+def uses_augmentation(settings: TrainSettings) -> bool:
+    """Whether pictures are augmented, so that their features differ between epochs and cannot be cached."""
     return settings.augment_crop < 1 or settings.augment_colour > 0 or settings.augment_flip
 
 
-def augmented(image: Image.Image, settings: TrainSettings, rng: np.random.Generator) -> Image.Image:
-    """A random view of a picture: cropped, recoloured, mirrored, as far as the settings say.
+def augment(image: Image.Image, settings: TrainSettings, rng: np.random.Generator) -> Image.Image:
+    """A random view of a picture: a crop (`augment_crop`), other colours (`augment_colour`), mirrored (`augment_flip`).
 
     Args:
-        image: RGB, of any size; so is the result.
-        rng: decides everything.
+        image: RGB, of any size.
+        settings: which augmentations are used, and how strong they are.
+        rng: the source of all randomness.
+
+    Returns:
+        An RGB picture, smaller than `image` if it was cropped.
     """
     if settings.augment_crop < 1:
         image = image.crop(_box(image.size, settings.augment_crop, rng))
@@ -34,20 +38,25 @@ def augmented(image: Image.Image, settings: TrainSettings, rng: np.random.Genera
     return image
 
 
-def hidden_tokens(captions: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Which tokens to hide, of those that captions feed: `[pictures, tokens]`, as `PackedRows.captions`.
+def token_dropout_mask(captions: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """The caption tokens to replace by padding in the input, a boolean mask `[pictures, tokens]`.
 
-    What is not known from the words before must be seen in the picture (Bowman et al. 2016, arXiv:1511.06349).
+    Word dropout (Bowman et al. 2016, arXiv:1511.06349): what the words before do not tell must be seen in the picture.
+
+    Args:
+        captions: `[pictures, tokens]`, as `PackedRows.captions`; negative outside of captions.
+        share: probability of a token to be replaced.
+        rng: the source of all randomness.
     """
     return torch.from_numpy(rng.random(captions.shape) < share) & (captions >= 0)
 
 
 def _box(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a crop of at least `smallest` of the area (less what the border cuts off)."""
+    """Left, top, right and bottom of a random crop of at least `smallest` of the area (before clipping)."""
     width, height = size
     area = rng.uniform(smallest, 1)
-    stretch = math.exp(rng.uniform(-1, 1) * math.log(_LARGEST_STRETCH) / 2)
-    wide = max(1, min(width, round(width * math.sqrt(area) * stretch)))
-    high = max(1, min(height, round(height * math.sqrt(area) / stretch)))
+    aspect = math.exp(rng.uniform(-1, 1) * math.log(_MAX_ASPECT_RATIO) / 2)
+    wide = max(1, min(width, round(width * math.sqrt(area) * aspect)))
+    high = max(1, min(height, round(height * math.sqrt(area) / aspect)))
     left, top = int(rng.integers(width - wide + 1)), int(rng.integers(height - high + 1))
     return left, top, left + wide, top + high

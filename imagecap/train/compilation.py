@@ -1,8 +1,8 @@
 """torch.compile of the transformer blocks, for the length of a training step.
 
-Only the blocks: they are alike, so that one compilation serves all of them. Rows are ragged, so shapes are compiled as
-unknown from the start; a batch of one picture is compiled apart. Captions that are made on the way are decoded as they
-are without it: `generate.compilation` is for models that are opened to caption.
+Only the blocks are compiled. They are alike, so one compilation serves all of them. Rows differ in length, so shapes
+are dynamic from the start; torch compiles a batch of one picture separately. Captions generated in training use
+uncompiled blocks: `generate.compilation` compiles models that are opened to caption.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from imagecap.model.checkpoint import one_line
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.utils import transformer_blocks
 
-# all blocks share one compiled function: encoder or language model, frozen or not, with gradients or not, one or many
-# pictures; above the limit torch would run them uncompiled without a word
-VARIANTS = 64
+# All blocks share one compiled function, which is specialized for encoder or language model, frozen or not, with
+# gradients or not, one picture or several. Above the limit torch runs blocks uncompiled without a warning.
+RECOMPILE_LIMIT = 64
 
 
 def compiled_blocks(model: ImageCaptioner, *, encoder: bool) -> list[tuple[nn.Module, Any]]:
@@ -30,13 +30,13 @@ def compiled_blocks(model: ImageCaptioner, *, encoder: bool) -> list[tuple[nn.Mo
         ImageCapError: torch.compile does not work here, most likely for want of a compiler.
     """
     _require_compiler(model.device)
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
     blocks = [*transformer_blocks(model.language_model), *(model.vision_tower.encoder.layers if encoder else [])]
     return [(block, torch.compile(block.forward, dynamic=True)) for block in blocks]
 
 
 def _require_compiler(device: torch.device) -> None:
-    """Compile and run next to nothing, so that what is missing is said before any work."""
+    """Compile and run a trivial function, so that a missing compiler is reported before the training starts."""
 
     def shifted(values: torch.Tensor) -> torch.Tensor:
         return values.sin() + 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imagecap.config import Settings
 from imagecap.data.prefetch import prefetch
-from imagecap.train.augmentation import augments
+from imagecap.train.augmentation import uses_augmentation
 from imagecap.train.feature_cache import FeatureCache, feature_cache_key
 from imagecap.train.loader import AHEAD, Loader, threads_for
 from imagecap.train.plan import Plan
@@ -41,7 +41,7 @@ def _open(train_step: TrainStep, folder: Path, settings: Settings) -> FeatureCac
     options, model = settings.train, train_step.model
     if train_step.encoder_trains or not options.feature_cache:
         return None
-    if augments(options):
+    if uses_augmentation(options):
         print_status("pictures are augmented: their features change with every epoch and are not kept")
         return None
     shape = (model.num_patches, model.llava.config.vision_config.hidden_size)
@@ -58,10 +58,11 @@ def _encode_all(
             wanted.setdefault(sample.digest, (plan, picture))
     cache.make_room(set(wanted))
     missing = [place for digest, place in wanted.items() if digest not in cache]
-    room = cache.slots - len(cache.by_digest)
+    room = cache.capacity - len(cache.by_digest)
     if len(missing) > room:
         print_status(
-            f"the feature cache holds {cache.slots} pictures (--feature_cache_gb {settings.train.feature_cache_gb}); "
+            f"the feature cache holds {cache.capacity} pictures "
+            f"(--feature_cache_gb {settings.train.feature_cache_gb}); "
             f"{len(missing) - room} are encoded again in every epoch"
         )
         missing = missing[:room]

@@ -1,8 +1,9 @@
-"""Patch features of a frozen encoder, computed once per picture and kept in a file that is mapped into memory.
+"""Cache of a frozen encoder's patch features: computed once per picture and kept in a memory-mapped file.
 
-The file holds one slot per picture, and beside it lies an index of the digests, one line a slot, written after the
-slot; a killed process leaves at most a slot that nobody refers to. The name says everything that the features depend
-on (the weights that run, preprocessing, layer, dtype), so that another encoder gets another file.
+The file has one record per picture. An index beside it lists the digests of the pictures, one line per record, and is
+written after the record, so that a killed process leaves at most a record without a line. The file's name contains a
+hash of everything that features depend on (encoder weights, preprocessing, layer, dtype, attention kernel), so that
+another encoder gets another file.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from imagecap.files import atomic_write_text
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.vision_encoder.clip_encoder import num_blocks_used
 
-_RAW: dict[torch.dtype, Any] = {
+_NUMPY_DTYPES: dict[torch.dtype, Any] = {
     torch.float32: np.dtype(np.float32),
     torch.bfloat16: np.dtype(np.int16),
     torch.float16: np.dtype(np.float16),
@@ -27,18 +28,21 @@ _RAW: dict[torch.dtype, Any] = {
 
 
 class FeatureCache:
-    """Features by picture digest; what does not fit under the limit is simply not kept."""
+    """Patch features by the digest of their picture, up to a size limit."""
 
     def __init__(self, folder: Path, key: str, shape: tuple[int, int], dtype: torch.dtype, limit_bytes: float) -> None:
-        """Open, or start, the file of `key` in `folder`; files of other keys there are removed.
+        """Open or create the file of `key` in `folder`, and remove the files of other keys.
 
         Args:
-            shape: `(patches, vision_hidden)` of a picture.
-            limit_bytes: the file grows no larger than this.
+            folder: is created if it does not exist.
+            key: see `feature_cache_key`.
+            shape: `(patches, vision_hidden)`, the shape of a picture's features.
+            dtype: of the features: float32, bfloat16 or float16.
+            limit_bytes: maximum size of the file.
         """
         self.shape, self.dtype = shape, dtype
-        self.slot_bytes = shape[0] * shape[1] * dtype.itemsize
-        self.slots = int(limit_bytes // self.slot_bytes)
+        self.record_bytes = shape[0] * shape[1] * dtype.itemsize
+        self.capacity = int(limit_bytes // self.record_bytes)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("features-*"):
             if key not in old.name:
@@ -46,35 +50,36 @@ class FeatureCache:
         self.data, self.index = folder / f"features-{key}.bin", folder / f"features-{key}.txt"
         self.by_digest: dict[str, int] = {}
         if self.index.exists() and self.data.exists():
-            kept = self.data.stat().st_size // self.slot_bytes
-            lines = self.index.read_text(encoding="ascii").split("\n")[:-1]  # the last may be half a line
-            self.by_digest = {digest: slot for slot, digest in enumerate(lines[:kept])}
+            kept = self.data.stat().st_size // self.record_bytes
+            # after the last line break there may be half a line
+            lines = self.index.read_text(encoding="ascii").split("\n")[:-1]
+            self.by_digest = {digest: record for record, digest in enumerate(lines[:kept])}
         self._write_index()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.by_digest
 
     def make_room(self, wanted: set[str]) -> None:
-        """Start the file anew if pictures of older data take the room of `wanted` ones."""
+        """Empty the cache if the `wanted` pictures do not all fit beside those of older data."""
         missing = len(wanted - self.by_digest.keys())
-        if missing and len(self.by_digest) + missing > self.slots and not wanted >= self.by_digest.keys():
+        if missing and len(self.by_digest) + missing > self.capacity and not wanted >= self.by_digest.keys():
             self.by_digest = {}
             self._write_index()
 
     def add(self, digest: str, features: Tensor) -> bool:
-        """Keep the features of a picture, `[patches, vision_hidden]`; False if there is no room.
+        """Store the features of a picture, `[patches, vision_hidden]`; False if the cache is full.
 
         Raises:
             ImageCapError: the disk is full.
         """
-        slot = len(self.by_digest)
-        if slot >= self.slots:
+        record = len(self.by_digest)
+        if record >= self.capacity:
             return False
         kept = features.detach().to("cpu", self.dtype).contiguous()
         raw = kept.view(torch.int16) if self.dtype == torch.bfloat16 else kept
         try:
             with self.data.open("r+b" if self.data.exists() else "w+b") as file:
-                file.seek(slot * self.slot_bytes)
+                file.seek(record * self.record_bytes)
                 file.write(raw.numpy().tobytes())
             with self.index.open("a", encoding="ascii") as file:
                 file.write(f"{digest}\n")
@@ -83,12 +88,12 @@ class FeatureCache:
                 f"the feature cache {self.data} cannot be written ({error.strerror}): make room, or give "
                 "--feature_cache_gb or --feature_cache false"
             ) from None
-        self.by_digest[digest] = slot
+        self.by_digest[digest] = record
         return True
 
     def read(self, digests: list[str]) -> Tensor:
-        """Features of pictures that are in the cache, `[pictures, patches, vision_hidden]`, on the CPU."""
-        mapped = np.memmap(self.data, dtype=_RAW[self.dtype], mode="r").reshape(-1, *self.shape)
+        """The features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU."""
+        mapped = np.memmap(self.data, dtype=_NUMPY_DTYPES[self.dtype], mode="r").reshape(-1, *self.shape)
         kept = torch.from_numpy(mapped[[self.by_digest[digest] for digest in digests]])
         return kept.view(torch.bfloat16) if self.dtype == torch.bfloat16 else kept
 
@@ -97,7 +102,13 @@ class FeatureCache:
 
 
 def feature_cache_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
-    """A hash over everything that a picture's features depend on, save the picture."""
+    """A hash of everything that features depend on, except for the pictures themselves.
+
+    Args:
+        model: of which the image processor and the encoder blocks that are used count.
+        dtype: of the features.
+        kernel: name of the attention kernel; different kernels differ in the last bits.
+    """
     config = model.llava.config
     total = hashlib.sha256()
     facts = [

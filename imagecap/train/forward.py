@@ -47,7 +47,7 @@ def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
     The mask goes in as 4-D, which transformers takes as it stands. Restarting positions without one would be read as
     packed documents, and cut the captions off from their picture.
     """
-    mask = rows.visible()
+    mask = rows.attention_mask()
     if decoder.config._attn_implementation != "sdpa":  # the others add the mask to their scores
         mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device).masked_fill(
             ~mask, torch.finfo(embeds.dtype).min

@@ -11,7 +11,7 @@ from torch import Tensor
 from imagecap.data.images import load_image
 from imagecap.data.prefetch import prefetch
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.augmentation import augmented, augments, hidden_tokens
+from imagecap.train.augmentation import augment, token_dropout_mask, uses_augmentation
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_cache import FeatureCache
 from imagecap.train.packing import PackedRows, pack
@@ -68,8 +68,8 @@ class Loader:
         """
         sample, settings = self.plan.samples[picture], self.plan.settings
         image = load_image(sample.path, self.max_pixels)
-        if epoch is not None and augments(settings):
-            image = augmented(
+        if epoch is not None and uses_augmentation(settings):
+            image = augment(
                 image, settings, np.random.default_rng([settings.train_seed, epoch, picture, AUGMENTATION_STREAM])
             )
         return self.model.preprocess([image])[0]
@@ -89,7 +89,7 @@ class Loader:
         packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
         if share and epoch is not None:
-            hidden = hidden_tokens(
+            hidden = token_dropout_mask(
                 packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], TOKEN_DROPOUT_STREAM])
             )
             packed.ids[hidden] = self.model.tokenizer.pad_token_id

@@ -1,8 +1,9 @@
-"""Cross-entropy over a large vocabulary, a few rows at a time, with the gradient made on the way forward.
+"""Cross-entropy over a large vocabulary in chunks of rows, which computes its gradient in the forward pass.
 
-The logits of all rows would be `rows × vocabulary` floats, several gigabytes with 151,936 tokens. Here a chunk of
-rows gets its logits, its loss and its gradients, and is forgotten. The idea of Liger Kernel's and Apple's fused
-losses (arXiv:2410.10989, arXiv:2411.09009), in plain torch, so that it runs on every device and in every dtype.
+The logits of all rows would be `rows × vocabulary` floats, several gigabytes with 151,936 tokens. Here the logits of a
+chunk of rows are computed, turned into its loss and its gradients, and freed. This is the idea of the fused losses of
+Liger Kernel (Hsu et al. 2024, arXiv:2410.10989) and Cut Your Losses (Wijmans et al. 2024, arXiv:2411.09009), in plain
+torch, so that it runs on every device and in every dtype.
 """
 
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 25  # 64 MB of bfloat16 logits at a time
-SLICE_LOGITS = 1 << 21  # 8 MB of float32 probabilities
+CHUNK_LOGITS = 1 << 25  # logits of a chunk: 64 MB in bfloat16
+SLICE_LOGITS = 1 << 21  # probabilities of a softmax slice on the CPU: 8 MB in float32
 
 
 def chunked_cross_entropy(
@@ -22,15 +23,15 @@ def chunked_cross_entropy(
     dtype: torch.dtype | None = None,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> Tensor:
-    """`sum(row_weights * cross_entropy(hidden @ weight.T, labels))`, a scalar, in float32 (float64 if that comes in).
+    """`sum(row_weights * cross_entropy(hidden @ weight.T, labels))`, a scalar in float32 (float64 if `hidden` is).
 
     Args:
         hidden: `[rows, hidden]`.
-        weight: `[vocabulary, hidden]`, the head; it gets a gradient only if it requires one.
+        weight: `[vocabulary, hidden]`, of the language-model head; it gets a gradient only if it requires one.
         labels: `[rows]`.
-        row_weights: `[rows]`, not negative; `1 / rows` each gives the mean.
-        dtype: type of the matrix products; default: that of `hidden`. Softmax and sums are float32 at least.
-        chunk_logits: logits that are held at once.
+        row_weights: `[rows]`; `1 / rows` each gives the mean.
+        dtype: dtype of the matrix products; default: that of `hidden`. Softmax and sums are float32 at least.
+        chunk_logits: number of logits that are held in memory at once.
     """
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss = _ChunkedCrossEntropy.apply(
@@ -55,19 +56,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         rows = max(1, chunk_logits // weight.shape[0])
         few = max(1, SLICE_LOGITS // weight.shape[0]) if hidden.device.type == "cpu" else rows
-        head = weight.to(dtype)  # once, not once per chunk; nothing where the head is frozen and already is
+        head = weight.to(dtype)  # once, not once per chunk; no copy if a frozen head is held in `dtype`
         loss = torch.zeros((), dtype=exact, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if with_gradient and ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if with_gradient and ctx.needs_input_grad[1] else None
         row_weights = row_weights.to(exact)
-        # gradients of a token are about 1 before its weight comes in; in float16 that is the difference between
-        # something and nothing, so the common size of the weights is multiplied in last, in float32
+        # The weights of rows are small (about 1 / rows) and would underflow in float16. So gradients are computed
+        # relative to the largest weight, which is multiplied in last, in float32.
         size = row_weights.amax().clamp_min(torch.finfo(exact).tiny)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             inputs = hidden[part].to(dtype)
             logits = inputs @ head.T
-            # softmax in slices that stay in the processor's cache; each is written over its logits
+            # softmax in slices that fit in the processor's cache; the gradient overwrites the logits
             for first in range(0, logits.shape[0], few):
                 some = slice(first, first + few)
                 log_probabilities = torch.log_softmax(logits[some], dim=-1, dtype=exact)
@@ -90,7 +91,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         grad_hidden, grad_weight = ctx.saved_tensors
-        # grad_output is 1, or the loss scale of float16
+        # grad_output is 1, or the loss scale of float16 training
         return (
             None if grad_hidden is None else grad_hidden * grad_output,
             None if grad_weight is None else grad_weight * grad_output,

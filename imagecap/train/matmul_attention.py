@@ -1,9 +1,9 @@
-"""Attention as two plain matrix products, for bfloat16 on the CPU, where torch's fused kernel is the slow one.
+"""Attention by two matrix products and a softmax, for bfloat16 on the CPU, where torch's fused kernel is slower.
 
-Over a few hundred tokens the scores fit in the cache, and two products of the matrix library and a softmax take a half
-to a sixth of the time of `scaled_dot_product_attention` and its gradient (`python -m benchmarks.attention`). Scores
-and probabilities are rounded to bfloat16, as in transformers' own eager attention. Query heads that share a key head
-are rows of one product (grouped-query attention; Ainslie et al. 2023, arXiv:2305.13245), so keys are never repeated.
+Over a few hundred tokens the scores fit in the processor's cache, and forward and backward pass take a half to a sixth
+of the time of `scaled_dot_product_attention` (`python -m benchmarks.attention`). Scores and probabilities are
+rounded to bfloat16, as in transformers' eager attention. Query heads that share a key head are rows of one matrix
+product (grouped-query attention; Ainslie et al. 2023, arXiv:2305.13245), so keys and values are never repeated.
 """
 
 import math
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from imagecap.model.imagecap_arch import ImageCaptioner
 
 MATMUL_ATTENTION = "imagecap_products"
-LONGEST = 1024  # keys; beyond it the scores outgrow the cache and the fused kernel's memory is the better deal
+MAX_KEYS = 1024  # with more keys the scores outgrow the cache, and the fused kernel needs less memory
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Softmax attention in the dtype of its inputs.
+    """Softmax attention, computed in the dtype of its inputs.
 
     Args:
         query: `[batch, heads, queries, head]`.
         key, value: `[batch, key heads, keys, head]`; every key head serves `heads / key heads` query heads in turn.
-        bias: `[batch, 1, queries, keys]`, added to the scores: 0, or -inf where a key is not seen.
-        scale: of the scores.
+        bias: `[batch, 1, queries, keys]`, is added to the scores: 0, or -inf where a key is masked.
+        scale: factor of the scores.
 
     Returns:
         `[batch, heads, queries, head]`.
@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     batch, heads, queries, size = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
     group = heads // key_heads
-    # autocast would widen the softmax to float32 and its probabilities with it: twice the memory and the time
+    # autocast would compute the softmax and its probabilities in float32, at twice the memory and time
     with torch.autocast(query.device.type, enabled=False):
         rows = query.reshape(batch * key_heads, group * queries, size)
         columns = key.reshape(batch * key_heads, keys, size).transpose(1, 2)
@@ -58,10 +58,10 @@ def _forward(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` behind transformers' interface of attention; what it does not know goes to the stock kernel."""
-    special = any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")) or dropout > 0
+    """`attend` with the signature of transformers' attention functions; falls back to the stock kernel."""
+    unsupported = any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")) or dropout > 0
     causal = attention_mask is None and bool(others.get("is_causal", getattr(module, "is_causal", False)))
-    if special or causal or key.shape[2] > LONGEST:
+    if unsupported or causal or key.shape[2] > MAX_KEYS:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         mixed, _ = sdpa_attention_forward(
@@ -69,14 +69,14 @@ def _forward(
         )
         return mixed, None
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    dtype = value.dtype  # norms and rotary positions leave float32 behind
+    dtype = value.dtype  # RMS norms and rotary embeddings give float32
     bias = None if attention_mask is None else attention_mask.to(dtype)
     return attend(query.to(dtype), key.to(dtype), value, bias, scale).transpose(1, 2), None
 
 
 @contextmanager
 def matmul_attention(model: ImageCaptioner, active: bool) -> Iterator[None]:
-    """Let both parts of the model attend by `attend` for the length of the block, if `active`."""
+    """Let vision encoder and language model use `attend` inside a `with` block, if `active`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -1,8 +1,9 @@
-"""Norms and gated products that keep for their gradient only what cannot be computed again in no time.
+"""Memory-efficient RMS norms and gated MLPs: they save few tensors for the backward pass.
 
-Stock modules keep every intermediate in float32. Here a norm keeps its input and one number a token, a gated product
-its two factors, and both are computed in few passes; the idea of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989), in
-plain torch. A module is replaced only if what it does on random input is what is computed here.
+Stock modules save every intermediate result in float32. Here an RMS norm saves its input and one number per token, a
+gated product saves its two factors, and the backward pass recomputes the rest in few passes over memory. This is the
+idea of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989), in plain torch. A module is replaced only if its output on
+random input equals that of the replacement.
 """
 
 import types
@@ -34,10 +35,10 @@ class _RmsNorm(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (wide * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
-        # d/dx of a unit vector has no part along it
-        inner = wide * weight
-        along = torch.linalg.vecdot(inner, normed).div_(x.shape[-1]).unsqueeze(-1)
-        return inner.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None, None
+        # the derivative of a normalized vector is orthogonal to the vector
+        grad_normed = wide * weight
+        along = torch.linalg.vecdot(grad_normed, normed).div_(x.shape[-1]).unsqueeze(-1)
+        return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None, None
 
 
 class _GatedProduct(torch.autograd.Function):
@@ -56,9 +57,15 @@ class _GatedProduct(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Norm over the last dimension, computed in float32 at least.
+    """RMS norm over the last dimension, computed in float32 at least.
 
-    Under autocast a float32 input gives the lower type, which the product that follows would round it to anyway.
+    Under autocast a float32 input gives an output of the autocast dtype: the matrix product that follows would cast it
+    anyway.
+
+    Args:
+        x: `[..., hidden]`.
+        weight: `[hidden]`.
+        eps: is added to the mean square.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
@@ -69,53 +76,53 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def gated_product(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`, both of one shape and dtype."""
+    """`silu(gate) * up`, of two tensors of the same shape and dtype."""
     out = _GatedProduct.apply(gate, up)
     assert isinstance(out, Tensor)
     return out
 
 
 def memory_efficient_forwards(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
-    """Modules of the language model that can be replaced, each with what to call in place of its `forward`."""
+    """The modules of the language model that can be replaced, each with its replacement of `forward`."""
     found: list[tuple[nn.Module, Any]] = []
     kinds: dict[type, bool] = {}
     for module in model.language_model.modules():
-        lean: Any = None
+        replacement: Any = None
         if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
-            lean = _lean_norm
+            replacement = _norm_forward
         elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-            lean = _lean_mlp
-        if lean is not None:
+            replacement = _mlp_forward
+        if replacement is not None:
             kind = type(module)
             if kind not in kinds:
-                kinds[kind] = _same(module, lean)
+                kinds[kind] = _same_output(module, replacement)
             if kinds[kind]:
-                found.append((module, types.MethodType(lean, module)))
+                found.append((module, types.MethodType(replacement, module)))
     return found
 
 
-def _lean_norm(module: Any, hidden_states: Tensor) -> Tensor:
+def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     return rms_norm(hidden_states, module.weight, module.variance_epsilon)
 
 
-def _lean_mlp(module: Any, x: Tensor) -> Any:
+def _mlp_forward(module: Any, x: Tensor) -> Any:
     return module.down_proj(gated_product(module.gate_proj(x), module.up_proj(x)))
 
 
 @torch.no_grad()
-def _same(module: Any, lean: Any) -> bool:
-    """Whether the replacement computes what the module does: Gemma's norms add 1 to the weight, some gates use GELU."""
+def _same_output(module: Any, replacement: Any) -> bool:
+    """Whether the replacement computes what the module does. Gemma's norms add 1 to the weight; some gates use GELU."""
     weight = next(module.parameters())
     x = torch.randn(7, weight.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
         weight.device, weight.dtype
     )
-    expected, found = module(x).float(), lean(module, x).float()
+    expected, found = module(x).float(), replacement(module, x).float()
     return bool((expected - found).abs().max() <= 2e-2 * expected.abs().max())
 
 
 @contextmanager
 def replaced_forwards(modules: list[tuple[nn.Module, Any]]) -> Iterator[None]:
-    """Let these modules compute by their replacements for the length of the block."""
+    """Replace the `forward` of these modules inside a `with` block."""
     for module, forward in modules:
         module.forward = forward
     try:

@@ -1,15 +1,15 @@
-"""One row per picture: what its captions share comes once, and every caption branches off it.
+"""Packing of all captions of a picture into one row, in which they share the image tokens and the prompt.
 
-A row is a tree written down depth first. The picture is its root, every different prompt a branch of it, and every
-caption a branch of its prompt; usually all captions share one prompt:
+A row is a tree in depth-first order. Its root are the image tokens, every different prompt is a child of the root, and
+every caption is a child of its prompt. Usually all captions have the same prompt:
 
-    image tokens | prompt | caption 1 | caption 2 | caption 3        keys that a token sees
+    image tokens | prompt | caption 1 | caption 2 | caption 3        keys that a token attends to
     i i i i i i    p p      a a a       b b b b     c c              a: i, p, earlier a's;  b: i, p, earlier b's
 
-Positions of each caption go on after its prompt, as if it were alone. The last token of the prompt predicts the first
-token of each of its captions, so its hidden state is gathered once per caption; EOS is predicted and never fed. Loss
-and gradients equal those of one row per caption (in float64 to 1e-15), while the picture's tokens, most of the work,
-are computed once. Message trees like this are how Molmo is trained (Deitke et al. 2024, arXiv:2409.17146).
+The positions of each caption continue those of its prompt, as if it were the only caption. The last token of the prompt
+predicts the first token of each of its captions, so its hidden state is gathered once per caption. EOS is a label but
+not an input. Loss and gradients equal those of one row per caption (in float64 to 1e-15), while the image tokens, which
+are most of the work, are computed once. Molmo is trained on such message trees (Deitke et al. 2024, arXiv:2409.17146).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PICTURE = -1  # the group, or the caption, of what several branches share
-PADDING = -2
+SHARED = -1  # marks tokens that several prompts, or several captions, share
+PADDING = -2  # marks padding
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A caption as ids: `prompt` is what stands between picture and caption, `caption` ends with EOS."""
+    """Token ids of one caption: `prompt` are those between image and caption, `caption` ends with EOS."""
 
     prompt: tuple[int, ...]
     caption: tuple[int, ...]
@@ -32,17 +32,18 @@ class Branch:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of pictures as the language model reads them; every tensor is on one device.
+    """A batch of packed rows, one per picture; all tensors are on the same device.
 
     Attributes:
-        ids: `[pictures, tokens]`; those at image tokens are placeholders.
-        positions: `[pictures, tokens]`.
-        groups: `[pictures, tokens]`: which prompt a token belongs to, `PICTURE`, or `PADDING`.
-        captions: `[pictures, tokens]`: which caption a token belongs to, `PICTURE` (shared), or `PADDING`.
-        predicts: `[labels]`: indices into the flattened `[pictures * tokens]` whose hidden states predict a label.
-        labels: `[labels]`: the ids to be predicted, caption by caption.
-        owners: `[labels]`: the running number of the caption that a label belongs to.
-        image_start: where the image tokens start in each row.
+        ids: token ids `[pictures, tokens]`; placeholders at the image tokens.
+        positions: position ids `[pictures, tokens]`.
+        groups: number of the prompt that a token belongs to, `SHARED` or `PADDING`, `[pictures, tokens]`.
+        captions: likewise for captions, `[pictures, tokens]`; tokens of image and prompt are `SHARED`.
+        predicts: indices of the hidden states that predict the labels, in the flattened `[pictures * tokens]`,
+            `[labels]`.
+        labels: token ids to predict, caption by caption, `[labels]`.
+        owners: number of the caption that a label belongs to, counted over the whole batch, `[labels]`.
+        image_start: index of the first image token in each row.
     """
 
     ids: Tensor
@@ -58,7 +59,7 @@ class PackedRows:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedRows":
-        """In memory from which a GPU copies without being waited for."""
+        """A copy in pinned memory, from which a GPU copies asynchronously."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedRows":
@@ -66,7 +67,11 @@ class PackedRows:
         return PackedRows(**changed, image_start=self.image_start)
 
     def weights(self, weighting: str) -> Tensor:
-        """What each label counts in the loss, `[labels]`: all the same, or so that captions, or pictures, do."""
+        """Weights of the labels in the loss, `[labels]`.
+
+        Args:
+            weighting: what has the same weight: every "token", every "caption" or every "picture".
+        """
         weights = torch.ones(len(self.labels), dtype=torch.float64)
         if weighting == "token":
             return weights
@@ -77,28 +82,29 @@ class PackedRows:
         captions = weights.new_zeros(len(self.ids)).index_add_(0, pictures, weights)
         return weights / captions.round()[pictures]
 
-    def visible(self) -> Tensor:
-        """The tree mask, `[pictures, 1, tokens, tokens]`: True where a query (rows) sees a key (columns).
+    def attention_mask(self) -> Tensor:
+        """The tree attention mask `[pictures, 1, tokens, tokens]`: True where a query (row) attends to a key (column).
 
-        A query sees a key that is not later and is the picture's, its own prompt's, or its own caption's. Padding is
-        seen by padding only, and sees the picture, so that no row of the softmax is empty.
+        A token attends to earlier tokens, and itself, of its image, its prompt and its caption. Only padding attends
+        to padding; it attends to the image too, so that no row of the softmax is empty.
         """
         tokens = self.ids.shape[1]
         order = torch.arange(tokens, device=self.ids.device)
-        not_later = order[:, None] >= order[None, :]
+        causal = order[:, None] >= order[None, :]
         key_group, key_caption = self.groups[:, None, :], self.captions[:, None, :]
-        shared = (key_caption == PICTURE) | (key_caption == self.captions[:, :, None])
-        mine = (key_group == PICTURE) | ((key_group == self.groups[:, :, None]) & shared)
-        return (mine & not_later)[:, None]
+        same_caption = (key_caption == SHARED) | (key_caption == self.captions[:, :, None])
+        related = (key_group == SHARED) | ((key_group == self.groups[:, :, None]) & same_caption)
+        return (related & causal)[:, None]
 
 
 def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int, image_tokens: int) -> PackedRows:
-    """Write the pictures' trees as rows, padded to the longest.
+    """Pack the captions of each picture into a row, padded to the longest row.
 
     Args:
-        rows: the branches of each picture; at least one each.
-        before: ids before the image tokens (BOS, if any).
-        image_id: placeholder at the image tokens.
+        rows: the captions of each picture, at least one each.
+        before: token ids before the image tokens (BOS, if any).
+        image_id: id of the image placeholder token.
+        image_tokens: number of image tokens of a picture.
     """
     prefix = [*before, *[image_id] * image_tokens]
     columns: list[tuple[list[int], list[int], list[int], list[int]]] = []
@@ -108,7 +114,7 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
     number = 0
     for index, branches in enumerate(rows):
         ids, positions = list(prefix), list(range(len(prefix)))
-        groups, captions = [PICTURE] * len(prefix), [PICTURE] * len(prefix)
+        groups, captions = [SHARED] * len(prefix), [SHARED] * len(prefix)
         by_prompt: dict[tuple[int, ...], list[Branch]] = {}
         for branch in branches:
             by_prompt.setdefault(branch.prompt, []).append(branch)
@@ -117,8 +123,8 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
             ids += prompt
             positions += range(len(prefix), len(prefix) + len(prompt))
             groups += [group] * len(prompt)
-            captions += [PICTURE] * len(prompt)
-            # an empty prompt leaves the prediction to the last image token
+            captions += [SHARED] * len(prompt)
+            # with an empty prompt, the last image token predicts the first token of a caption
             last = len(ids) - 1 if prompt else len(prefix) - 1
             start = len(prefix) + len(prompt)
             for branch in members:

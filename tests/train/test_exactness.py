@@ -226,7 +226,7 @@ def test_what_each_token_sees() -> None:
     assert rows.ids.tolist() == [[0, 0, 7, 1, 2, 4, 8, 3], [0, 0, 7, 0, 0, 0, 0, 0]]
     assert rows.positions.tolist() == [[0, 1, 2, 3, 4, 3, 2, 3], [0, 1, 2, 0, 0, 0, 0, 0]]
     expected = ["1.......", "11......", "111.....", "1111....", "11111...", "111..1..", "11....1.", "11....11"]
-    seen = ["".join("1" if cell else "." for cell in row) for row in rows.visible()[0, 0].tolist()]
+    seen = ["".join("1" if cell else "." for cell in row) for row in rows.attention_mask()[0, 0].tolist()]
     assert seen == expected
     assert rows.predicts.tolist() == [2, 3, 4, 2, 5, 6, 7, 8 + 2]
     assert rows.labels.tolist() == [1, 2, 9, 4, 9, 3, 9, 9]

@@ -13,7 +13,7 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.augmentation import augmented, augments
+from imagecap.train.augmentation import augment, uses_augmentation
 from imagecap.train.dry_run import estimate_memory
 from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan
@@ -273,11 +273,11 @@ def test_a_view_is_a_part_of_its_picture() -> None:
 
     image = picture(3, (60, 40))
     settings = TrainSettings(augment_crop=0.5)
-    assert augments(settings)
-    assert not augments(TrainSettings())
+    assert uses_augmentation(settings)
+    assert not uses_augmentation(TrainSettings())
     areas, views = [], set()
     for seed in range(200):
-        view = augmented(image, settings, np.random.default_rng(seed))
+        view = augment(image, settings, np.random.default_rng(seed))
         areas.append(view.width * view.height / (60 * 40))
         views.add(view.tobytes())
         whole, part = np.asarray(image), np.asarray(view)
@@ -286,9 +286,9 @@ def test_a_view_is_a_part_of_its_picture() -> None:
     assert min(areas) > 0.4
     assert max(areas) <= 1
     assert len(views) > 150
-    mirrored = augmented(image, TrainSettings(augment_flip=True), np.random.default_rng(0))
+    mirrored = augment(image, TrainSettings(augment_flip=True), np.random.default_rng(0))
     flips = [
-        augmented(image, TrainSettings(augment_flip=True), np.random.default_rng(seed)).tobytes() for seed in range(20)
+        augment(image, TrainSettings(augment_flip=True), np.random.default_rng(seed)).tobytes() for seed in range(20)
     ]
     assert len(set(flips)) == 2
     assert mirrored.size == image.size
