@@ -1,13 +1,16 @@
 """What several test modules share."""
 
+import gzip
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(
     OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="true"
 )
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +30,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the developers' data folder is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def read_vector(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """Read a set of official scores by name: from tests/metrics/vectors, else from the developers' folder."""
+
+    def read(name: str) -> Any:
+        committed = ROOT / "tests" / "metrics" / "vectors" / f"{name}.json.gz"
+        if committed.is_file():
+            return json.loads(gzip.decompress(committed.read_bytes()))
+        shared: Path = request.getfixturevalue("shared")
+        return json.loads((shared / "metrics" / "official" / f"{name}.json").read_text(encoding="utf-8"))
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
-"""The metrics equal coco-caption's: on small vectors of our own, and on all that lie beside the checkout."""
+"""The metrics equal coco-caption's: on vectors in this folder, and on those of the developers' folder."""
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,12 +126,11 @@ def test_names_carry_the_tokenizer() -> None:
     assert display_name("CIDEr", "zh", "jieba") == "CIDEr[zh-jieba]"
 
 
-# vectors made with the official code
+# scores and tokens by the official code
 
 
-def test_official_tokens(shared: Path) -> None:
-    sets = json.loads((shared / "metrics/official/ptb_tokens_open.json").read_text(encoding="utf-8"))["sets"]
-    rows = [row for each in sets.values() for row in each]
+def test_official_tokens(read_vector: Callable[[str], Any]) -> None:
+    rows = [row for each in read_vector("ptb_tokens")["sets"].values() for row in each]
     wrong = [row["caption"] for row in rows if " ".join(tokenize([row["caption"]])[0]) != row["tokens"]]
     assert len(rows) == 2332
     assert wrong == []
@@ -139,8 +140,8 @@ def test_official_tokens(shared: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["en_basic", "en_edge_a", "coco_fakecap334", "zh_a_char", "zh_a_jieba", "zh_a_jieba_ptb"]
 )
-def test_official_scores(shared: Path, name: str, raw: bool) -> None:
-    vector = json.loads((shared / f"metrics/official/{name}.json").read_text(encoding="utf-8"))
+def test_official_scores(read_vector: Callable[[str], Any], name: str, raw: bool) -> None:
+    vector = read_vector(name)
     if raw and "jieba" in vector["tokenization"]:
         pytest.importorskip("jieba", reason="jieba is not installed")
     prefix = "" if raw else "tok_"
@@ -150,25 +151,16 @@ def test_official_scores(shared: Path, name: str, raw: bool) -> None:
     assert_scores(found, vector["overall"], {str(row["image_id"]): row["scores"] for row in vector["images"]})
 
 
-def test_fakecap(shared: Path) -> None:
-    folder = shared / "metrics/fakecap"
-    annotations = json.loads((folder / "captions_val2014_fakecap_refs.json").read_text())["annotations"]
-    hypotheses = {
-        str(row["image_id"]): row["caption"]
-        for row in json.loads((folder / "captions_val2014_fakecap_results.json").read_text())
-    }
-    references: dict[str, list[str]] = {}
-    for row in annotations:
-        references.setdefault(str(row["image_id"]), []).append(row["caption"])
-    official = json.loads(gzip.decompress((folder / "ptb_tokenized.json.gz").read_bytes()))["refs"]
-    for image, captions in official.items():
+def test_fakecap(read_vector: Callable[[str], Any]) -> None:
+    vector = read_vector("fakecap")
+    references, published = vector["references"], vector["published_per_image"]
+    assert len(references) == len(published) == 1000
+    for image, captions in vector["reference_tokens"].items():
         assert sorted(" ".join(tokens) for tokens in tokenize(references[image])) == sorted(captions)
-    found = score(references, hypotheses)
-    expected = json.loads((folder / "expected_scores.json").read_text())["recomputed_pycocoevalcap_1.2_java17"]
-    per_image = {str(row["image_id"]): row for row in json.loads((folder / "expected_per_image.json").read_text())}
-    for name in OFFICIAL_METRICS:
-        assert found.overall[name] == pytest.approx(expected[name], abs=1e-9, rel=0)
-        for image, row in per_image.items():
+    found = score(references, vector["hypotheses"])
+    for name in METRICS:
+        assert found.overall[name] == pytest.approx(vector["overall"][name], abs=1e-9, rel=0)
+        for image, row in published.items():
             assert found.per_image[image][name] == pytest.approx(row[name], abs=6e-4, rel=0), (image, name)
 
 
