@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from imagecap.data.records import Caption, Sample
 from imagecap.model.builder import build
 from imagecap.train.memory import peak_memory
 from imagecap.train.outputs import TrainSummary
+from imagecap.train.progress import ProgressCallback
 from imagecap.train.trainer import train
 
 GB = 1e9
@@ -73,38 +74,27 @@ def step_figures(ends: list[float], warmup: int, captions: int) -> Figures:
     return {"captions_per_second": captions / (sum(times) / len(times)), "slowest": times[-1] / times[len(times) // 2]}
 
 
-class StepLog:
-    """A training log that records a number at the end of each step."""
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self.read = read
-        self.values: list[float] = []
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Called by the trainer after every step, and once more after an epoch."""
-        if "loss" in values:
-            self.values.append(self.read())
-
-
-def train_ours(arguments: argparse.Namespace, steps: int, log: StepLog) -> tuple[TrainSummary, int]:
-    """Train with the product's own trainer; returns its summary and the number of different pictures."""
+def train_ours(arguments: argparse.Namespace, steps: int, after_step: ProgressCallback) -> tuple[TrainSummary, int]:
+    """Train with the product's own trainer; return its summary and the number of different pictures."""
     compute = ComputeSettings(device=arguments.device, dtype=arguments.dtype, compile=arguments.compile)
     samples = read_samples(arguments.data, arguments.batch * steps, arguments.captions[0])
     with tempfile.TemporaryDirectory() as folder:
         options = TrainSettings(
-            output_dir=folder, batch_size=arguments.batch, num_epochs=1, log_every=1, save_every=100_000
+            output_dir=folder, batch_size=arguments.batch, num_epochs=1, log_every=1000, save_every=100_000
         )
         settings = Settings(model=model_settings(arguments), compute=compute, train=options)
         model = build(settings.model, compute)
-        summary = train(settings, model, samples, [], state_folder=Path(folder) / "state", log=log)
+        state = Path(folder) / "state"
+        summary = train(settings, model, samples, [], state_folder=state, callback=after_step)
     return summary, len({sample.digest for sample in samples})
 
 
 def ours(arguments: argparse.Namespace) -> Figures:
     """Rates of our trainer, without and with the encoding of pictures in the first epoch."""
-    log, captions = StepLog(time.perf_counter), arguments.captions[0]
-    summary, pictures = train_ours(arguments, arguments.steps, log)
-    figures = step_figures(log.values, arguments.warmup, captions * arguments.batch)
+    ends: list[float] = []
+    summary, pictures = train_ours(arguments, arguments.steps, lambda _: ends.append(time.perf_counter()))
+    captions = arguments.captions[0]
+    figures = step_figures(ends, arguments.warmup, captions * arguments.batch)
     encoding = summary.encode_seconds / pictures
     return {
         **figures,
@@ -119,10 +109,10 @@ def ours_flops(arguments: argparse.Namespace) -> Figures:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    log = StepLog(counter.get_total_flops)
+    totals: list[int] = []
     with counter:
-        train_ours(arguments, 2, log)
-    first, second = log.values
+        train_ours(arguments, 2, lambda _: totals.append(counter.get_total_flops()))
+    first, second = totals
     return {"flops": second - first}
 
 
