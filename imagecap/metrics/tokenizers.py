@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, install_hint
 from imagecap.languages import ENGLISH, LANGUAGES
 from imagecap.metrics.ptb import ptb_tokens
 
@@ -68,9 +68,7 @@ def _jieba_words(caption: str) -> list[str]:
     try:
         import jieba
     except ImportError:
-        raise ImageCapError(
-            'the tokenizer "jieba" needs the package jieba: run `pip install jieba`, or use the tokenizer "char"'
-        ) from None
+        raise ImageCapError(f'{install_hint("jieba")}, or use the tokenizer "char"') from None
     if not jieba.dt.initialized:
         jieba.setLogLevel("WARNING")
     return [word for word in jieba.cut(caption) if word.strip()]
