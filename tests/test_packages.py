@@ -81,7 +81,7 @@ def test_the_wheel_alone_captions_trains_evaluates_and_scores(
         return done.stderr if status else done.stdout
 
     code = "from importlib.util import find_spec; print([name for name in %r if find_spec(name)])"
-    assert run("python", "-c", code % list(EXTRAS)) == "[]\n"
+    assert run("python", "-c", code % sorted({*EXTRAS} - {"psutil"})) == "[]\n", "accelerate brings psutil"
     rows = []
     (tmp_path / "data" / "images").mkdir(parents=True)
     for number in range(10):
