@@ -1,6 +1,7 @@
 """Reading captions.json: from a file to rows whose every field has been checked. No picture is touched here."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,19 @@ class Row:
     caption: Caption
 
 
+def captions_file(folder: Path) -> Path:
+    """The captions file of a data folder: `captions` with an ending of `READERS`; `captions.json` if there is none."""
+    files = (folder / f"captions{ending}" for ending in READERS)
+    return next((file for file in files if file.is_file()), folder / CAPTIONS_FILE)
+
+
 def read_rows(file: Path, settings: DataSettings) -> tuple[list[Row], list[Problem]]:
     """Check every row of a captions.json.
 
     Raises:
         ImageCapError: there is no such file, it is not JSON (names line and column), or it holds no list of rows.
     """
-    values = _read_json(file)
+    values = READERS.get(file.suffix, _read_json)(file)
     if not isinstance(values, list):
         raise ImageCapError(
             f'{file} must hold a list of rows such as {{"image": "a.jpg", "caption": "…"}}, not {_kind(values)}'
@@ -166,3 +173,7 @@ def _kind(value: Any) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+# Readers by the ending of the file. Each returns a list of objects with the columns of captions.json.
+READERS: dict[str, Callable[[Path], Any]] = {".json": _read_json}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import CAPTIONS_FILE, Row, read_rows
+from imagecap.data.captions_file import Row, captions_file, read_rows
 from imagecap.data.grouping import Repeats, digest_files, rows_by_file, stop_on_errors
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.picture_files import PictureFinder
@@ -52,10 +52,10 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
     folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
-    file, images = folder / CAPTIONS_FILE, folder / IMAGES_FOLDER
+    file, images = captions_file(folder), folder / IMAGES_FOLDER
     rows, problems = read_rows(file, settings)
     if not images.is_dir():
-        raise ImageCapError(f"{images} is missing; the pictures that {CAPTIONS_FILE} names lie in it")
+        raise ImageCapError(f"{images} is missing; the pictures that {file.name} names lie in it")
 
     by_file, missing = rows_by_file(rows, PictureFinder(images))
     digests, unreadable = digest_files(by_file, settings, str)

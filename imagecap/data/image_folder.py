@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import CAPTIONS_FILE, Row, read_rows
+from imagecap.data.captions_file import Row, captions_file, read_rows
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, stop_on_errors
 from imagecap.data.images import PictureError
 from imagecap.data.picture_files import PictureFinder
@@ -86,10 +86,10 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _add_references(by_file: dict[Path, list[Row]], folder: Path, settings: DataSettings) -> list[Problem]:
     """Put the rows of captions.json, if there is one, to the pictures of `folder`."""
-    home = next((place for place in (folder, folder.parent) if (place / CAPTIONS_FILE).is_file()), None)
+    home = next((place for place in (folder, folder.parent) if captions_file(place).is_file()), None)
     if home is None:
         return []
-    rows, problems = read_rows(home / CAPTIONS_FILE, settings)
+    rows, problems = read_rows(captions_file(home), settings)
     finders = [PictureFinder(place) for place in dict.fromkeys((home / _IMAGES, home, folder)) if place.is_dir()]
     belongs = (home / _IMAGES).is_dir() and folder in (home, home / _IMAGES)
     elsewhere: list[Problem] = []
@@ -100,7 +100,7 @@ def _add_references(by_file: dict[Path, list[Row]], folder: Path, settings: Data
         elif folder in found.parents:
             by_file.setdefault(found, []).extend(named)
     if elsewhere and not any(by_file.values()):
-        _log.warning("%s names none of the pictures in %s:\n%s", home / CAPTIONS_FILE, folder, problem_lines(elsewhere))
+        _log.warning("%s names none of the pictures in %s:\n%s", captions_file(home), folder, problem_lines(elsewhere))
     return problems
 
 
