@@ -89,10 +89,10 @@ def space_points(
         lists = [values for values in space.values() if isinstance(values, list)]
         found = [dict(zip(space, values, strict=True)) for values in itertools.product(*lists)]
     else:
-        chance = random.Random(seed)
-        drawn = ({name: _draw(values, chance) for name, values in space.items()} for _ in range(20 * points))
-        unlike = {json.dumps(point, sort_keys=True): point for point in drawn}
-        found = list(unlike.values())[:points]
+        generator = random.Random(seed)
+        drawn = ({name: _draw(values, generator) for name, values in space.items()} for _ in range(20 * points))
+        distinct = {json.dumps(point, sort_keys=True): point for point in drawn}
+        found = list(distinct.values())[:points]
     now = read_params(str(tasks.ROOT / "params.yaml")).model_dump()
     for point in found:
         changed = {section: dict(values) for section, values in now.items()}
@@ -103,12 +103,12 @@ def space_points(
     return found
 
 
-def _draw(values: list[Value] | Range, chance: random.Random) -> Value:
+def _draw(values: list[Value] | Range, generator: random.Random) -> Value:
     if isinstance(values, list):
-        return chance.choice(values)
+        return generator.choice(values)
     if values.log:
-        return float(f"{values.low * (values.high / values.low) ** chance.random():.6g}")
-    return float(f"{values.low + (values.high - values.low) * chance.random():.6g}")
+        return float(f"{values.low * (values.high / values.low) ** generator.random():.6g}")
+    return float(f"{values.low + (values.high - values.low) * generator.random():.6g}")
 
 
 def _sweep(chosen: list[dict[str, Value]], at_once: int, metric: str) -> State[Any]:
@@ -214,7 +214,9 @@ def write_results(rows: list[dict[str, Any]], folder: str) -> str:
     atomic_write_bytes(Path(folder) / "sweep.png", _plot(rows))
     create_table_artifact(table, key="sweep", description=f"by {rows[0]['shown']} on the validation pictures")
     best = rows[0]
-    message = f"best: {best['experiment']} {json.dumps(best['settings'])}, validation {best['shown']} {_figure(best)}"
+    message = (
+        f"best: {best['experiment']} {json.dumps(best['settings'])}, validation {best['shown']} {_format_value(best)}"
+    )
     close = [row["experiment"] for row in rows[1:] if _overlap(best, row)]
     if close:
         message += f"; not to be told from it by its interval: {', '.join(close)}"
@@ -232,7 +234,7 @@ def _overlap(best: dict[str, Any], row: dict[str, Any]) -> bool:
     return bool(row["high"] >= best["low"] and row["low"] <= best["high"])
 
 
-def _figure(row: dict[str, Any]) -> str:
+def _format_value(row: dict[str, Any]) -> str:
     interval = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] is not None else ""
     return f"{row['value']:.3f}{interval}"
 

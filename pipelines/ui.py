@@ -45,7 +45,7 @@ def main() -> None:
                 command += ["--default-artifact-root", str(folder / "artifacts")]
             servers["MLflow"] = _start("MLflow", command, quiet)
         servers["Prefect"] = _start("Prefect", prefect, {})
-        handler = partial(_Quiet, directory=str(EVALUATION))
+        handler = partial(_QuietHandler, directory=str(EVALUATION))
         report = ThreadingHTTPServer((HOST, ports["REPORT"]), handler)
         Thread(target=report.serve_forever, daemon=True).start()
         for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"])):
@@ -66,7 +66,7 @@ def main() -> None:
 _DEFAULTS = {"MLFLOW": MLFLOW, "PREFECT": PREFECT, "REPORT": REPORT}
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     """Serves the files of one folder, without a log line for each request."""
 
     def log_message(self, *_: object) -> None:

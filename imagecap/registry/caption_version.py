@@ -23,16 +23,16 @@ def main(uri: str, requests: Path, captions: Path) -> None:
     import pandas as pd
 
     model = mlflow.pyfunc.load_model(uri)
-    said = []
+    captions_by_request = []
     for request in json.loads(requests.read_text(encoding="utf-8")):
         paths, texts = request["paths"], []
         params = {} if request["prompt"] is None else {"prompt": request["prompt"]}
         for start in range(0, len(paths), ROWS):
             rows = [base64.b64encode(Path(path).read_bytes()).decode("ascii") for path in paths[start : start + ROWS]]
             texts += model.predict(pd.DataFrame({"image": rows}), params=params)["caption"].tolist()
-        said.append(texts)
+        captions_by_request.append(texts)
     new = captions.with_name(f"{captions.name}.new")
-    new.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
+    new.write_text(json.dumps(captions_by_request, ensure_ascii=False), encoding="utf-8")
     new.replace(captions)
 
 

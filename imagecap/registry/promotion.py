@@ -114,20 +114,20 @@ def apply_rule(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision
             False, f"promote.promote_metric: {rule.promote_metric!r} was not measured; the metrics are: {known}"
         )
     shown = comparison.get("names", {})  # with the tokenizer, which decides what the numbers mean
-    told = "; ".join(
+    summary = "; ".join(
         f"{metric_label(name, shown)} {entry['baseline']:.3f} → {entry['candidate']:.3f} "
         f"({entry['difference']:+.3f}, 95 % {entry['low']:+.3f} to {entry['high']:+.3f})"
         for name, entry in found.items()
     )
-    told = f"{told} on {comparison['n']} captions"
+    summary = f"{summary} on {comparison['n']} captions"
     edge = "low" if rule.require_interval else "difference"
     better = [name for name, entry in found.items() if entry[edge] > rule.minimum_difference]
     worse = [name for name, entry in found.items() if verdict(entry["low"], entry["high"]) == "worse"]
     if better and not worse:
-        return Decision(True, told, dict(comparison))
-    asked = "the low end of the interval" if rule.require_interval else "the difference"
-    why = f"{metric_label(worse[0], shown)} is worse" if worse else f"{asked} must be above {rule.minimum_difference:g}"
-    return Decision(False, f"{told}: {why}", dict(comparison))
+        return Decision(True, summary, dict(comparison))
+    bound = "the low end of the interval" if rule.require_interval else "the difference"
+    why = f"{metric_label(worse[0], shown)} is worse" if worse else f"{bound} must be above {rule.minimum_difference:g}"
+    return Decision(False, f"{summary}: {why}", dict(comparison))
 
 
 def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
@@ -146,19 +146,19 @@ def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
     """
     from mlflow.exceptions import MlflowException
 
-    now = champion_of(client, name)
-    if now is None:
+    champion = champion_of(client, name)
+    if champion is None:
         raise ImageCapError(f"{name} has no champion to roll back; `python run.py register` registers a model")
-    target = to or client.get_model_version(name, now).tags.get(PREVIOUS_CHAMPION)
+    target = to or client.get_model_version(name, champion).tags.get(PREVIOUS_CHAMPION)
     if target is None:
         raise ImageCapError(
-            f"version {now} of {name} has no champion before it; name one with --to VERSION "
+            f"version {champion} of {name} has no champion before it; name one with --to VERSION "
             f"(there are {', '.join(version_numbers(client, name))})"
         )
-    if target == now:
-        raise ImageCapError(f"version {now} of {name} is the champion already")
+    if target == champion:
+        raise ImageCapError(f"version {champion} of {name} is the champion already")
     try:
-        there = client.get_model_version(name, target)
+        entry = client.get_model_version(name, target)
     except MlflowException:
         raise ImageCapError(
             f"{name} has no version {target}; there are {', '.join(version_numbers(client, name))}"
@@ -166,12 +166,12 @@ def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
     when = time.strftime("%Y-%m-%d %H:%M")
     why = f"rolled back to version {target} on {when}"
     for tag, value in ((ROLLED_BACK, why), (DECISION, CHALLENGER), (REASON, why)):
-        client.set_model_version_tag(name, now, tag, value)
-    if ROLLED_BACK in there.tags:
+        client.set_model_version_tag(name, champion, tag, value)
+    if ROLLED_BACK in entry.tags:
         client.delete_model_version_tag(name, target, ROLLED_BACK)
     client.set_model_version_tag(name, target, DECISION, CHAMPION)
     client.set_registered_model_alias(name, CHAMPION, target)
-    return now, target
+    return champion, target
 
 
 def prunable_versions(client: Any, name: str, keep: int | None) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imagecap.config import EvaluateSettings, Settings
     from imagecap.eval.compare import Comparison
 
-_WORKER = Path(__file__).with_name("caption_version.py")
+_CAPTION_PROGRAM = Path(__file__).with_name("caption_version.py")
 
 
 def compare_versions(
@@ -36,10 +36,10 @@ def compare_versions(
     from imagecap.eval.compare import compare_results
 
     test = read_prepared(checkout / "prepared", checkout / settings.data.data_path).test
-    seen: set[str] = set()
+    trained_on: set[str] = set()
     for number in (champion, candidate):
-        seen |= training_pictures(client, name, number) or set()
-    kept = [sample for sample in test if sample.captions and sample.digest not in seen]
+        trained_on |= training_pictures(client, name, number) or set()
+    kept = [sample for sample in test if sample.captions and sample.digest not in trained_on]
     if not kept:
         raise ImageCapError(
             f"none of the {len(test)} test pictures is left to compare on: they have no captions, or one of the "
@@ -91,23 +91,23 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
         {"prompt": prompt, "paths": [str(items[index].path) for index in chosen]} for prompt, chosen in prompts.items()
     ]
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
-        asked, answered = Path(folder) / "requests.json", Path(folder) / "captions.json"
-        asked.write_text(json.dumps(requests, ensure_ascii=False), encoding="utf-8")
+        requests_file, captions_file = Path(folder) / "requests.json", Path(folder) / "captions.json"
+        requests_file.write_text(json.dumps(requests, ensure_ascii=False), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-P", str(_WORKER), uri, str(asked), str(answered)],
+            [sys.executable, "-P", str(_CAPTION_PROGRAM), uri, str(requests_file), str(captions_file)],
             env={**os.environ, "MLFLOW_TRACKING_URI": find_store().uri},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        if done.returncode != 0 or not answered.is_file():
+        if done.returncode != 0 or not captions_file.is_file():
             lines = [line for line in done.stdout.splitlines() if line.strip()]
             reason = lines[-1].removeprefix("error: ") if lines else f"ended with status {done.returncode}"
             raise ImageCapError(f"{uri} cannot caption the test pictures: {reason}")
-        said = json.loads(answered.read_text(encoding="utf-8"))
+        captions_by_request = json.loads(captions_file.read_text(encoding="utf-8"))
     captions = [""] * len(items)
-    for chosen, texts in zip(prompts.values(), said, strict=True):
+    for chosen, texts in zip(prompts.values(), captions_by_request, strict=True):
         for index, text in zip(chosen, texts, strict=True):
             captions[index] = text
     return captions

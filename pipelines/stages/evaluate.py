@@ -33,13 +33,13 @@ def evaluate(settings: Settings) -> None:
         raise ImageCapError(
             "there are no test pictures: raise data.test_fraction in params.yaml or mark some with `split`: test"
         )
-    from imagecap.eval.evaluator import evaluate as judge
+    from imagecap.eval.evaluator import evaluate as evaluate_model
     from imagecap.generate.captioner import open_captioner
     from imagecap.report.gallery import gallery_png
     from imagecap.report.page import write_report
 
     print(f"captioning {len(data.test)} test pictures")
-    found = judge(open_captioner(MODEL, settings.compute), data.test, settings, data.train).to_dict()
+    found = evaluate_model(open_captioner(MODEL, settings.compute), data.test, settings, data.train).to_dict()
     pictures = {sample.image: sample.path for sample in data.test}
 
     comparison = _compared_with_champion(settings, found)
