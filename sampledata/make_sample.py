@@ -8,7 +8,7 @@ import json
 import random
 from pathlib import Path
 
-from imagecap.eval.scenes.language import scene_string
+from imagecap.eval.scenes.scene_string import scene_string
 from imagecap.eval.scenes.world import Scene
 from imagecap.files import atomic_write_text
 from sampledata.scenes.draw import draw_scene

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Interval, share_interval
 from imagecap.eval.items import Item
-from imagecap.eval.scenes.language import parse_scene_string
 from imagecap.eval.scenes.phrases import COUNT_EN
 from imagecap.eval.scenes.reading import LANGUAGES, is_true
+from imagecap.eval.scenes.scene_string import parse_scene_string
 
 SCENE_COLUMN = "scene"
 COMPOSITION_COLUMN = "composition"

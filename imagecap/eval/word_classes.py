@@ -1,20 +1,23 @@
-"""Objects, colours and counts that captions name: which of them do the references name too?
+"""Precision and recall of the objects, colours and counts that captions name.
 
-Precision is the share of what the captions name that some reference of the picture names as well; what no reference
-names is likely made up (CHAIR: Rohrbach et al. 2018). Recall is the share of what at least half of a picture's
-references name that its caption names.
+Precision is the share of the named concepts that some reference of the picture names too; what no reference names is
+likely a hallucination (the idea of CHAIR: Rohrbach et al. 2018). Recall is the share of the concepts in at least half
+of a picture's references that its caption names.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 from imagecap.eval.scenes.world import COLOURS, KINDS
 
 CLASSES: tuple[str, ...] = ("objects", "colours", "counts")
 
-# One line a concept: English forms, then Chinese ones. COCO's categories, what people and Flickr8k speak of most, and
-# the things of the sample scenes. Words of one line count as the same.
+Concepts = Mapping[str, frozenset[str]]
+"""Concepts by class."""
+
+# One concept per line: its English words, then its Chinese ones, which all count as the same. The objects are
+# categories of COCO, the most frequent nouns of Flickr8k, and those of the sample scenes.
 _OBJECTS = """
 man men guy guys gentleman|男人 男子 男士 男性
 woman women lady ladies|女人 女子 女士 女性
@@ -140,72 +143,73 @@ ten 10|十
 
 
 def concepts(caption: str, language: str) -> dict[str, frozenset[str]]:
-    """The concepts that a caption names, by class; a concept is called by its first English word."""
-    if language == "zh":
-        return {name: _chinese(caption, name) for name in CLASSES}
-    words = set(re.findall(r"[a-z0-9]+(?:-[a-z]+)?", caption.lower()))
-    return {name: frozenset(_forms(name, 0)[word] for word in words if word in _forms(name, 0)) for name in CLASSES}
+    """Find the concepts that a caption names.
+
+    Returns:
+        Concepts by class, each under its first English word; none in a language without a word list.
+    """
+    find = _FINDERS.get(language)
+    return {name: find(caption.lower(), name) if find else frozenset() for name in CLASSES}
 
 
 def hallucinated(caption: str, references: Iterable[str], language: str) -> list[str]:
-    """Objects and colours that the caption names and no reference does, sorted."""
-    said = concepts(caption, language)
-    known = [concepts(each, language) for each in references]
+    """Objects and colours that the caption names and no reference names, sorted."""
+    named = concepts(caption, language)
+    known = [concepts(reference, language) for reference in references]
     return sorted(
         concept
         for name in ("objects", "colours")
-        for concept in said[name] - frozenset().union(*(each[name] for each in known))
+        for concept in named[name] - frozenset().union(*(each[name] for each in known))
     )
 
 
 def word_classes(
     captions: Sequence[str], references: Sequence[Sequence[str]], language: str
 ) -> dict[str, dict[str, float]]:
-    """Precision and recall per class over all captions; of a class that nobody names nothing is said.
+    """Measure precision and recall of each class against the references, over all captions.
 
     Args:
-        captions: what the model said.
-        references: what people said, one picture's captions each.
-        language: of both.
+        captions: the model's captions.
+        references: the references of each picture.
+        language: language of both.
 
     Returns:
-        By class `precision`, `recall` (each left out where it would be 0 of 0), `named` and `wanted`: how many there
-        were.
+        `precision`, `recall` and the numbers of concepts that were `named` and `wanted`, by class. A precision or
+        recall of 0 out of 0 is left out, and so is a class that occurs nowhere.
     """
-    said = [concepts(caption, language) for caption in captions]
-    known = [[concepts(each, language) for each in group] for group in references]
-    result = {}
-    for name in CLASSES:
-        found = [each[name] for each in said]
-        anyone = [frozenset().union(*(each[name] for each in group)) for group in known]
-        most = [_by_half([each[name] for each in group]) for group in known]
-        row = _shares(found, anyone, most)
-        if row:
-            result[name] = row
-    return result
+    named = [concepts(caption, language) for caption in captions]
+    known = [[concepts(reference, language) for reference in group] for group in references]
+    return _rows(
+        named,
+        [{name: frozenset().union(*(each[name] for each in group)) for name in CLASSES} for group in known],
+        [{name: _in_half([each[name] for each in group]) for name in CLASSES} for group in known],
+    )
 
 
 def truth_classes(
     captions: Sequence[str], truths: Sequence[Mapping[str, frozenset[str]]], language: str
 ) -> dict[str, dict[str, float]]:
-    """The same against what is known to be in each picture of the sample, whose places are no objects."""
+    """Measure the same against the truth of sample scenes, as `truth.scene_words` gives it for each picture.
+
+    The places of scenes (beach, snow) do not count as objects.
+    """
     places = _forms("objects", 0).keys() - {kind.name for kind in KINDS}
-    said = [
-        {name: named - places if name == "objects" else named for name, named in concepts(caption, language).items()}
-        for caption in captions
-    ]
-    result = {}
-    for name in CLASSES:
-        true = [truth[name] for truth in truths]
-        row = _shares([each[name] for each in said], true, true)
-        if row:
-            result[name] = row
-    return result
+    named = [concepts(caption, language) for caption in captions]
+    return _rows([each | {"objects": each["objects"] - places} for each in named], truths, truths)
 
 
-def _shares(
+def _rows(
+    named: Sequence[Concepts], right: Sequence[Concepts], wanted: Sequence[Concepts]
+) -> dict[str, dict[str, float]]:
+    """`_row` of each class that occurs."""
+    rows = {name: _row(*([each[name] for each in part] for part in (named, right, wanted))) for name in CLASSES}
+    return {name: row for name, row in rows.items() if row}
+
+
+def _row(
     found: Sequence[frozenset[str]], right: Sequence[frozenset[str]], wanted: Sequence[frozenset[str]]
 ) -> dict[str, float]:
+    """Precision of the found concepts among the right ones, and recall of the wanted ones, over all pictures."""
     named, asked = sum(map(len, found)), sum(map(len, wanted))
     row: dict[str, float] = {}
     if named:
@@ -215,14 +219,15 @@ def _shares(
     return row | {"named": named, "wanted": asked} if row else {}
 
 
-def _by_half(groups: Sequence[frozenset[str]]) -> frozenset[str]:
+def _in_half(groups: Sequence[frozenset[str]]) -> frozenset[str]:
+    """The concepts that are in at least half of the groups."""
     every = frozenset().union(*groups)
     return frozenset(each for each in every if 2 * sum(each in group for group in groups) >= len(groups))
 
 
 @cache
 def _forms(name: str, column: int) -> dict[str, str]:
-    """Form → concept, of English (column 0) or Chinese (1)."""
+    """Word → concept, of the English words (column 0) or the Chinese ones (column 1)."""
     lines = {"objects": _OBJECTS, "colours": _COLOURS, "counts": _COUNTS}[name].strip().splitlines()
     forms: dict[str, str] = {}
     for line in lines:
@@ -238,13 +243,23 @@ def _forms(name: str, column: int) -> dict[str, str]:
 
 
 @cache
-def _pattern(name: str) -> re.Pattern[str]:
+def _chinese_pattern(name: str) -> re.Pattern[str]:
+    """Matches the Chinese words of a class, the longest first: 小船 is not counted as 船 too."""
     forms = sorted(_forms(name, 1), key=lambda form: (-len(form), form))
     joined = "|".join(map(re.escape, forms))
-    # a number counts only before a measure word or noun, not inside 十字路口 and the like
+    # a count stands before a measure word; 十字路口 is none
     return re.compile(rf"({joined})(?=[个只辆座顶棵朵把份架条位名群匹头艘])" if name == "counts" else f"({joined})")
 
 
-def _chinese(caption: str, name: str) -> frozenset[str]:
-    """The longest form wins, so that 小船 is no 船 of its own and 热气球 no 球."""
-    return frozenset(_forms(name, 1)[found] for found in _pattern(name).findall(caption.lower()))
+def _find_english(caption: str, name: str) -> frozenset[str]:
+    forms = _forms(name, 0)
+    return frozenset(forms[word] for word in re.findall(r"[a-z0-9]+(?:-[a-z]+)?", caption) if word in forms)
+
+
+def _find_chinese(caption: str, name: str) -> frozenset[str]:
+    forms = _forms(name, 1)
+    return frozenset(forms[word] for word in _chinese_pattern(name).findall(caption))
+
+
+# language → finds the concepts of a class in a caption in small letters
+_FINDERS: dict[str, Callable[[str, str], frozenset[str]]] = {"en": _find_english, "zh": _find_chinese}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from imagecap.eval.scenes.language import is_true
 from imagecap.eval.scenes.phrases import RELATION_ZH
+from imagecap.eval.scenes.reading import is_true
 from imagecap.eval.scenes.world import Scene
 from sampledata.pretraining.listing import WORDS, blurred_weights, clean_weights
 from sampledata.pretraining.progress import Progress

@@ -21,7 +21,7 @@ from imagecap.eval.evaluation import Evaluation
 from imagecap.eval.evaluator import evaluate
 from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
 from imagecap.eval.neighbours import nearest, picture_features
-from imagecap.eval.scenes.language import scene_string
+from imagecap.eval.scenes.scene_string import scene_string
 from imagecap.generate.captioner import GeneratedCaption
 from imagecap.metrics import METRICS, score
 from sampledata.scenes.layout import sample_scene

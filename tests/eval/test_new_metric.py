@@ -15,7 +15,8 @@ from imagecap.data.records import Caption, Sample
 from imagecap.eval.compare import compare_results
 from imagecap.eval.evaluator import evaluate
 from imagecap.generate.captioner import GeneratedCaption
-from imagecap.metrics.scores import MEAN_METRICS
+from imagecap.metrics import scores
+from imagecap.metrics.metric import TokenizedCaptions, mean_metric
 from imagecap.report.charts import lanes
 from imagecap.report.page import write_report
 from imagecap.report.tables import format_comparison, format_evaluation
@@ -27,32 +28,34 @@ MODEL: Any = SimpleNamespace(
 )
 
 
-def share_of_ten_words(references: Any, tokens: Sequence[list[str]], counts: Any) -> Any:
-    """A metric of no use: the number of words, ten of which score 1."""
-    return np.array([len(each) / 10 for each in tokens])
+def tenths_of_words(captions: TokenizedCaptions) -> Any:
+    return np.array([len(tokens) / 10 for tokens in captions.tokens])
+
+
+BEFORE = scores.DECLARED
+DECLARED = (*BEFORE, mean_metric("Words", tenths_of_words))
+"""With a metric of no use: the number of words, ten of which score 1."""
 
 
 def evaluation(captions: Sequence[str], path: Path) -> dict[str, Any]:
     Image.new("RGB", (8, 8)).save(path)
-    samples = [
-        Sample(
-            f"{index}.png",
-            path,
-            str(index),
-            "test",
-            (Caption(text, "en", "p", {"place": "in" if index % 2 else "out"}),),
-        )
-        for index, text in enumerate(CAPTIONS)
-    ]
-    caption = lambda *arguments, **options: [GeneratedCaption(text, [1, 9], 0.0) for text in captions]  # noqa: E731
+    samples = []
+    for index, text in enumerate(CAPTIONS):
+        reference = Caption(text, "en", "p", {"place": "in" if index % 2 else "out"})
+        samples.append(Sample(f"{index}.png", path, str(index), "test", (reference,)))
     found = evaluate(
-        MODEL, samples, SETTINGS, samples[:2], caption=caption, neighbours=lambda items, _: [0] * len(items)
+        MODEL,
+        samples,
+        SETTINGS,
+        samples[:2],
+        caption=lambda *arguments, **options: [GeneratedCaption(text, [1, 9], 0.0) for text in captions],
+        neighbours=lambda items, pool: [0] * len(items),
     )
     return json.loads(json.dumps(found.to_dict()))
 
 
 def test_it_is_wherever_the_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MEAN_METRICS, "Words", share_of_ten_words)
+    monkeypatch.setattr(scores, "DECLARED", DECLARED)
     before, after = (evaluation(captions, tmp_path / "a.png") for captions in (["a dog"] * 12, CAPTIONS))
     expected = np.mean([2, 6, 5]) / 10
     assert after["metrics"]["Words"] == pytest.approx(expected)
@@ -61,10 +64,8 @@ def test_it_is_wherever_the_others_are(tmp_path: Path, monkeypatch: pytest.Monke
     assert after["names"]["Words"] == "Words"
     assert after["results"][1]["metrics"]["Words"] == 0.6
     assert after["floors"]["shuffled"]["metrics"]["Words"] == pytest.approx(expected)
-    assert {row["value"] for row in after["slices"] if "Words" in row["metrics"] and row["column"] == "place"} == {
-        "in",
-        "out",
-    }
+    assert all("Words" in row["metrics"] and "Words" in row["intervals"] for row in after["slices"])
+    assert {row["column"] for row in after["slices"]} == {"reference length", "place"}
 
     comparison = compare_results(before, after, resamples=50)
     change = comparison.changes["Words"]
@@ -80,11 +81,9 @@ def test_it_is_wherever_the_others_are(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_evaluation_without_it_is_compared_by_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An earlier file lacks a new metric; a metric that is gone again is compared by what both files hold."""
     earlier = evaluation(CAPTIONS, tmp_path / "a.png")
-    monkeypatch.setitem(MEAN_METRICS, "Words", share_of_ten_words)
+    monkeypatch.setattr(scores, "DECLARED", DECLARED)
     later = evaluation(CAPTIONS, tmp_path / "a.png")
-    assert compare_results(earlier, later, resamples=5).changes["Words"].difference == 0, (
-        "scored anew from the captions"
-    )
-    monkeypatch.delitem(MEAN_METRICS, "Words")
+    assert compare_results(earlier, later, resamples=5).changes["Words"].difference == 0, "both are scored anew"
+    monkeypatch.setattr(scores, "DECLARED", BEFORE)
     assert "Words" not in compare_results(earlier, later, resamples=5).changes
     assert compare_results(later, later, resamples=5).changes["Words"].baseline == pytest.approx(13 / 30)

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from imagecap.eval.scenes.language import scene_string
+from imagecap.eval.scenes.scene_string import scene_string
 from imagecap.eval.scenes.world import HELD_OUT_PAIRS
 from sampledata.make_sample import PARTS, scenes
 from sampledata.pretraining.listing import WORDS, blurred_weights, clean_weights

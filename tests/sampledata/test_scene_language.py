@@ -4,7 +4,8 @@ from typing import Literal
 
 import pytest
 
-from imagecap.eval.scenes.language import is_true, parse_scene_string, read_caption, scene_string
+from imagecap.eval.scenes.reading import is_true, read_caption
+from imagecap.eval.scenes.scene_string import parse_scene_string, scene_string
 from imagecap.eval.scenes.world import COLOURS, HELD_OUT_PAIRS, KINDS, Group, Scene
 from sampledata.scenes.layout import sample_scene
 from sampledata.scenes.writing import captions

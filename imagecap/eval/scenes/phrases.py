@@ -1,4 +1,4 @@
-"""Words that the writer and the reader of scene captions share."""
+"""The words of scene captions, which their writer (`sampledata/scenes`) and their reader share."""
 
 from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Group
 

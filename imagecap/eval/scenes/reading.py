@@ -1,4 +1,4 @@
-"""Reads a caption of a scene back into facts, to say whether it is true and complete."""
+"""Reading captions of sample scenes back into facts, to judge whether they are true and complete."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Group
 class Facts:
     """What a caption claims.
 
-    Args:
-        groups: one or two groups; of two, the left one or the upper one comes first.
-        relation: "left of" or "above"; None with one group.
+    Attributes:
+        groups: one or two groups; the left or upper one first.
+        relation: `"left of"` or `"above"`; None with one group.
     """
 
     groups: tuple[Group, ...]
@@ -22,7 +22,7 @@ class Facts:
 
 
 def normalise(groups: Sequence[Group], relation: str | None) -> Facts:
-    """The same facts with the left or upper group first."""
+    """Order the groups: the left or upper one first."""
     if relation in ("right of", "below"):
         return Facts((groups[1], groups[0]), INVERSE[relation])
     return Facts(tuple(groups), relation)

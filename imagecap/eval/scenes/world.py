@@ -1,4 +1,4 @@
-"""What a sample scene is made of: its things, colours, places and relations, and the words for them."""
+"""What sample scenes are made of: kinds of objects, colours, places and relations, and the words for them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Kind:
     """A kind of thing that can stand, float or fly in a scene.
 
-    Args:
+    Attributes:
         name: identifier, also the English singular.
         plural: English plural.
         zh: Chinese noun.
@@ -122,7 +122,7 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
 class Thing:
     """One drawn thing. Positions and sizes are fractions of the picture's side, y grows downwards.
 
-    Args:
+    Attributes:
         kind: name in `KINDS`.
         colour: name in `COLOURS`.
         x: centre of its box, left to right.
@@ -152,7 +152,7 @@ class Group:
 class Scene:
     """The whole truth about one picture.
 
-    Args:
+    Attributes:
         groups: one or two groups; `groups[0] relation groups[1]`.
         relation: a name in `RELATIONS`; None with one group.
         place: name in `PLACES`.

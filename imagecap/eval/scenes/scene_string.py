@@ -1,25 +1,14 @@
-"""Language about scenes: writing captions, reading them back, and the one-line form of a scene's truth."""
+"""The scene string: the truth of a sample scene in one line, as the column `scene` of captions.json holds it."""
 
 from dataclasses import dataclass
 
 from imagecap.eval.scenes.phrases import COLOUR, INVERSE, KIND, PLACE
-from imagecap.eval.scenes.reading import Facts, is_true, normalise, read_caption
 from imagecap.eval.scenes.world import MAX_COUNT, Group, Scene
-
-__all__ = [
-    "Facts",
-    "Truth",
-    "is_true",
-    "normalise",
-    "parse_scene_string",
-    "read_caption",
-    "scene_string",
-]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a scene string holds: a `Scene` without the drawing."""
+    """The contents of a scene string: a `Scene` without what only its drawing needs."""
 
     groups: tuple[Group, ...]
     relation: str | None
@@ -28,7 +17,7 @@ class Truth:
 
 
 def scene_string(scene: Scene | Truth) -> str:
-    """One line such as `2 red car | left of | 1 green tree | meadow | night`."""
+    """Write a scene as one line, such as `2 red car | left of | 1 green tree | meadow | night`."""
     parts = [f"{group.count} {group.colour} {group.kind}" for group in scene.groups]
     if scene.relation is not None:
         parts.insert(1, scene.relation)
@@ -36,10 +25,10 @@ def scene_string(scene: Scene | Truth) -> str:
 
 
 def parse_scene_string(line: str) -> Truth:
-    """The inverse of `scene_string`.
+    """Read what `scene_string` wrote.
 
     Raises:
-        ValueError: the line is not one that `scene_string` writes; says which part.
+        ValueError: the line is no scene string; the message names the wrong part.
     """
     parts = [part.strip() for part in line.split("|")]
     if len(parts) not in (3, 5):
