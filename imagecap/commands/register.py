@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 
 
@@ -26,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from imagecap.registry.register import register_pipeline_model
 
-    done = register_pipeline_model(arguments.promote, compare_only=arguments.compare_only)
+    with redirect_stdout(sys.stderr):  # standard output is for the result; libraries may print as well
+        done = register_pipeline_model(arguments.promote, compare_only=arguments.compare_only)
     if arguments.json:
         print(json.dumps(asdict(done), ensure_ascii=False))
         return

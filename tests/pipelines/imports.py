@@ -1,4 +1,4 @@
-"""Which modules of ours a module needs, found by reading, not by importing."""
+"""Which modules of this repository a module imports, found by reading the code rather than importing it."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 
 def modules_needed(start: str) -> set[str]:
-    """Paths relative to the checkout of `start` and of every module of ours that it imports, directly or not.
+    """Return the paths of a module and of every module of this repository that it imports, directly or not.
 
     Imports inside functions count; those for the type checker only do not.
     """

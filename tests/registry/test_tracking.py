@@ -38,7 +38,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A checkout with a store of its own (a copy: the store heals itself), which is the current folder."""
+    """A checkout with a store of its own (a copy, whose paths are updated when it is opened), which is the current folder."""
     folder = tmp_path / "a checkout 图"
     shutil.copytree(empty_store, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -87,7 +87,7 @@ def test_artifacts_survive_a_move(checkout: Path, monkeypatch: pytest.MonkeyPatc
     with tracked_run(SETTINGS, "train") as run:
         run.artifact(checkout / "note.txt", "notes")
     assert (checkout / "mlruns" / "artifacts" / run.run_id / "artifacts" / "notes" / "note.txt").is_file()
-    # the new place begins with the name of the old one: a second healing must not do it again
+    # the new path begins with the old one: updating it a second time must change nothing
     moved = checkout.with_name(checkout.name + " moved")
     checkout.rename(moved)
     monkeypatch.chdir(moved)
