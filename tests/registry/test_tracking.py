@@ -38,7 +38,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A checkout with a store of its own (a copy, whose paths are updated when it is opened), which is the current folder."""
+    """A checkout with a store of its own (a copy, with paths updated on opening), the current folder."""
     folder = tmp_path / "a checkout 图"
     shutil.copytree(empty_store, folder, symlinks=True)
     monkeypatch.chdir(folder)
