@@ -1,7 +1,7 @@
 """Projectors from patch features to the language model's embedding space, as stock checkpoints hold them.
 
-`PROJECTORS` declares the choices of the setting `projector`. A new kind is a class here and its name in
-`imagecap/config.py`.
+`PROJECTORS` declares the choices of the setting `projector`. A new kind is a class here, and its name and meaning in
+`imagecap/config/model.py`.
 """
 
 from typing import Any
@@ -52,14 +52,14 @@ class MLP(ProjectorKind):
     stock = ("LlavaConfig", "LlavaForConditionalGeneration")
     model_type = "llava"
     default_feature_layer = -2
+    activation = "gelu"
 
     def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
-        """See `ProjectorKind`."""
-        return {"image_seq_length": patches, "projector_hidden_act": "gelu"}
+        return {"image_seq_length": patches, "projector_hidden_act": self.activation}
 
     def matches(self, config: Any) -> bool:
-        """See `ProjectorKind`."""
-        return super().matches(config) and config.projector_hidden_act != "linear"
+        linear = Linear.activation
+        return super().matches(config) and (config.projector_hidden_act == linear) == (self.activation == linear)
 
 
 class Linear(MLP):
@@ -69,22 +69,14 @@ class Linear(MLP):
     which never trains.
     """
 
-    def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
-        """See `ProjectorKind`."""
-        return {**super().config_arguments(text_hidden, patches), "projector_hidden_act": "linear"}
-
-    def matches(self, config: Any) -> bool:
-        """See `ProjectorKind`."""
-        return config.model_type == self.model_type and config.projector_hidden_act == "linear"
+    activation = "linear"
 
     def initialize(self, projector: Any) -> None:
-        """Make the second layer the identity."""
         with torch.no_grad():
             projector.linear_2.weight.copy_(torch.eye(projector.linear_2.out_features))
             projector.linear_2.bias.zero_()
 
     def set_trainable(self, projector: Any) -> None:
-        """See `ProjectorKind`."""
         projector.requires_grad_(True)
         projector.linear_2.requires_grad_(False)
 
@@ -101,8 +93,7 @@ class PixelShuffle(ProjectorKind):
     patches_per_side = 2
 
     def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
-        """See `ProjectorKind`."""
-        # SwiGLU halves the width
+        # SwiGLU halves the width.
         return {"downsample_factor": self.patches_per_side, "alignment_intermediate_size": 2 * text_hidden}
 
 
