@@ -1,13 +1,12 @@
-"""Reading captions.json: from a file to rows whose every field has been checked. No picture is touched here."""
+"""Reading captions.json into rows, every field of which is checked. Pictures are not looked at here."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagecap.config import DataSettings
-from imagecap.data.records import Caption, Problem, Split
+from imagecap.data.records import Caption, CaptionRow, Problem, Split
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError
 from imagecap.languages import LANGUAGES, Language, language_named, language_of
@@ -17,34 +16,17 @@ CAPTIONS_FILE = "captions.json"
 _COLUMNS = frozenset({"image", "caption", "split", "language", "prompt"})
 
 
-@dataclass(frozen=True)
-class Row:
-    """A good row of captions.json.
-
-    Attributes:
-        number: position in the list, from 1.
-        image: the name as written.
-        split: None where the row has none.
-        caption: with language and prompt filled in.
-    """
-
-    number: int
-    image: str
-    split: Split | None
-    caption: Caption
-
-
 def captions_file(folder: Path) -> Path:
-    """The captions file of a data folder: `captions` with an ending of `READERS`; `captions.json` if there is none."""
+    """The captions file of a data folder: `captions` with an ending of `READERS`, or `captions.json` without any."""
     files = (folder / f"captions{ending}" for ending in READERS)
     return next((file for file in files if file.is_file()), folder / CAPTIONS_FILE)
 
 
-def read_rows(file: Path, settings: DataSettings) -> tuple[list[Row], list[Problem]]:
-    """Check every row of a captions.json.
+def read_rows(file: Path, settings: DataSettings) -> tuple[list[CaptionRow], list[Problem]]:
+    """Read a captions file and check every row.
 
     Raises:
-        ImageCapError: there is no such file, it is not JSON (names line and column), or it holds no list of rows.
+        ImageCapError: the file is missing, is not JSON (the message names line and column), or holds no list of rows.
     """
     values = READERS.get(file.suffix, _read_json)(file)
     if not isinstance(values, list):
@@ -53,11 +35,11 @@ def read_rows(file: Path, settings: DataSettings) -> tuple[list[Row], list[Probl
         )
     if not values:
         raise ImageCapError(f"{file} has no rows")
-    rows: list[Row] = []
+    rows: list[CaptionRow] = []
     problems: list[Problem] = []
     for number, value in enumerate(values, 1):
         row = _check_row(number, value, settings)
-        if isinstance(row, Row):
+        if isinstance(row, CaptionRow):
             rows.append(row)
         else:
             problems.extend(row)
@@ -95,8 +77,8 @@ def _read_json(file: Path) -> Any:
         raise ImageCapError(f"{file} cannot be read as JSON: {error}") from None
 
 
-def _check_row(number: int, value: Any, settings: DataSettings) -> Row | list[Problem]:
-    """The row, or all that is wrong with its fields."""
+def _check_row(number: int, value: Any, settings: DataSettings) -> CaptionRow | list[Problem]:
+    """The checked row, or one problem for each field that is wrong."""
     if not isinstance(value, dict):
         return [Problem(number, None, f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}')]
     messages: list[str] = []
@@ -127,11 +109,11 @@ def _check_row(number: int, value: Any, settings: DataSettings) -> Row | list[Pr
         shown = image if image is not None and _is_unicode(image) else None
         return [Problem(number, shown, message) for message in messages]
     prompt = optional["prompt"] or settings.prompt_of(language)
-    return Row(number, image, split, Caption(text.strip(), language, prompt, extra))
+    return CaptionRow(number, image, split, Caption(text.strip(), language, prompt, extra))
 
 
 def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
-    """A field that must be text with something in it; what is wrong with it goes to `messages`."""
+    """A field that must be text and not blank; None, and a message in `messages`, if it is not."""
     if column not in row:
         messages.append(f'the row has no "{column}"')
         return None
@@ -158,7 +140,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What JSON calls a value."""
+    """The kind of a JSON value, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):

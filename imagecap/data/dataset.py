@@ -1,7 +1,7 @@
-"""The user's folder of captioned pictures: read, checked in every row and picture, grouped and split.
+"""Reading a data folder: every row and every picture is checked, rows are grouped by picture, pictures are split.
 
-The folder holds `captions.json`, a list of rows `{"image": "a.jpg", "caption": "…"}`, and the pictures in `images/`.
-Optional columns of a row: `split`, `language`, `prompt`; any other is kept in `Caption.extra`.
+A data folder holds `captions.json`, a list of rows `{"image": "a.jpg", "caption": "…"}`, and the pictures in `images/`.
+A row may also have the columns `split`, `language` and `prompt`; further columns are kept in `Caption.extra`.
 """
 
 import os
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import Row, captions_file, read_rows
+from imagecap.data.captions_file import captions_file, read_rows
 from imagecap.data.grouping import Repeats, digest_files, rows_by_file, stop_on_errors
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.picture_files import PictureFinder
-from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
+from imagecap.data.records import Caption, CaptionRow, Problem, Sample, Split, problem_lines
 from imagecap.data.splits import check_fractions, require_training, split_of
 from imagecap.errors import ImageCapError
 
@@ -31,22 +31,22 @@ IMAGES_FOLDER = "images"
 
 
 def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[list[Sample], list[Problem]]:
-    """Read the data folder; every row is checked and every picture decoded once before anything is returned.
+    """Read a data folder. Every row is checked and every picture is decoded once.
 
-    Pictures come in the order of their first row. Two files with the same content are two samples, but always in
-    the same split, and a caption that both have is used once.
+    Samples are in the order of their first rows. Two files with equal pixels are two samples in the same split, and a
+    caption that both have is used once.
 
     Args:
-        settings: `on_bad_data` decides whether errors stop or leave out what they concern; `language` keeps only
-            captions in one language, after everything has been checked.
-        folder: in place of `settings.data_path`.
+        settings: `on_bad_data` decides whether errors stop the reading or leave out what they concern. `language`
+            keeps the captions in one language, after everything has been checked.
+        folder: the data folder; None: `settings.data_path`.
 
     Returns:
-        the samples, and the problems: errors (with `on_bad_data` = "skip" only) and warnings.
+        The samples, and the problems: warnings and, with `on_bad_data` "skip", errors.
 
     Raises:
-        ImageCapError: the data has errors and `on_bad_data` is "stop" (the message lists the first of them); or
-            captions.json or images/ is missing or unreadable as a whole; or nothing is left to train on.
+        ImageCapError: the data has errors and `on_bad_data` is "stop" (the message lists the first of them);
+            captions.json or images/ is missing or cannot be read; or no picture is left to train on.
     """
     check_fractions(settings)
     folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
@@ -85,14 +85,15 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
 
 
 def _explicit_splits(
-    by_file: Mapping[Path, Sequence[Row]], digests: Mapping[Path, str]
+    by_file: Mapping[Path, Sequence[CaptionRow]], digests: Mapping[Path, str]
 ) -> tuple[dict[str, Split], dict[str, Problem]]:
-    """The splits that rows name, and the pictures whose rows disagree, both by digest.
+    """The splits that rows name, and a problem for each picture whose rows disagree, both by digest.
 
-    By content, not by name: a copy under another name in another split would leak the test into the training.
+    Rows are compared by the content of their pictures. A copy under another name in another split would put a test
+    picture into the training set.
     """
     splits: dict[str, Split] = {}
-    first: dict[str, Row] = {}
+    first: dict[str, CaptionRow] = {}
     conflicts: dict[str, Problem] = {}
     for path, digest in digests.items():
         for row in by_file[path]:

@@ -1,25 +1,31 @@
-"""Rows of captions.json gathered by picture: shared by the reading of training data and of test folders."""
+"""Steps that the readers of data folders and of folders of pictures share: rows by picture, digests, repeated rows."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import Row
 from imagecap.data.decoding import digest_pictures
 from imagecap.data.images import PictureError
 from imagecap.data.picture_files import PictureFinder
-from imagecap.data.records import Caption, Problem, problem_lines
+from imagecap.data.records import Caption, CaptionRow, Problem, problem_lines
 from imagecap.errors import ImageCapError
 
 
-def rows_by_file(rows: Iterable[Row], finder: PictureFinder) -> tuple[dict[Path, list[Row]], list[Problem]]:
-    """Each picture's rows, in order of first appearance; one problem for each name that leads to no file."""
-    by_name: dict[str, list[Row]] = {}
+def rows_by_name(rows: Iterable[CaptionRow]) -> dict[str, list[CaptionRow]]:
+    """The rows of each picture name, in order of first appearance."""
+    by_name: dict[str, list[CaptionRow]] = {}
     for row in rows:
         by_name.setdefault(row.image, []).append(row)
-    by_file: dict[Path, list[Row]] = {}
+    return by_name
+
+
+def rows_by_file(
+    rows: Iterable[CaptionRow], finder: PictureFinder
+) -> tuple[dict[Path, list[CaptionRow]], list[Problem]]:
+    """The rows of each picture file, in order of first appearance, and one problem for each name without a file."""
+    by_file: dict[Path, list[CaptionRow]] = {}
     problems: list[Problem] = []
-    for name, named in by_name.items():
+    for name, named in rows_by_name(rows).items():
         try:
             by_file.setdefault(finder.find(name), []).extend(named)
         except PictureError as error:
@@ -28,9 +34,15 @@ def rows_by_file(rows: Iterable[Row], finder: PictureFinder) -> tuple[dict[Path,
 
 
 def digest_files(
-    by_file: Mapping[Path, list[Row]], settings: DataSettings, name_of: Callable[[Path], str]
+    by_file: Mapping[Path, list[CaptionRow]], settings: DataSettings, name_of: Callable[[Path], str]
 ) -> tuple[dict[Path, str], list[Problem]]:
-    """Decode every picture: its digest, or a problem. `name_of` names a picture that no row does."""
+    """Decode every picture, and return the digest of each that can be read and a problem for each that cannot.
+
+    Args:
+        by_file: rows of each picture file; may be empty.
+        settings: `max_image_pixels` is used.
+        name_of: name in messages of a picture without rows.
+    """
     digests: dict[Path, str] = {}
     problems: list[Problem] = []
     for path, digest in zip(by_file, digest_pictures(list(by_file), settings.max_image_pixels), strict=True):
@@ -43,22 +55,22 @@ def digest_files(
     return digests, problems
 
 
-def picture_problem(rows: Sequence[Row], error: PictureError) -> Problem:
-    """One problem for a bad picture, however many rows name it."""
+def picture_problem(rows: Sequence[CaptionRow], error: PictureError) -> Problem:
+    """The problem of a picture that cannot be used: one, however many rows name the picture."""
     more = f" ({len(rows)} rows name it)" if len(rows) > 1 else ""
     return Problem(rows[0].number, rows[0].image, f"the picture {error.reason}{more}")
 
 
 class Repeats:
-    """Tells rows that say again what an earlier row said: same picture content, caption, prompt and language."""
+    """Finds rows that repeat an earlier one: the same picture content, caption, prompt and language."""
 
     def __init__(self) -> None:
         self._first: dict[Hashable, int] = {}
-        self._example: tuple[Row, int] | None = None
+        self._example: tuple[CaptionRow, int] | None = None
         self.count = 0
 
-    def captions(self, digest: str, rows: Iterable[Row]) -> tuple[Caption, ...]:
-        """The captions of a picture without the repeated ones, which are counted."""
+    def captions(self, digest: str, rows: Iterable[CaptionRow]) -> tuple[Caption, ...]:
+        """The captions of a picture. Repeated ones are counted and left out."""
         kept = []
         for row in sorted(rows, key=lambda row: row.number):
             caption = row.caption
@@ -71,7 +83,7 @@ class Repeats:
         return tuple(kept)
 
     def problems(self) -> list[Problem]:
-        """One warning for all of them, or nothing."""
+        """One warning for all repeated rows, if there are any."""
         if self._example is None:
             return []
         row, first = self._example
@@ -81,7 +93,7 @@ class Repeats:
 
 
 def stop_on_errors(problems: Sequence[Problem], place: Path, settings: DataSettings) -> None:
-    """Raise `ImageCapError` with the first problems if there are errors and the setting is to stop."""
+    """Raise `ImageCapError` with the first errors if there are any and `on_bad_data` is "stop"."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors or settings.on_bad_data == "skip":
         return

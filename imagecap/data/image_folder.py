@@ -1,4 +1,4 @@
-"""A folder of pictures to be captioned and, where captions lie in it or beside it, judged."""
+"""Reading a folder of pictures to be captioned and, where references lie in it or beside it, to be evaluated."""
 
 import logging
 import os
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import Row, captions_file, read_rows
-from imagecap.data.grouping import Repeats, digest_files, picture_problem, stop_on_errors
+from imagecap.data.captions_file import captions_file, read_rows
+from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
 from imagecap.data.picture_files import PictureFinder
-from imagecap.data.records import Problem, Sample, problem_lines
+from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key
 
@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 
 _IMAGES = "images"
 
-# By name, since a folder may hold anything else. HEIC is a picture that cannot be read: it is to be said, not ignored.
+# A folder may hold other files too, so that pictures are told by their endings. HEIC cannot be read, but is listed so
+# that it is reported and not ignored.
 _PICTURE_ENDINGS = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".ico", ".heic", ".heif"),
@@ -26,33 +27,35 @@ _PICTURE_ENDINGS = {
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is a picture by its ending."""
+    """Whether the ending of a file name is that of a picture."""
     return Path(name).suffix.lower() in _PICTURE_ENDINGS
 
 
 def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
-    """Every picture of a folder, in natural order of names (2 before 10), with its references.
+    """Read every picture of a folder, in natural order of names (2 before 10), with its references.
 
-    Pictures are the files with a picture's ending in `folder` and in `folder/images`, hidden ones left out, and
-    whatever else in there (subfolders too) captions.json names. It lies in `folder` or in the folder above; its
-    names are looked up in the `images` folder beside it, then beside it, then in `folder`. Pictures without
-    references have no captions. All samples have the split "test".
+    Pictures are the files in `folder` and in `folder/images` that have a picture's ending and are not hidden, and
+    those anywhere below `folder` that captions.json names. captions.json may lie in `folder` or in the folder above.
+    Its names are looked up in the folder `images` beside it, then beside it, then in `folder`. A picture without
+    references has no captions. All samples have the split "test".
 
-    A captions.json about more pictures than the folder has is fine, unless this is the folder that it belongs to
-    (`folder` or `folder/images` in the layout of a data folder): then a missing picture is an error.
+    captions.json may name pictures that are not in `folder`. Only in a data folder (`folder` or `folder/images` has
+    the layout of one) is a missing picture an error.
 
     Args:
-        folder: the folder, or a data folder (captions.json and images/), or the images/ of one.
+        folder: a folder of pictures, a data folder (captions.json and images/), or the images/ of a data folder.
         settings: `on_bad_data`, `language` (of the references), `max_image_pixels` and the prompts are used.
 
     Raises:
-        ImageCapError: there is no such folder, no picture in it, or something in it is bad and `on_bad_data` is
-            "stop". With "skip" the bad pictures and rows are left out and logged as a warning.
+        ImageCapError: the folder does not exist, no picture in it can be read, or a picture or row is bad and
+            `on_bad_data` is "stop". With "skip" bad pictures and rows are left out and logged as a warning.
     """
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100  (also resolves `images/..`)
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
-    by_file: dict[Path, list[Row]] = {path: [] for path in (*_pictures_in(folder), *_pictures_in(folder / _IMAGES))}
+    by_file: dict[Path, list[CaptionRow]] = {
+        path: [] for path in (*_pictures_in(folder), *_pictures_in(folder / _IMAGES))
+    }
     problems = _add_references(by_file, folder, settings)
     names = _names(by_file, folder)
     digests, unreadable = digest_files(by_file, settings, names.__getitem__)
@@ -63,7 +66,7 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     samples = []
     for path in sorted(digests, key=lambda path: natural_key(names[path])):
         rows = (row for row in by_file[path] if settings.language in ("all", row.caption.language))
-        # The digest is the file's own here: each file is a result of its own, with all its references.
+        # every file is a result of its own here: the same pixels under another name keep all their references
         captions = repeats.captions(str(path), rows)
         samples.append(Sample(names[path], path, digests[path], "test", captions))
     problems += repeats.problems()
@@ -84,28 +87,29 @@ def _pictures_in(folder: Path) -> list[Path]:
     ]
 
 
-def _add_references(by_file: dict[Path, list[Row]], folder: Path, settings: DataSettings) -> list[Problem]:
-    """Put the rows of captions.json, if there is one, to the pictures of `folder`."""
+def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:
+    """Add the rows of the captions file, if there is one, to the pictures of `folder`; return their problems."""
     home = next((place for place in (folder, folder.parent) if captions_file(place).is_file()), None)
     if home is None:
         return []
-    rows, problems = read_rows(captions_file(home), settings)
+    file = captions_file(home)
+    rows, problems = read_rows(file, settings)
     finders = [PictureFinder(place) for place in dict.fromkeys((home / _IMAGES, home, folder)) if place.is_dir()]
     belongs = (home / _IMAGES).is_dir() and folder in (home, home / _IMAGES)
     elsewhere: list[Problem] = []
-    for name, named in _by_name(rows).items():
+    for name, named in rows_by_name(rows).items():
         found = _find(name, finders)
         if isinstance(found, PictureError):
             (problems if belongs else elsewhere).append(picture_problem(named, found))
         elif folder in found.parents:
             by_file.setdefault(found, []).extend(named)
     if elsewhere and not any(by_file.values()):
-        _log.warning("%s names none of the pictures in %s:\n%s", captions_file(home), folder, problem_lines(elsewhere))
+        _log.warning("%s names none of the pictures in %s:\n%s", file, folder, problem_lines(elsewhere))
     return problems
 
 
 def _find(name: str, finders: Iterable[PictureFinder]) -> Path | PictureError:
-    """The file that a row means, or why the first place that was looked at has none."""
+    """The file of a picture, looked up in one folder after the other, or the error of the first folder."""
     error: PictureError | None = None
     for finder in finders:
         try:
@@ -116,15 +120,8 @@ def _find(name: str, finders: Iterable[PictureFinder]) -> Path | PictureError:
     return error
 
 
-def _by_name(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    names: dict[str, list[Row]] = {}
-    for row in rows:
-        names.setdefault(row.image, []).append(row)
-    return names
-
-
-def _names(by_file: dict[Path, list[Row]], folder: Path) -> dict[Path, str]:
-    """How results call each picture: as captions.json does, else relative to `folder`; no two alike."""
+def _names(by_file: dict[Path, list[CaptionRow]], folder: Path) -> dict[Path, str]:
+    """The name of each picture in results: that of captions.json or the path in `folder`. Names are unique."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path, rows in by_file.items():

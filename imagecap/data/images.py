@@ -1,6 +1,6 @@
-"""Reading one picture, whatever kind it is, as plain RGB pixels: the only door by which pictures come in.
+"""Reading a picture of any supported format as RGB pixels. All pictures are read here.
 
-Nothing here changes Pillow's global state, so every function may be called from many threads at once.
+Pillow's global state is not changed, so that every function may be called from many threads at once.
 """
 
 import io
@@ -13,15 +13,15 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagecap.errors import ImageCapError
 
-# Raster formats only. Pillow can also open EPS by running Ghostscript and formats that it merely guesses from a
-# loose header (TGA, PCX, …): neither belongs in a path that reads other people's files.
+# Raster formats with a clear signature. Pillow also opens EPS, by running Ghostscript, and formats that it guesses from
+# a loose header (TGA, PCX, …); neither is safe with files of unknown origin.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 
-# Encoders resize by the shorter side: a picture of 1 x 60,000 would become 224 x 13,000,000 pixels there.
+# Vision encoders resize by the shorter side: a picture of 1 x 60,000 would become 224 x 13,000,000 pixels.
 MAX_ASPECT_RATIO = 100
 
-# Warnings of Pillow say what the errors below say better, or what does not matter here (odd EXIF, palettes).
-# A filter and not `catch_warnings`, since that one is not safe with threads.
+# Pillow warns of what the errors below say better, or of what does not matter here (odd EXIF, palettes).
+# `catch_warnings` is not safe with threads, a filter is.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION_TAG = 0x0112
@@ -50,12 +50,12 @@ class PictureError(ImageCapError):
 def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
     """Decode a picture file into RGB.
 
-    EXIF orientation is applied; transparent parts lie on white; of an animation the first frame counts; 16-bit grey
-    is scaled to 8 bits. The result carries no EXIF, GPS or other metadata.
+    EXIF orientation is applied, transparent parts are put on white, the first frame of an animation is taken, and
+    16-bit grey is scaled to 8 bits. The result carries no EXIF, GPS or other metadata.
 
     Args:
         source: a file, or the content of one.
-        max_pixels: width x height above this is refused on the header alone, before anything is decoded.
+        max_pixels: largest width x height; larger pictures are refused before they are decoded.
 
     Raises:
         PictureError: the file is missing, empty, truncated, not a picture, or of absurd size. It is an
@@ -71,7 +71,7 @@ def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
 
 
 def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header only and check it; see `load_image`. The caller closes what it gets."""
+    """Read and check the header of a picture; see `load_image`. The caller closes the returned file."""
     if isinstance(source, bytes):
         head, size = source[:64], len(source)
     else:
@@ -151,7 +151,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _head_of(path: Path) -> tuple[bytes, int]:
-    """First bytes and size of a file."""
+    """The first 64 bytes of a file, and its size in bytes."""
     try:
         if not path.is_file():  # also keeps a named pipe from blocking for ever
             raise PictureError("is not a file" if path.exists() else "does not exist")
@@ -162,7 +162,7 @@ def _head_of(path: Path) -> tuple[bytes, int]:
 
 
 def _why_unidentified(head: bytes) -> str:
-    """What a file that no decoder wants may be, by its first bytes."""
+    """What a file that no decoder accepts may be, judged by its first bytes."""
     text = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the picture itself: run `git lfs pull`"
@@ -186,7 +186,7 @@ def _damaged(error: Exception) -> str:
 
 
 def _orientation(opened: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or the EXIF block is broken: the pixels are still good."""
+    """The EXIF orientation; 1 (upright) without one or in a broken EXIF block, since the pixels are still good."""
     try:
         value = opened.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # Pillow's EXIF parser raises anything from KeyError to struct.error on odd blocks
@@ -195,10 +195,10 @@ def _orientation(opened: Image.Image) -> int:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or of floats as 8-bit grey.
+    """Convert grey of 16 or 32 bits or of floats to 8-bit grey.
 
-    16-bit pictures use their whole range (65,535 is white). The wider kinds carry no range with them, so it is
-    guessed from the values: 0..1 (floats), 0..255, 0..65,535, and otherwise from smallest to largest.
+    White is 65,535 in 16-bit pictures. The wider types do not say their range, so it is guessed from the values:
+    0..1 (floats), 0..255, 0..65,535, or else from the smallest to the largest value.
     """
     values = np.asarray(image, dtype=np.float32)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

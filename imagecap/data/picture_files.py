@@ -1,4 +1,4 @@
-"""From the name that captions.json gives to a file in the pictures' folder, and never to one outside it."""
+"""Finding the files of pictures by name, below one folder and never outside it."""
 
 import os
 import re
@@ -10,17 +10,18 @@ from imagecap.data.images import PictureError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
-# DVC can link the files of a tracked folder to its cache (`dvc config cache.type symlink`). Such a link leads to a
-# name made of the content's own hash, so it cannot be aimed at a file of somebody's choice.
+# DVC may replace the files of a tracked folder by links into its cache (`dvc config cache.type symlink`). Files there
+# are named by the hash of their content, so that a link cannot be aimed at a file of somebody's choice.
 _DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 class PictureFinder:
     """Looks up pictures by name below one folder.
 
-    The folder itself may be a link, since whoever set the data up chose where it leads. What captions.json names may
-    not leave it: no `..`, no absolute path, and no link out of the resolved folder, except into a DVC cache.
-    Listings of folders are kept, and made only when a picture is missing, so that a lookup costs a system call or two.
+    The folder itself may be a link. Names may not lead out of it: `..`, absolute paths and links that leave the
+    resolved folder are refused, except links into a DVC cache.
+
+    A lookup costs one or two system calls. Folders are listed only when a picture is missing, to give a hint.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,13 +30,13 @@ class PictureFinder:
         self._listings: dict[Path, tuple[dict[str, str], dict[str, str]]] = {}
 
     def find(self, name: str) -> Path:
-        """The file of a picture: absolute, below the folder's own (unresolved) path.
+        """The absolute path of a picture, below the folder's own (unresolved) path.
 
-        A name in another Unicode form (NFC or NFD, as when files came from a Mac) finds its file too.
+        The name and the file may be in different Unicode forms (NFC and NFD, as with files from a Mac).
 
         Raises:
-            PictureError: the name leaves the folder, or there is no such file; a file that differs in case or
-                extension only is named.
+            PictureError: the name leads out of the folder, or there is no such file. The message names a file that
+                differs in capitals or extension only.
         """
         parts = _parts_of(name)
         written = "/".join(parts)
@@ -47,10 +48,10 @@ class PictureFinder:
         raise PictureError(f"is not in {self.root.name}/{self._hint(parts)}")
 
     def _checked(self, relative: str) -> Path | None:
-        """The file, or None if there is none of this name."""
+        """The path of a name that is written exactly so; None if no such file exists."""
         path = self.root / relative
         try:
-            # One lstat per part below the root; resolving the whole path for each picture is ten times as slow.
+            # one lstat per part below the root: resolving the whole path of each picture takes ten times as long
             linked = any(stat.S_ISLNK(os.lstat(part).st_mode) for part in (path, *self._folders(path)))
             mode = path.stat().st_mode
         except OSError:
@@ -64,14 +65,14 @@ class PictureFinder:
         return path
 
     def _folders(self, path: Path) -> list[Path]:
-        """The folders between the root and `path`."""
+        """The folders between the root and a path."""
         folders = []
         while (path := path.parent) != self.root:
             folders.append(path)
         return folders
 
     def _hint(self, parts: list[str]) -> str:
-        """What a missing picture's name may have meant; starts with a punctuation mark unless empty."""
+        """A hint at what a missing picture's name may mean. It starts with a punctuation mark, or is empty."""
         inner = "/".join(parts[1:])
         if inner and parts[0] == self.root.name and os.path.isfile(self.root / inner):  # noqa: PTH113 (long names)
             return f'; names are relative to that folder: write "{inner}"'
@@ -85,7 +86,7 @@ class PictureFinder:
         return ""
 
     def _listing(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """Names in a folder, by folded name and by folded stem."""
+        """The file names in a folder, by name and by stem, both in `_folded` form."""
         if folder not in self._listings:
             try:
                 names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
@@ -98,7 +99,7 @@ class PictureFinder:
 
 
 def _parts_of(name: str) -> list[str]:
-    """The parts of a relative name, `.` and empty ones left out. Refuses what could lead elsewhere."""
+    """Split a relative name into its parts, without `.` and empty ones. Names that could lead elsewhere are refused."""
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         raise PictureError("has an absolute path; write its name relative to the pictures' folder")
     if ".." in re.split(r"[/\\]", name):

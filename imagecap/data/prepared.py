@@ -1,7 +1,7 @@
-"""The prepared data: what reading the data folder found, written down so that later stages need not check again.
+"""Prepared data: the samples of a data folder, written to files so that later stages need not check them again.
 
-A folder with `train.jsonl`, `validation.jsonl` and `test.jsonl` (a picture with all its captions on each line, its
-path relative to the data folder) and `summary.json`.
+It is a folder with `train.jsonl`, `validation.jsonl` and `test.jsonl`, each line of which is a picture with all its
+captions and its path relative to the data folder, and with `summary.json`.
 """
 
 import json
@@ -20,13 +20,13 @@ from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 
 SUMMARY_FILE = "summary.json"
 
-# Beyond this many a list of problems is no longer read by anybody; the counts are complete.
+# summary.json lists this many problems; its counts are of all of them.
 _LISTED_PROBLEMS = 50
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The samples of each split, and the contents of summary.json."""
+    """The samples of each split, and the content of summary.json."""
 
     train: list[Sample]
     validation: list[Sample]
@@ -41,18 +41,18 @@ def write_prepared(
     folder: Path,
     data_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the folder, in place of one that is there.
+    """Write prepared data.
 
-    Its bytes depend on the data and the settings only, so that DVC finds equal data equal.
+    The bytes depend only on the data and the settings, so that DVC recognises equal data.
 
     Args:
         samples, problems: from `read_captions`.
-        settings: those that the data was read with.
-        folder: is replaced as a whole.
-        data_path: the data folder, where it is not `settings.data_path`.
+        settings: with which the data was read.
+        folder: where to write; an existing folder is replaced as a whole.
+        data_path: the data folder; None: `settings.data_path`.
 
     Returns:
-        what went into summary.json.
+        The content of summary.json.
     """
     home = _absolute(data_path or Path(settings.data_path))
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -72,10 +72,14 @@ def write_prepared(
 
 
 def read_prepared(folder: Path, data_path: Path) -> PreparedData:
-    """Read what `write_prepared` wrote; `data_path` is where the data folder is now.
+    """Read prepared data.
+
+    Args:
+        folder: written by `write_prepared`.
+        data_path: where the data folder is now.
 
     Raises:
-        ImageCapError: the folder is missing, incomplete or damaged, or a picture has gone since.
+        ImageCapError: the folder is missing, incomplete or damaged, or a picture no longer exists.
     """
     home = _absolute(data_path)
     try:
@@ -95,10 +99,10 @@ def read_prepared(folder: Path, data_path: Path) -> PreparedData:
 
 
 def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: DataSettings) -> dict[str, Any]:
-    """The contents of summary.json.
+    """The content of summary.json.
 
-    `pictures` and `captions` count by split and in all, `languages` the captions by language, `problems` by
-    severity; `data_digest` and `split_hash` identify content and split, whatever the order of rows and the names.
+    `pictures` and `captions` are counts by split and of all, `languages` counts captions by language, and `problems`
+    counts problems by severity. `data_digest` and `split_hash` are those of `imagecap.data.identity`.
     """
     parts = {split: [sample for sample in samples if sample.split == split] for split in SPLITS}
     languages = Counter(caption.language for sample in samples for caption in sample.captions)

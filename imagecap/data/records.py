@@ -1,4 +1,4 @@
-"""What the data package hands out: pictures with their captions, and what was wrong with the data."""
+"""Records of the data set: captions, pictures with their captions, and problems of the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Caption:
 
     Attributes:
         text: the sentence, without blanks around it.
-        language: as the row says, or by the script of `text`.
-        prompt: what the model is asked; the row's own, or the default of the language.
-        extra: the row's other columns, as they are.
+        language: that of the row, or recognised by the script of `text`.
+        prompt: prompt of the row, or the default prompt of the language.
+        extra: the other columns of the row, unchanged.
     """
 
     text: str
@@ -30,14 +30,31 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class CaptionRow:
+    """One row of a captions file whose fields are all in order.
+
+    Attributes:
+        number: position in the file, from 1.
+        image: name of the picture as written.
+        split: None where the row names none.
+        caption: the caption, with language and prompt filled in.
+    """
+
+    number: int
+    image: str
+    split: Split | None
+    caption: Caption
+
+
+@dataclass(frozen=True)
 class Sample:
     """A picture with all its captions.
 
     Attributes:
-        image: the name, as captions.json writes it.
+        image: name of the picture as captions.json writes it.
         path: the file, absolute.
-        digest: SHA-256 (hex) of the decoded pixels; two files with one content have one digest.
-        split: the part of the data that it belongs to.
+        digest: `picture_digest` of the decoded pixels, which is equal for files with equal pixels.
+        split: training, validation or test set.
         captions: in the order of captions.json.
     """
 
@@ -50,12 +67,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the data: an error makes rows useless, a warning does not.
+    """Something that is wrong with the data. Rows with an error cannot be used; rows with a warning can.
 
     Attributes:
-        row: position in the list of captions.json, from 1; None where no single row is to blame.
-        image: the name that the row gives, if any.
-        message: a sentence.
+        row: position of the row in captions.json, from 1; None where the problem is not that of one row.
+        image: name of the picture in that row, if it has one.
+        message: a sentence without its full stop.
     """
 
     row: int | None
@@ -76,7 +93,7 @@ class Problem:
 
 
 def problem_lines(problems: Sequence[Problem], limit: int = 5) -> str:
-    """The first `limit` problems, one a line and indented, and how many more there are."""
+    """The first `limit` problems on an indented line each, and a line with the number of further ones."""
     lines = [f"  {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  … and {len(problems) - limit} more")

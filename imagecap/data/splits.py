@@ -1,7 +1,7 @@
-"""Which pictures are for training, validation and test.
+"""The split of the pictures into training, validation and test set.
 
-The place of a picture follows from its own content and the seed alone. So the same picture under two names is never
-on both sides, and a picture that was there before stays where it is when others come or go.
+The split of a picture depends only on its content and the seed. So copies of a picture are always in the same split,
+and a picture keeps its split when others are added or removed.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ _NAMES: dict[str, Split] = {
 
 
 def split_named(name: str) -> Split | None:
-    """The split that a row's `split` column means, or None if the word is unknown."""
+    """The split that a value of the column `split` means; None if the value is unknown."""
     return _NAMES.get(name.strip().lower())
 
 
 def split_of(digest: str, settings: DataSettings) -> Split:
-    """The split of a picture whose row names none.
+    """The split of a picture whose rows name none.
 
-    The test pictures are those with the lowest hashes, the validation pictures those with the highest: changing one
-    fraction then moves pictures between that part and training only.
+    The test set takes the lowest hashes and the validation set the highest, so that a change of one fraction moves
+    pictures only between that set and the training set.
 
     Args:
         digest: `picture_digest` of the picture.
@@ -48,13 +48,13 @@ def split_of(digest: str, settings: DataSettings) -> Split:
 
 
 def fraction_of(digest: str, seed: int) -> float:
-    """A number in [0, 1), evenly spread over digests."""
+    """Map a digest to a number in [0, 1). The numbers of many digests are uniformly distributed."""
     value = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
     return (int.from_bytes(value[:8], "big") >> 11) / (1 << 53)  # 53 bits: what a float holds exactly
 
 
 def check_fractions(settings: DataSettings) -> None:
-    """Raise `ImageCapError` if validation and test leave nothing to train on."""
+    """Raise `ImageCapError` if the fractions of validation and test set leave no training set."""
     if settings.validation_fraction + settings.test_fraction >= 1:
         raise ImageCapError(
             f"validation_fraction ({settings.validation_fraction}) and test_fraction ({settings.test_fraction}) "
@@ -63,7 +63,7 @@ def check_fractions(settings: DataSettings) -> None:
 
 
 def require_training(samples: Iterable[Sample], settings: DataSettings) -> None:
-    """Raise `ImageCapError` if no picture is in the training split, as can happen with very few pictures."""
+    """Raise `ImageCapError` if the training set is empty, which happens with very few pictures."""
     counts = {"validation": 0, "test": 0}
     for sample in samples:
         if sample.split == "train":
