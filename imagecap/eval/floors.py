@@ -67,7 +67,7 @@ def measure_floors(
         orders = [shuffled_order(len(items), number) for number in range(RANDOM_ROUNDS)]
         rounds = [measure([captions[index] for index in order]) for order in orders]
         found["shuffled"] = _mean(rounds), {"rounds": RANDOM_ROUNDS}
-    human = human_rounds({str(index): item.references for index, item in enumerate(items)}, language)
+    human = human_rounds({str(index): item.references for index, item in enumerate(items)}, language, tokenizer)
     if human:
         rounds = [dict(score(references, candidates, programs=False).overall) for references, candidates in human]
         found["human"] = _mean(rounds), {"rounds": len(human), "pictures": len(human[0][1])}

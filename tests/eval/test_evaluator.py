@@ -312,6 +312,25 @@ def test_human_rounds_leave_the_candidate_out() -> None:
     assert human_rounds({"b": ["three"]}, "en") == []
 
 
+def test_the_human_ceiling_is_scored_with_the_tokenizer_of_the_model(picture: Path) -> None:
+    texts = [("一只 红色的 猫", "红色的 一只 猫"), ("两只 狗", "两只 大狗")]
+    samples = [sample(picture, str(index), [(text, "zh") for text in pair]) for index, pair in enumerate(texts)]
+    settings = parse_settings({"evaluate": {"bootstrap_samples": 0, "tokenizer_zh": "given"}}, "test")
+    found = run(samples, ["一只 红色的 猫", "两只 狗"], [], settings=settings)
+    rounds = [
+        score(
+            {str(index): [pair[1 - side]] for index, pair in enumerate(texts)},
+            {str(index): pair[side] for index, pair in enumerate(texts)},
+            "zh",
+            "given",
+        ).overall
+        for side in (0, 1)
+    ]
+    assert found.floors["human"]["metrics"] == pytest.approx(
+        {name: (rounds[0][name] + rounds[1][name]) / 2 for name in METRICS}
+    )
+
+
 def test_nearest_neighbour_by_the_models_features(tmp_path: Path) -> None:
     colours = ["red", "lime", "blue"]
     for colour in colours:
