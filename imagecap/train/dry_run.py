@@ -10,7 +10,7 @@ from torch import Tensor
 from imagecap.config import Settings
 from imagecap.data.records import Sample
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.forward import packed_loss
+from imagecap.train.loader import MicroBatch
 from imagecap.train.loss import CHUNK_LOGITS
 from imagecap.train.optimizer import PARTS, part_of
 from imagecap.train.packing import Branch, pack
@@ -73,9 +73,10 @@ def dry_run(
 
 
 def estimate_memory(setup: TrainingSetup) -> Memory:
-    """Memory of a step, extrapolated from the tensors that the forward pass of the longest row saves for its gradient.
+    """Memory of a step, extrapolated from what the forward pass of the longest row saves for the backward pass.
 
-    With `captions_per_image` the longest row has that many captions, the longest ones of a picture.
+    With `captions_per_image` the longest row has that many captions, the longest ones of a picture. What two pictures
+    save more than one is saved by every picture; the rest, such as weights that autocast has cast, is saved once.
     """
     model, options, limit = setup.model, setup.settings.train, setup.settings.train.captions_per_image
 
@@ -83,32 +84,40 @@ def estimate_memory(setup: TrainingSetup) -> Memory:
         return sum(len(branch.prompt) + len(branch.caption) for branch in branches)
 
     chosen = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in setup.plan.branches]
-    rows = pack([max(chosen, key=tokens)], model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
-    rows = rows.to(model.device)
-    size = model.llava.config.vision_config.image_size
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    step, low = setup.train_step, None if setup.dtype == torch.float32 else setup.dtype
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), step.autocast():
-        features = step.encode(torch.zeros(1, 3, size, size))
-        loss = packed_loss(model, features, rows, torch.ones(len(rows.labels), device=model.device), low)
-    del loss
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    labels = options.batch_size * len(rows.labels)
+    longest = max(chosen, key=tokens)
+    one, two = _saved_bytes(setup, [longest]), _saved_bytes(setup, [longest, longest])
+    trained = sum(weight.numel() for weight in setup.weights.values())
+    labels = options.batch_size * sum(len(branch.caption) for branch in longest)
     return Memory(
         weights=sum(weight.nbytes for weight in model.parameters()),
         gradients=4 * trained,
         moments=8 * trained,
-        activations=sum(kept.values()) * options.batch_size,
+        activations=one + (options.batch_size - 1) * (two - one),
         logits=2 * 4 * min(CHUNK_LOGITS, labels * model.lm_head.weight.shape[0]),
     )
+
+
+def _saved_bytes(setup: TrainingSetup, branches: Sequence[Sequence[Branch]]) -> int:
+    """Size of the tensors that a forward pass of these rows saves for the backward pass, without the weights."""
+    model, step = setup.model, setup.train_step
+    rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
+    side = model.llava.config.vision_config.image_size
+    pixels = torch.zeros(len(branches), 3, side, side)
+    places = list(range(len(branches)))
+    batch = MicroBatch(places, [], rows, rows.weights("token"), cached=([], None), fresh=(places, pixels))
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), step.kernels():
+        loss = step.loss(batch, 1.0)
+    del loss
+    return sum(saved.values())
 
 
 def _parts(model: ImageCaptioner) -> dict[str, tuple[int, int]]:

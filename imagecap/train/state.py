@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from imagecap.config import Settings
+from imagecap.config import Settings, result_neutral
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 
@@ -26,17 +26,6 @@ Weights = dict[str, torch.nn.Parameter]
 ResumeKey = dict[str, Any]
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
-# settings that change neither the weights nor the loss curve
-FREE = {
-    "output_dir",
-    "log_every",
-    "save_every",
-    "resume",
-    "feature_cache",
-    "feature_cache_gb",
-    "max_samples",
-    "on_non_finite",
-}
 
 
 @dataclass
@@ -91,7 +80,9 @@ class TrainingProgress:
 
 def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtype: torch.dtype) -> ResumeKey:
     """What must be equal for a run to be resumed: settings that change results, dtype, data and initial weights."""
-    chosen = {name: value for name, value in settings.train.model_dump().items() if name not in FREE}
+    # what max_samples leaves of the pictures is in the digest of the data
+    free = result_neutral("train") | {"max_samples"}
+    chosen = {name: value for name, value in settings.train.model_dump().items() if name not in free}
     trainable = list(trainable_weights(model))
     adapters = {} if settings.model.lora_rank is None else {"lora_alpha": settings.model.lora_alpha}
     return {

@@ -151,7 +151,7 @@ class TrainStep:
         for batch in micro_batches:
             last = batch is micro_batches[-1]
             # checkpointed blocks run again in the backward pass, which must use the same kernels
-            with self._kernels(), self._gradient_sync(last):
+            with self.kernels(), self._gradient_sync(last):
                 loss = self._loss(batch, self.group.size / weight)  # DDP averages gradients over processes
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach() / self.group.size)
@@ -186,13 +186,13 @@ class TrainStep:
         total, labels = torch.zeros((), dtype=torch.float64), 0
         for micro_batches in batches:
             for batch in micro_batches:
-                with self._kernels():
+                with self.kernels():
                     total += self.loss(batch, 1.0, weighted=False).cpu().double()
                 labels += len(batch.rows.labels)
         return total.item() / max(1, labels)
 
     @contextmanager
-    def _kernels(self) -> Iterator[None]:
+    def kernels(self) -> Iterator[None]:
         """Run compiled blocks, or our attention, norms and gated products, in place of the stock modules."""
         with matmul_attention(self.model, self._uses_matmul_attention), replaced_forwards(self._forwards):
             yield

@@ -14,7 +14,7 @@ from imagecap.train.compilation import compiled_blocks
 from imagecap.train.forward import packed_loss
 from imagecap.train.memory_efficient import replaced_forwards
 from tests.tiny import picture
-from tests.train.test_exactness import CASES, assert_close, encode, gradients, packed
+from tests.train.helpers import CASES, assert_close, encode, gradients, packed
 
 RAGGED = ("ragged", "prompts of their own", "cut captions")  # of two pictures each, and of other lengths
 needs_compiler = pytest.mark.skipif(

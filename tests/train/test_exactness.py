@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from imagecap.config import ModelSettings
@@ -16,25 +15,9 @@ from imagecap.train.forward import check_attention_mask_support, packed_loss
 from imagecap.train.matmul_attention import matmul_attention
 from imagecap.train.memory import enable_gradient_checkpointing
 from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
-from imagecap.train.packing import Branch, PackedRows, pack
+from imagecap.train.packing import Branch, pack
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_qwen
-
-ENGLISH, CHINESE = "Describe this image.", "描述这张图片。"
-LONG = "a red cat on a green mat by a tree with two blue dogs " * 3
-CASES: dict[str, list[list[tuple[str, str]]]] = {
-    "ragged": [
-        [(ENGLISH, "a red cat"), (ENGLISH, "two blue dogs by a tree"), (ENGLISH, "a")],
-        [(ENGLISH, "a mat"), (ENGLISH, "a green mat on a red mat")],
-    ],
-    "one caption": [[(ENGLISH, "a red cat on a green mat")]],
-    "many captions": [[(ENGLISH, "a cat " * n) for n in range(1, 12)]],
-    "captions of one token": [[(ENGLISH, ""), (ENGLISH, ""), (ENGLISH, "a red cat")], [(ENGLISH, "")]],
-    "prompts of their own": [
-        [(ENGLISH, "a red cat"), (CHINESE, "一只红色的猫"), (ENGLISH, "a cat"), (CHINESE, "猫")],
-        [("", "a mat"), ("What?", "two blue dogs")],
-    ],
-    "cut captions": [[(ENGLISH, LONG), (ENGLISH, "a cat")], [(CHINESE, LONG)]],
-}
+from tests.train.helpers import CASES, assert_close, encode, gradients, packed, plain_losses
 
 
 @pytest.fixture(autouse=True)
@@ -48,47 +31,6 @@ def float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
     monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
-
-
-def encode(model: ImageCaptioner, rows: list[list[tuple[str, str]]], max_tokens: int = 20) -> list[list[Branch]]:
-    return [
-        [
-            Branch(tuple(model.prompt_ids(prompt).after), tuple(model.caption_ids(caption, max_tokens)))
-            for prompt, caption in row
-        ]
-        for row in rows
-    ]
-
-
-def packed(model: ImageCaptioner, rows: list[list[Branch]]) -> PackedRows:
-    return pack(rows, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
-
-
-def plain_losses(model: ImageCaptioner, images: list[Image.Image], rows: list[list[Branch]]) -> list[Tensor]:
-    """Cross-entropies of every caption, each a row of its own through stock LLaVA with its own picture."""
-    losses = []
-    for image, branches in zip(images, rows, strict=True):
-        for branch in branches:
-            before = model.prompt_ids("").before
-            prompt = [*before, *[model.image_token_id] * model.num_image_tokens, *branch.prompt]
-            ids = torch.tensor([[*prompt, *branch.caption]])
-            logits = model.llava(input_ids=ids, pixel_values=model.pixel_values([image])).logits
-            predicted = logits[0, len(prompt) - 1 : -1]
-            losses.append(torch.nn.functional.cross_entropy(predicted, ids[0, len(prompt) :], reduction="none"))
-    return losses
-
-
-def gradients(model: ImageCaptioner) -> dict[str, Tensor]:
-    found = {name: weight.grad.clone() for name, weight in model.llava.named_parameters() if weight.grad is not None}
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, gradient in ours.items():
-        size = float(theirs[name].abs().max())
-        assert float((gradient - theirs[name]).abs().max()) <= relative * max(size, 1e-7), name
 
 
 def plain_weights(micro: list[list[list[Branch]]], weighting: str) -> Tensor:

@@ -19,11 +19,10 @@ from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan
 from imagecap.train.schedule import schedule_factor
 from imagecap.train.setup import prepare_training
-from imagecap.train.step import TrainStep
 from imagecap.train.validation import BestValidation, Validator
 from tests.tiny import picture, write_gpt2
 from tests.train.conftest import MakeSamples
-from tests.train.test_trainer import assert_same_weights, history, run
+from tests.train.helpers import assert_same_weights, history, run, stopped_and_resumed
 
 
 def changed(model: ImageCaptioner, before: dict[str, torch.Tensor]) -> set[str]:
@@ -104,32 +103,6 @@ def test_a_validation_by_captions_after_adapters_merge(
         ).overall["CIDEr"]
     )
     assert summary.val_CIDEr == pytest.approx(sum(both) / 2, abs=1e-9)
-
-
-def stopped_and_resumed(model: ModelSettings, make_samples: MakeSamples, folder: Path, **changes: Any) -> None:
-    """A run that fails in the middle and goes on gives the weights and the history of one that does not."""
-    samples, validation = make_samples(6), make_samples(2, first=6)
-    changes = {"num_epochs": 3, "save_every": 1, **changes}
-    run(folder / "whole", build(model), samples, validation, **changes)
-    parts = folder / "parts"
-    for step in (2, 5, 8):
-        with pytest.MonkeyPatch.context() as patch:
-            update, count = TrainStep.step, []
-
-            def dies(*arguments: Any, update: Any = update, count: list[int] = count, step: int = step) -> Any:
-                count.append(1)
-                if len(count) == step:
-                    raise KeyboardInterrupt
-                return update(*arguments)
-
-            patch.setattr(TrainStep, "step", dies)
-            with pytest.raises(KeyboardInterrupt):
-                run(parts, build(model), samples, validation, resume=True, **changes)
-            if step == 5:
-                break
-    run(parts, build(model), samples, validation, resume=True, **changes)
-    assert history(parts) == history(folder / "whole")
-    assert_same_weights(parts, folder / "whole")
 
 
 def test_first_the_projector_alone(tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path) -> None:
@@ -355,7 +328,10 @@ def test_memory_grows_with_the_batch_and_shrinks_with_blocks_computed_twice(
         return estimate_memory(prepare_training(settings, model, make_samples(3), [], tmp_path)).activations
 
     one = activations(batch_size=1)
-    assert activations(batch_size=4) == 4 * one
+    each = activations(batch_size=2) - one
+    assert activations(batch_size=4) == one + 3 * each
+    assert one == pytest.approx(each, rel=0.15), "little is saved once for all pictures"
+    assert activations(batch_size=1, captions_per_image=1) < 0.9 * one
     assert activations(batch_size=1, gradient_checkpointing=True) < one / 2
 
 

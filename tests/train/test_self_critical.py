@@ -21,9 +21,7 @@ from imagecap.train.self_critical import SelfCritical
 from imagecap.train.step import TrainStep
 from tests.generate.conftest import sharpened
 from tests.train.conftest import MakeSamples
-from tests.train.test_exactness import assert_close, gradients, plain_losses
-from tests.train.test_recipes import stopped_and_resumed
-from tests.train.test_trainer import history, run
+from tests.train.helpers import assert_close, gradients, history, plain_losses, run, stopped_and_resumed
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from imagecap.config import ModelSettings, Settings
+from imagecap.config import ModelSettings
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.outputs import TrainSummary
-from imagecap.train.progress import MetricLogger
 from imagecap.train.step import StepResult, TrainStep
 from imagecap.train.trainer import train
 from tests.train.conftest import MakeSamples
+from tests.train.helpers import assert_same_weights, history, run, settings_in
 
 
 class Log:
@@ -27,42 +26,6 @@ class Log:
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.lines.append((step, values))
-
-
-def settings_in(folder: Path, **changes: Any) -> Settings:
-    values = {
-        "output_dir": str(folder / "out"),
-        "batch_size": 2,
-        "num_epochs": 2,
-        "language_model_learning_rate": 1e-3,
-        "log_every": 1,
-        **changes,
-    }
-    return Settings.model_validate({"train": values, "compute": {"device": "cpu"}})
-
-
-def run(
-    folder: Path,
-    model: ImageCaptioner,
-    samples: list[Sample],
-    validation: list[Sample] | None = None,
-    log: MetricLogger | None = None,
-    **changes: Any,
-) -> TrainSummary:
-    return train(
-        settings_in(folder, **changes), model, samples, validation or [], state_folder=folder / "state", log=log
-    )
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "out" / "history.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def assert_same_weights(ours: Path, theirs: Path) -> None:
-    one, other = load(ours / "out" / "final"), load(theirs / "out" / "final")
-    for (name, mine), (_, yours) in zip(one.named_parameters(), other.named_parameters(), strict=True):
-        assert torch.equal(mine, yours), name
 
 
 def test_a_run_learns_and_leaves_everything(
