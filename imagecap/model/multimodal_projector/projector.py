@@ -58,8 +58,7 @@ class MLP(ProjectorKind):
         return {"image_seq_length": patches, "projector_hidden_act": self.activation}
 
     def matches(self, config: Any) -> bool:
-        linear = Linear.activation
-        return super().matches(config) and (config.projector_hidden_act == linear) == (self.activation == linear)
+        return super().matches(config) and config.projector_hidden_act == self.activation
 
 
 class Linear(MLP):
@@ -101,8 +100,11 @@ PROJECTORS: dict[str, ProjectorKind] = {"mlp": MLP(), "linear": Linear(), "pixel
 
 
 def projector_name(config: Any) -> str:
-    """The key in `PROJECTORS` of the kind that a stock configuration describes."""
-    return next(name for name, kind in PROJECTORS.items() if kind.matches(config))
+    """The key in `PROJECTORS` of the kind that a stock configuration describes.
+
+    A LLaVA checkpoint that was made elsewhere with another activation counts as "mlp".
+    """
+    return next((name for name, kind in PROJECTORS.items() if kind.matches(config)), "mlp")
 
 
 def build_projector(name: str, stock_class: type[nn.Module], config: Any, seed: int) -> nn.Module:
