@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), vectorised over captions; what only the references decide, once."""
+"""CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), vectorised over captions."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,11 @@ _SIGMA = 6.0
 
 
 class Cider:
-    """Scores any captions of the references' images, as often as wanted; idf is that of all references."""
+    """CIDEr-D against fixed references, whose idf and norms are computed once.
+
+    Args:
+        references: document frequencies are counted over all of their images.
+    """
 
     def __init__(self, references: References) -> None:
         self.references = references
@@ -30,30 +34,30 @@ class Cider:
             self.norms.append(np.sqrt(sum_by_index(level.caption, (level.times * idf[gram]) ** 2, total)))
 
     def score(self, images: Sequence[int], captions: Sequence[str]) -> Floats:
-        """CIDEr-D of each caption against the references of its image, `[captions]`.
+        """CIDEr-D of each caption against the references of its image. `[captions]`
 
         Args:
-            images: the image of each caption, as its place in `references.images`; one may come more than once.
-            captions: as written; they are tokenised as the references were.
+            images: index of the image of each caption in `references.images`. An image may occur several times.
+            captions: as written; they are tokenised like the references.
         """
         tokens = tokenize(captions, self.references.language, self.references.tokenizer)
         return self.of_counts(np.asarray(images, dtype=np.int64), count_hypotheses(self.references, tokens)[0])
 
     def of_counts(self, images: Ints, counts: Sequence[Counts]) -> Floats:
-        """The same from the captions' n-grams, as `count_hypotheses` gives them."""
+        """CIDEr-D of captions from their n-grams, as `count_hypotheses` returns them. `[captions]`"""
         references, captions = self.references, len(images)
-        # every pair of a caption and one of its references has a place of its own
+        # one entry per pair of a caption and one of its references
         many = self.counts[images]
         start = np.cumsum(many) - many
         caption_of = np.repeat(np.arange(captions), many)
         reference = np.arange(int(many.sum())) + np.repeat(self.first[images] - start, many)
         delta = sum_by_index(counts[1].caption, counts[1].times, captions)[caption_of] - self.bigrams[reference]
-        # similar length, counted in bigrams
+        # length penalty of CIDEr-D; lengths are counted in bigrams, as coco-caption does
         penalty = np.exp(-(delta**2) / (2 * _SIGMA**2))
         similarity = np.zeros(len(reference))
         for level, own, idf, norms in zip(references.levels, counts, self.idf, self.norms, strict=True):
             size = len(level.codes)
-            # what no reference holds counts as seen in one image, for the norm
+            # an n-gram in no reference counts in the norm as if it were in one image
             own_idf = np.full(len(own.gram), self.log_images)
             known = own.gram < size
             own_idf[known] = idf[own.gram[known]]

@@ -1,4 +1,4 @@
-"""Word n-grams as integers, counted with sorted numpy arrays; references are indexed once and reused."""
+"""N-grams of words as integers, counted with sorted numpy arrays. References are indexed once and reused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,13 @@ _BASE = np.int64(2**31)
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each n-gram of one order occurs in each caption: three columns, sorted by caption, then n-gram."""
+    """How often each n-gram of one order occurs in each caption.
+
+    Attributes:
+        caption: index of the caption. `[entries]`, ascending
+        gram: id of the n-gram. `[entries]`, ascending within a caption
+        times: how often it occurs. `[entries]`
+    """
 
     caption: Ints
     gram: Ints
@@ -26,14 +32,14 @@ class Counts:
 class Level:
     """The references' n-grams of one order.
 
-    Args:
+    Attributes:
         codes: sorted codes of the distinct n-grams; the position is the n-gram's id. `[grams]`
         images_with: in how many images' references each n-gram occurs. `[grams]`
-        postings: image * grams + gram of every reference's n-gram, sorted. `[entries]`
-        caption: the reference that each posting comes from. `[entries]`
-        times: how often it occurs there. `[entries]`
-        image_gram: the distinct values of `postings`. `[pairs]`
-        most: the largest count in any one reference of the image, per pair. `[pairs]`
+        postings: one entry per reference and n-gram in it: image * number of n-grams + n-gram, sorted. `[entries]`
+        caption: index of the reference of each entry. `[entries]`
+        times: how often the n-gram occurs in that reference. `[entries]`
+        image_gram: the distinct values of `postings`, which are pairs of an image and an n-gram. `[pairs]`
+        most: the largest count of each pair in any one reference. `[pairs]`
     """
 
     codes: Ints
@@ -47,15 +53,15 @@ class Level:
 
 @dataclass(frozen=True)
 class References:
-    """References of a set of images, tokenised and indexed: made once, scored against many times.
+    """References of a set of images, tokenised and indexed once, to be scored against many times.
 
-    Args:
-        images: names in order.
+    Attributes:
+        images: names, in order.
         language: language of all captions.
-        tokenizer: resolved name.
-        tokens: per reference caption, all images one after the other.
-        image_of: image index of each reference. `[references]`
-        words: id of every word.
+        tokenizer: name of the tokenizer.
+        tokens: of each reference, image after image.
+        image_of: index of the image of each reference. `[references]`
+        words: id of each word.
         lengths: words per reference. `[references]`
         levels: n-grams of 1 to 4 words.
     """
@@ -76,14 +82,14 @@ class References:
 
     @cached_property
     def masks(self) -> list[dict[str, int]]:
-        """Per reference, bit positions of each token: what the longest common subsequence needs, and nothing else."""
+        """The `token_masks` of each reference, for the longest common subsequence of ROUGE-L."""
         return [token_masks(each) for each in self.tokens]
 
 
 def index_references(
     images: Sequence[str], tokens: Sequence[Sequence[list[str]]], language: str, tokenizer: str
 ) -> References:
-    """Index tokenised references; `tokens[i]` are the token lists of `images[i]`, at least one each."""
+    """Index tokenised references. `tokens[i]` are those of `images[i]`, which has at least one reference."""
     flat = [each for group in tokens for each in group]
     image_of = np.repeat(np.arange(len(images)), [len(group) for group in tokens]).astype(np.int64)
     words: dict[str, int] = {}
@@ -112,7 +118,7 @@ def index_references(
 
 
 def count_hypotheses(references: References, tokens: Sequence[list[str]]) -> tuple[list[Counts], Ints]:
-    """N-gram counts of captions in the references' ids; an n-gram that no reference has gets a larger id.
+    """Count the n-grams of captions by the references' ids. N-grams that are in no reference get larger ids.
 
     Returns:
         Counts per order, and the number of words of each caption. `[captions]`
@@ -134,10 +140,13 @@ def count_hypotheses(references: References, tokens: Sequence[list[str]]) -> tup
 
 
 def word_ids(tokens: Sequence[list[str]], words: dict[str, int]) -> tuple[Ints, Ints]:
-    """All captions' words as one array, and the words per caption; new words are added to `words`.
+    """Map the words of captions to ids. New words are added to `words`.
 
     The official scorers join tokens by blanks and split again at any white space, so that a token such as
-    "1\u00a01/2" is two words to BLEU and CIDEr, while it is one to ROUGE-L.
+    "1\u00a01/2" is two words for BLEU and CIDEr, and one for ROUGE-L.
+
+    Returns:
+        The ids of all words, caption after caption, `[words]`, and the number of words of each caption, `[captions]`.
     """
     flat: list[int] = []
     lengths: list[int] = []
@@ -151,7 +160,11 @@ def word_ids(tokens: Sequence[list[str]], words: dict[str, int]) -> tuple[Ints, 
 
 
 def find_sorted(values: Ints, wanted: Ints) -> tuple[NDArray[np.bool_], Ints]:
-    """Whether each wanted value is in the sorted array `values`, and where."""
+    """Look values up in a sorted array.
+
+    Returns:
+        Whether each wanted value is in `values`, and its position there. `[wanted]` each
+    """
     if not len(values):
         return np.zeros(len(wanted), dtype=bool), np.zeros(len(wanted), dtype=np.int64)
     place = np.searchsorted(values, wanted)
@@ -165,7 +178,7 @@ def sum_by_index(index: Ints, values: NDArray, size: int) -> NDArray[np.float64]
 
 
 def token_masks(tokens: Sequence[str]) -> dict[str, int]:
-    """Bit `i` of a token's mask says that the token stands at position `i`. No token at all is one empty one."""
+    """A bit mask per token: bit `i` is set if the token is at position `i`. No tokens count as one empty token."""
     masks: dict[str, int] = {}
     for position, token in enumerate(tokens or [""]):
         masks[token] = masks.get(token, 0) | 1 << position
@@ -173,7 +186,7 @@ def token_masks(tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _extend(prefix: Ints, ids: Ints, lengths: Ints, rest: Ints, order: int) -> tuple[Ints, Ints, Ints]:
-    """Codes of n-grams from the ids of (n-1)-grams: each but a caption's last is followed by one more word."""
+    """Codes of n-grams from the ids of (n-1)-grams, each of which but the last of a caption is extended by a word."""
     left = np.maximum(rest - 1, 0)
     owner = np.repeat(np.arange(len(lengths)), left)
     step = np.arange(int(left.sum())) - np.repeat(np.cumsum(left) - left, left)

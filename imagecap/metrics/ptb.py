@@ -1,8 +1,8 @@
-"""The tokens of Stanford's PTB tokenizer as coco-caption uses it (lower case, punctuation dropped), without Java.
+"""Stanford's PTB tokenizer as coco-caption uses it (lower case, punctuation dropped), without Java.
 
-Written from observed behaviour, not from its source: a table of token patterns of which the longest match wins, and
-the first one among equally long ones. What a pattern matches in its group `rest` counts for the length but stays in
-the text: so "doesn't" becomes "does n't", and an abbreviation keeps its full stop before a small letter.
+It was written from observed behaviour, not from the source. Of a table of token patterns the longest match is taken,
+and of equally long ones the first. The group `rest` of a pattern counts for the length of the match but is not part of
+the token: so "doesn't" becomes "does n't", and an abbreviation keeps its full stop before a small letter.
 """
 
 import re
@@ -12,7 +12,8 @@ from functools import lru_cache
 from imagecap.metrics.ptb_rules import NUMBER_ABBREVIATIONS, RULES, Rule
 
 DROPPED: frozenset[str] = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
-"""What coco-caption drops. Its list also has brackets, but in capitals, while the tokens are small: brackets stay."""
+"""Tokens that coco-caption drops. Its list also has brackets, but in capitals while tokens are in lower case, so that
+brackets stay."""
 
 _SPACE = " \t\n\u00a0"
 # line ends shift every later caption in the official wrapper; C1 controls are read as Windows-1252
@@ -20,7 +21,7 @@ _NORMAL = str.maketrans(
     dict.fromkeys("\n\r\x0b\x0c\u2028\u2029", " ")
     | {"\x80": "$", "\x85": "…", "\x91": "‘", "\x92": "’", "\x93": "“", "\x94": "”", "\x96": "–", "\x97": "—"}
 )
-# what may belong together with the next word: digits ("1 1/2"), markup, initials ("K. The"), "no." and the like
+# words that may form one token with the next: digits ("1 1/2"), markup, initials ("K. The"), "no." and the like
 _REACHES_ON = re.compile(rf"[0-9½¼¾⅓⅔<]|(?<![A-Za-z])(?:[A-Za-z]|(?i:{'|'.join(NUMBER_ABBREVIATIONS)}))\.+$")
 
 
@@ -37,7 +38,7 @@ def ptb_tokens(caption: str) -> list[str]:
 
 @lru_cache(maxsize=100_000)
 def _word(word: str) -> list[str] | None:
-    """Tokens of what stands between two blanks; None if they depend on what follows."""
+    """The tokens of a word between two blanks; None if they depend on the next word."""
     if _REACHES_ON.search(word):
         return None
     return [token for token in ptb_line(word) if token not in DROPPED]
@@ -46,8 +47,8 @@ def _word(word: str) -> list[str] | None:
 def ptb_line(caption: str) -> tuple[str, ...]:
     """All tokens of a caption in lower case, punctuation included.
 
-    Where the official tokenizer adds a full stop after an abbreviation that ends a sentence ("etc." gives "etc. ."),
-    there is none here: the scorers never see it.
+    The official tokenizer adds a full stop after an abbreviation that ends a sentence ("etc." gives "etc. ."). It is
+    left out here, since the scorers do not see it.
     """
     text = caption.translate(_NORMAL) + "\n"
     tokens: list[str] = []
@@ -81,7 +82,7 @@ def _longest(text: str, position: int, first: str) -> tuple[Rule | None, int]:
 
 
 def _is_token(character: str) -> bool:
-    """Whether a character that no rule knows is a token; else it vanishes (emoji, most CJK brackets, controls)."""
+    """Whether a character that matches no rule is a token. Others (emoji, most CJK brackets, controls) are dropped."""
     if character.isascii():
         return character > " " and character != "\x7f"
     if character > "\uffff":

@@ -1,4 +1,4 @@
-"""The token patterns of `ptb.py`, and the words that are tokens of a kind of their own."""
+"""The token patterns of the PTB tokenizer, and its lists of abbreviations and other special words."""
 
 import re
 from collections.abc import Callable
@@ -52,10 +52,10 @@ SPLIT_WORDS = {"cannot": 3, "gonna": 3, "gotta": 3, "lemme": 3, "gimme": 3, "wan
 class Rule:
     """One kind of token.
 
-    Args:
-        pattern: what it looks like from its first character on.
-        starts: the ASCII characters it can begin with; None: any, and others than ASCII.
-        change: what becomes of the matched text before it is put in lower case.
+    Attributes:
+        pattern: matches the token at its first character.
+        starts: the ASCII characters that it can begin with; None: any character.
+        change: applied to the matched text before lower-casing; None: the text is kept.
     """
 
     pattern: re.Pattern[str]
@@ -69,7 +69,7 @@ class Rule:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether it has a part that stays in the text."""
+        """Whether the pattern has a group `rest`, which is not part of the token."""
         return bool(self.pattern.groups)
 
 

@@ -1,4 +1,4 @@
-"""Captions to tokens. In Chinese the segmenter decides the score, so that every printed name carries the choice."""
+"""Tokenizers of captions. Scores depend on the tokenizer, so that names of scores say it, except English with PTB."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ TOKENIZERS: tuple[str, ...] = ("ptb", "char", "jieba", "jieba+ptb", "given")
 
 
 def resolve_tokenizer(language: str = "en", tokenizer: str | None = None) -> str:
-    """The tokenizer's name: the one asked for, or the default of the language.
+    """The name of a tokenizer: the given one, or the default of the language.
 
     Raises:
         ImageCapError: the language or the tokenizer is unknown.
@@ -32,7 +32,7 @@ def tokenize(captions: Sequence[str], language: str = "en", tokenizer: str | Non
 
     Args:
         captions: one text each.
-        language: `"en"` or `"zh"`; decides the default tokenizer.
+        language: a code of `imagecap.languages.LANGUAGES`; it decides the default tokenizer.
         tokenizer: `"ptb"` (Stanford's PTB tokenizer as coco-caption uses it: lower case, 17 punctuation tokens
             dropped), `"char"` (every character that is not white space), `"jieba"` (words; nothing dropped),
             `"jieba+ptb"` (AI Challenger's way: jieba without the full stop, then PTB), `"given"` (split at blanks).
