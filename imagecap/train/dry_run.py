@@ -12,6 +12,7 @@ from imagecap.data.records import Sample
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.loader import MicroBatch
 from imagecap.train.loss import CHUNK_LOGITS
+from imagecap.train.memory import checkpointing_blocks
 from imagecap.train.optimizer import PARTS, part_of
 from imagecap.train.packing import Branch, pack
 from imagecap.train.setup import TrainingSetup, prepare_training
@@ -21,17 +22,27 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of an optimizer step in bytes, without the libraries themselves."""
+    """Memory of an optimizer step in bytes, without the libraries themselves.
+
+    Attributes:
+        weights: all weights.
+        gradients: of the weights that train.
+        moments: AdamW's two per weight that trains.
+        activations: what the forward pass of a micro-batch saves for the backward pass.
+        recomputed: activations of one block, which the backward pass recomputes with gradient checkpointing.
+        logits: of a chunk of the loss, with their gradients.
+    """
 
     weights: int
     gradients: int
     moments: int
     activations: int
+    recomputed: int
     logits: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.moments + self.activations + self.logits
+        return self.weights + self.gradients + self.moments + self.activations + self.recomputed + self.logits
 
 
 def dry_run(
@@ -86,6 +97,14 @@ def estimate_memory(setup: TrainingSetup) -> Memory:
     chosen = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in setup.plan.branches]
     longest = max(chosen, key=tokens)
     one, two = _saved_bytes(setup, [longest]), _saved_bytes(setup, [longest, longest])
+    recomputed = 0
+    if options.gradient_checkpointing:
+        blocks = checkpointing_blocks(model)
+        for block in blocks:
+            block.training = False  # saves its activations
+        recomputed = options.batch_size * (_saved_bytes(setup, [longest]) - one) // len(blocks)
+        for block in blocks:
+            block.training = True
     trained = sum(weight.numel() for weight in setup.weights.values())
     labels = options.batch_size * sum(len(branch.caption) for branch in longest)
     return Memory(
@@ -93,6 +112,7 @@ def estimate_memory(setup: TrainingSetup) -> Memory:
         gradients=4 * trained,
         moments=8 * trained,
         activations=one + (options.batch_size - 1) * (two - one),
+        recomputed=recomputed,
         logits=2 * 4 * min(CHUNK_LOGITS, labels * model.lm_head.weight.shape[0]),
     )
 

@@ -21,14 +21,19 @@ def enable_gradient_checkpointing(model: ImageCaptioner) -> None:
     Raises:
         ImageCapError: the language model does not support gradient checkpointing.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    blocks = [module for module in model.language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = checkpointing_blocks(model)
     if not blocks or not model.language_model.supports_gradient_checkpointing:
         raise ImageCapError("gradient_checkpointing: this language model cannot compute its blocks twice; leave it out")
     model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     for block in blocks:
         block.training = True
+
+
+def checkpointing_blocks(model: ImageCaptioner) -> list[torch.nn.Module]:
+    """The language model's blocks that gradient checkpointing recomputes, while they are in training mode."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def store_frozen_weights_in(model: ImageCaptioner, dtype: torch.dtype) -> None:
