@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "eval": (eval, "caption a folder of pictures and score the captions"),
     "generate": (generate, "caption one picture"),
     "caption": (caption, "caption any number of pictures into a file"),
-    "score": (score, "score anybody's captions as coco-caption does"),
+    "score": (score, "score captions from any source as coco-caption does"),
     "compare": (compare, "compare two evaluations picture by picture"),
     "register": (register, "register the pipeline's model in MLflow"),
     "rollback": (rollback, "make an earlier version champion again"),

@@ -25,7 +25,7 @@ _PLAIN = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
 def read_prefix(decoder: Any, embeddings: Tensor, cache: Cache, compiled: "CompiledDecoder | None" = None) -> Tensor:
     """Put a prefix into an empty cache; return the hidden state of its last token, `[rows, hidden]`.
 
-    The last block computes keys and values for all tokens, but the rest for the last one only: nobody reads the others.
+    The last block computes keys and values for all tokens, but the rest for the last one only: the others are not read.
 
     Args:
         decoder: the language model without its head.
