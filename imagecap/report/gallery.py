@@ -112,11 +112,12 @@ def _font(captions: Sequence[str]) -> Any | None:
     """A font with all characters of the captions; None where no font has them."""
     if all(map(_is_latin, captions)):
         return ImageFont.load_default(18)
-    return _chinese_font()
+    return chinese_font()
 
 
 @cache
-def _chinese_font() -> Any | None:
+def chinese_font() -> Any | None:
+    """A system font with Chinese characters; None where there is none."""
     from matplotlib import font_manager
 
     names = ("CJK", "PingFang", "Hiragino", "Heiti", "YaHei", "SimHei", "SimSun", "WenQuanYi", "Droid Sans Fallback")

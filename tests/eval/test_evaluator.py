@@ -7,20 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from imagecap.config import Settings, parse_settings
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
-from imagecap.eval.behaviour import behaviour, is_repetitive
-from imagecap.eval.bootstrap import score_intervals, share_interval
 from imagecap.eval.evaluation import Evaluation
 from imagecap.eval.evaluator import evaluate
-from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
-from imagecap.eval.neighbours import nearest, picture_features
 from imagecap.eval.scenes.scene_string import scene_string
 from imagecap.generate.captioner import GeneratedCaption
 from imagecap.metrics import METRICS, score
@@ -238,80 +232,6 @@ def test_truncated_captions_are_told_by_the_missing_end(english: list[Sample]) -
     assert cut.behaviour["en"]["empty_share"] == 1
 
 
-def test_behaviour() -> None:
-    found = behaviour(
-        ["A dog.", "a dog", "a cat sat sat sat", ""],
-        [["a dog runs"], ["a dog"], ["the cat sat"], ["x"]],
-        [False, True, False, False],
-        ["A dog!", "the cat"],
-        "en",
-    )
-    assert found["mean_length"] == pytest.approx(9 / 4)
-    assert found["empty_share"] == 0.25
-    assert found["truncated_share"] == 0.25
-    assert found["repetitive_share"] == 0.25
-    assert found["copied_from_training_share"] == 0.5
-    assert found["vocabulary"] == 4
-    assert found["distinct_1"] == pytest.approx(4 / 9)
-    assert found["distinct_captions_share"] == 0.75
-    assert found["reference_mean_length"] == pytest.approx(9 / 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a dog and a dog", False),
-        ("very very big", False),
-        ("very very very big", True),
-        ("on the red on the red mat", True),
-        ("a man a man", False),
-    ],
-)
-def test_repetition(text: str, expected: bool) -> None:
-    assert is_repetitive(text.split()) is expected
-
-
-def test_intervals_shrink_with_more_pictures_and_are_repeatable() -> None:
-    def width(copies: int) -> float:
-        rng = random.Random(1)
-        references = {str(i): [rng.choice(DOGS)[1]] for i in range(copies)}
-        found = score(references, {image: rng.choice(DOGS)[0] for image in references})
-        ends = score_intervals(found, 300)
-        assert ends == score_intervals(found, 300)
-        low, high = ends["ROUGE_L"]
-        assert low < found.overall["ROUGE_L"] < high
-        return high - low
-
-    assert width(200) < 0.6 * width(30)
-
-
-def test_interval_of_a_share() -> None:
-    low, high = share_interval(0, 20)
-    assert low == 0
-    assert high == pytest.approx(0.161, abs=0.001)
-    assert share_interval(20, 20) == pytest.approx((1 - high, 1.0))
-
-
-def test_shuffling_moves_every_caption() -> None:
-    for size in (2, 3, 50):
-        order = shuffled_order(size, 0)
-        assert sorted(order) == list(range(size))
-        assert all(place != index for place, index in enumerate(order))
-
-
-def test_best_constant_is_the_most_typical_caption() -> None:
-    training = {str(i): [f"a dog runs over field number {i}", f"word{i} other{i} things{i}"] for i in range(8)}
-    training["x"] = ["a dog runs over the field"]
-    assert "dog runs over" in best_constant(training, "en")
-
-
-def test_human_rounds_leave_the_candidate_out() -> None:
-    rounds = human_rounds({"a": ["one", "two"], "b": ["three"]}, "en")
-    assert [said for _, said in rounds] == [{"a": "one"}, {"a": "two"}]
-    assert rounds[0][0].tokens == [["two"]]
-    assert human_rounds({"b": ["three"]}, "en") == []
-
-
 def test_the_human_ceiling_is_scored_with_the_tokenizer_of_the_model(picture: Path) -> None:
     texts = [("一只 红色的 猫", "红色的 一只 猫"), ("两只 狗", "两只 大狗")]
     samples = [sample(picture, str(index), [(text, "zh") for text in pair]) for index, pair in enumerate(texts)]
@@ -329,17 +249,3 @@ def test_the_human_ceiling_is_scored_with_the_tokenizer_of_the_model(picture: Pa
     assert found.floors["human"]["metrics"] == pytest.approx(
         {name: (rounds[0][name] + rounds[1][name]) / 2 for name in METRICS}
     )
-
-
-def test_nearest_neighbour_by_the_models_features(tmp_path: Path) -> None:
-    colours = ["red", "lime", "blue"]
-    for colour in colours:
-        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{colour}.png")
-    model: Any = SimpleNamespace(
-        pixel_values=lambda images: torch.stack([torch.tensor(np.array(image)) for image in images]),
-        encode_images=lambda pixels: pixels.float().flatten(1, 2) + 1,
-    )
-    paths = [tmp_path / f"{colour}.png" for colour in colours]
-    features = picture_features(model, paths, 10_000, batch_size=2)
-    assert features.shape == (3, 3)
-    assert nearest(features[[2, 0]], features) == [2, 0]

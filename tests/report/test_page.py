@@ -246,7 +246,7 @@ def test_gallery(tmp_path: Path) -> None:
 
 
 def test_gallery_without_a_chinese_font_prints_no_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecap.report.gallery._chinese_font", lambda: None)
+    monkeypatch.setattr("imagecap.report.gallery.chinese_font", lambda: None)
     picture = Image.new("RGB", (40, 40), "red")
     for name, caption in (("one", "一只猫"), ("two", "两只黑色的狗在跑")):
         gallery_png([picture], [caption], tmp_path / f"{name}.png")
