@@ -1,1 +1,1 @@
-"""How good captions are: official metrics, and all that is needed to trust them."""
+"""Evaluation: floors, confidence intervals, comparisons, slices, and how captions behave."""

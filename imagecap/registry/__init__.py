@@ -1,1 +1,1 @@
-"""The registry: tracked runs, registered versions, which of them is served, and how each came about."""
+"""The registry: tracked runs, registered versions, promotion, lineage and reproduction."""

@@ -1,1 +1,1 @@
-"""What people look at: the HTML report, charts, galleries, tables, and their wording in two languages."""
+"""Reports: the HTML page, charts, galleries and tables, in two languages."""
