@@ -1,6 +1,7 @@
 """The exception that a user sees as a sentence instead of a traceback, and the exit codes of commands and stages."""
 
 import errno
+from importlib.util import find_spec
 
 EXIT_FAILED = 1  # something failed that may work another time, such as a full disk
 EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
@@ -39,6 +40,16 @@ def disk_full(error: OSError) -> str | None:
 def install_hint(package: str) -> str:
     """A sentence for the user about an optional package that is not installed, with the extra that brings it."""
     return f"{package} is not installed: pip install 'imagecap[{EXTRAS[package]}]'"
+
+
+def require_package(package: str) -> None:
+    """Refuse to start work that needs an optional package.
+
+    Raises:
+        ImageCapError: the package is not installed; names the extra that brings it.
+    """
+    if find_spec(package) is None:
+        raise ImageCapError(install_hint(package))
 
 
 def missing_package(error: ImportError) -> str | None:

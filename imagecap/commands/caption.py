@@ -7,14 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.errors import EXIT_INTERRUPTED, ImageCapError, install_hint
+from imagecap.errors import EXIT_INTERRUPTED, ImageCapError, require_package
 from imagecap.files import atomic_write_json
 from imagecap.languages import language_of
 from imagecap.locks import exclusive
@@ -62,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     kind = output_file.suffix.lower()
     if kind not in FORMATS:
         raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
-    if kind == ".parquet" and find_spec("pandas") is None:
-        raise ImageCapError(install_hint("pandas"))
+    if kind == ".parquet":
+        require_package("pandas")
     if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
     from imagecap.data.identity import folder_digest

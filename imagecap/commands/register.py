@@ -6,6 +6,8 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 
+from imagecap.errors import require_package
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -26,6 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ImageCapError: this is no checkout, it has no trained model, or the store cannot be opened.
     """
+    require_package("mlflow")
     from imagecap.registry.register import register_pipeline_model
 
     with redirect_stdout(sys.stderr):  # standard output is for the result; libraries may print as well

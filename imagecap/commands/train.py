@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.errors import require_package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
         ImageCapError: the data, a checkpoint or a setting is wrong; the message says which and what to do.
     """
     settings = settings_from_flags(arguments)
+    if arguments.track:
+        require_package("mlflow")
     from imagecap.data.dataset import problem_lines, read_captions
     from imagecap.train.distributed import is_main_process
 
