@@ -1,11 +1,14 @@
 """Who becomes champion: by the rule, once, finished after an interruption, taken back, and what may be deleted."""
 
+import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagecap.commands import rollback
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
 from imagecap.registry import promotion
@@ -174,3 +177,14 @@ def test_what_may_be_deleted(registry: Registry) -> None:
     assert prunable_versions(registry.client, registry.name, 6) == []
     # the first is challenger, the second what a rollback goes to, the third champion
     assert prunable_versions(registry.client, registry.name, 1) == numbers[3:5]
+
+
+def test_rollback_answers_programs_as_json(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = registry.add(), registry.add()
+    for number in (first, second):
+        registry.decide(number)
+    parser = argparse.ArgumentParser()
+    rollback.add_arguments(parser)
+    rollback.run(parser.parse_args(["--name", registry.name, "--json"]))
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"name": registry.name, "version": first, "rolled_back_from": second}
