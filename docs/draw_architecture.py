@@ -171,7 +171,7 @@ def draw_layers() -> str:
         parts.append(box(x, y, wide, height, "#ffffff" if outside else fill, "box dashed" if outside else "box"))
         parts.append(text(x + 12, y + 22, name, "name"))
         about = description(name if outside else f"imagecap.{name}")
-        offset, lower = (12, 19) if wide < 400 else (112 if wide > 600 else 92, 4)
+        offset, lower = (112, 4) if wide > 600 else (12, 19)
         lines = textwrap.wrap(about.split(". ")[0], int((wide - offset - 8) / 7.2), max_lines=2, placeholder=" …")
         used = sorted(rooms.get(name, set()) & set(order), key=order.index)
         parts.extend(text(x + offset, y + 18 + lower + 14 * line, words) for line, words in enumerate(lines))
@@ -179,7 +179,7 @@ def draw_layers() -> str:
         if wide > 600 and used and not outside:
             parts.append(text(x + offset, y + 49, "imports " + ", ".join(used), "small"))
         if note and not outside:
-            parts.append(text(x + wide - 12, y + 49, note, "code", "end"))
+            parts.append(text(x + wide - 12, y + (49 if wide > 600 else 21), note, "code", "end"))
 
     y = 50.0
     for layer in [list(AROUND), *layers()]:
