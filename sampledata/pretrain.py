@@ -30,7 +30,7 @@ def main() -> None:
     from transformers.utils import logging
 
     from sampledata.pretraining import language_model, vision
-    from sampledata.pretraining.progress import spent
+    from sampledata.pretraining.progress import training_minutes
     from sampledata.pretraining.publish import publish_language_model, publish_vision
     from sampledata.pretraining.tokens import train_tokenizer
 
@@ -46,7 +46,11 @@ def main() -> None:
         how: dict[str, object]
         if stage == "language":
             model, results = language_model.pretrain(tokenizer, arguments.work, arguments.language_steps)
-            how = {"steps": arguments.language_steps, "minutes": spent(state) / 60, "start": "random weights"}
+            how = {
+                "steps": arguments.language_steps,
+                "minutes": training_minutes(state),
+                "start": "random weights",
+            }
             how["threads"] = torch.get_num_threads()
             folder = publish_language_model(model, tokenizer, results, arguments.out, how)
         else:
@@ -54,10 +58,13 @@ def main() -> None:
                 tokenizer, arguments.work, arguments.vision_steps, arguments.pictures, arguments.vision_start
             )
             start = "the weights of an earlier run" if arguments.vision_start else "random weights"
-            how = {"steps": arguments.vision_steps, "minutes": spent(state) / 60, "start": start}
+            how = {"steps": arguments.vision_steps, "minutes": training_minutes(state), "start": start}
             how["threads"] = torch.get_num_threads()
             folder = publish_vision(clip, tokenizer, results, arguments.out, how)
-        print(f"{folder}: {how['steps']} steps, {spent(state) / 60:.0f} minutes, {json.dumps(results)}", flush=True)
+        print(
+            f"{folder}: {how['steps']} steps, {training_minutes(state):.0f} minutes, {json.dumps(results)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

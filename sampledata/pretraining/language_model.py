@@ -15,7 +15,7 @@ from imagecap.eval.scenes.phrases import RELATION_ZH
 from imagecap.eval.scenes.reading import is_true
 from imagecap.eval.scenes.world import Scene
 from sampledata.pretraining.listing import WORDS, blurred_weights, clean_weights
-from sampledata.pretraining.progress import Progress
+from sampledata.pretraining.progress import PretrainingRun
 from sampledata.pretraining.scenes import GRID, HELD_OUT, SEEN, TRAINING, scene
 from sampledata.pretraining.tokens import EOS, PAD, PROMPTS
 from sampledata.scenes.writing import captions
@@ -190,25 +190,25 @@ def pretrain(
     """
     torch.manual_seed(0)
     reader = ListingReader(new_model(tokenizer), tokenizer)
-    progress = Progress(reader, work / "language.pt", steps, matrix_rate=4e-3, other_rate=3e-3)
+    run = PretrainingRun(reader, work / "language.pt", steps, matrix_rate=4e-3, other_rate=3e-3)
     print(f"language model: {sum(p.numel() for p in reader.parameters()):,} parameters", flush=True)
-    if progress.step < steps:
+    if run.step < steps:
         started = time.time()
         scenes = written(tokenizer, TRAINING, 0, pool)
         print(f"{pool} scenes written in {time.time() - started:.0f} s", flush=True)
     reader.train()
-    while progress.step < steps:
-        rng = np.random.default_rng([1, progress.step])
-        torch.manual_seed(progress.step)
+    while run.step < steps:
+        rng = np.random.default_rng([1, run.step])
+        torch.manual_seed(run.step)
         chosen = [scenes[number] for number in rng.integers(len(scenes), size=batch)]
         texts = [[one.texts[i] for i in rng.choice(6, 3, replace=False)] for one in chosen]
         weights = torch.from_numpy(blurred_weights([one.scene for one in chosen], rng))
         with torch.autocast("cpu", torch.bfloat16):
             loss = reader.loss(reader.noisy_prefix(weights), texts)
-            if progress.step % 8 == 0:
+            if run.step % 8 == 0:
                 plain = [prompt + caption for one in chosen for prompt, caption in one.texts[::2]]
                 loss = loss + 0.2 * reader.text_loss(plain)
-        progress.update(loss)
+        run.update(loss)
     results = {
         "known pairs": judge(reader, tokenizer, SEEN),
         "held-out pairs": judge(reader, tokenizer, HELD_OUT),

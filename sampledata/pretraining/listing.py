@@ -1,4 +1,4 @@
-"""A scene as the language model is shown it: on every cell of a grid, the words for what is there.
+"""The input of the language model in pretraining: for every cell of a grid, the words for what is there.
 
 The vector of a cell is a weighted sum of the embeddings of words: where a thing has its centre, `a`, its colour and its
 kind, and `left` if it stands in the left half; on the rest of the picture, the place and `day` or `night`. Because

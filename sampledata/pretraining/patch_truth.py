@@ -1,4 +1,4 @@
-"""What the patches of a picture should know: the truth about its scene, cell by cell, as targets for the heads."""
+"""Targets of the patch heads: what is in each cell of a picture's scene."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from sampledata.pretraining.scenes import GRID
 
 CELLS = GRID * GRID
 BLUR = 0.06
-"""How gradually a centre passes from one cell to the next, in cells: a step would be where no encoder can see it."""
+"""Width of the transition of a centre from one cell to the next, in cells. No encoder could learn a sharp border."""
 _KIND = {kind.name: number for number, kind in enumerate(KINDS)}
 _COLOUR = {colour.name: number for number, colour in enumerate(COLOURS)}
 _PLACE = {place.name: number for number, place in enumerate(PLACES)}
@@ -31,7 +31,7 @@ HEADS = {
 
 
 class Truth:
-    """What the heads should say, kept as arrays over a series of scenes.
+    """Targets of the heads for a series of scenes, as arrays.
 
     Args:
         scenes: of the pictures, in order.
@@ -139,7 +139,7 @@ def listing_of(truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def without_colours(truth: dict[str, Tensor], chosen: np.ndarray) -> dict[str, Tensor]:
-    """The targets with nothing said of colours, place and time in the chosen pictures."""
+    """The targets without colours, place and time for the chosen pictures."""
     rows = torch.from_numpy(chosen)
     result = dict(truth)
     for name in ("colour", "cover colour"):

@@ -1,4 +1,4 @@
-"""Optimization of both pretrainings: Muon for matrices, AdamW for the rest, and a state to go on from."""
+"""The optimizers of both pretraining runs (Muon for matrices, AdamW for the rest), with a state to resume from."""
 
 import math
 import time
@@ -11,8 +11,8 @@ SAVE_EVERY = 60.0
 """Seconds between two saved states."""
 
 
-class Progress:
-    """Steps of one training, saved once a minute and taken up again when constructed.
+class PretrainingRun:
+    """Updates of one training run. The state is saved once a minute and resumed when the object is constructed.
 
     Matrices inside the blocks are updated by Muon (Jordan et al., 2024: momentum orthogonalized by Newton–Schulz
     iterations), embeddings, norms and heads by AdamW. The rate rises over 2 % of the steps, stays, and falls linearly
@@ -21,9 +21,9 @@ class Progress:
     Args:
         model: trained in place.
         path: file of the state.
-        steps: of the whole training.
-        matrix_rate: peak rate of Muon, in AdamW's measure.
-        other_rate: peak rate of AdamW.
+        steps: number of updates of the whole run.
+        matrix_rate: peak learning rate of Muon, scaled to the RMS of AdamW's updates.
+        other_rate: peak learning rate of AdamW.
     """
 
     def __init__(self, model: nn.Module, path: Path, steps: int, matrix_rate: float, other_rate: float) -> None:
@@ -51,7 +51,7 @@ class Progress:
         self._last = self._saved = time.time()
 
     def update(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`."""
+        """Make one update with the gradient of a loss."""
         share = self.step / self.steps
         factor = min(1.0, (self.step + 1) / (0.02 * self.steps), (1 - share) / 0.4)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
@@ -77,7 +77,7 @@ class Progress:
             self._saved = now
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         part = self.path.with_suffix(".part")
         torch.save(
             {
@@ -91,6 +91,6 @@ class Progress:
         part.replace(self.path)
 
 
-def spent(path: Path) -> float:
-    """Seconds of training behind a saved state, over all runs that went on from it."""
-    return float(torch.load(path, weights_only=True)["seconds"])
+def training_minutes(path: Path) -> float:
+    """Minutes of training until a saved state, over all resumed runs."""
+    return float(torch.load(path, weights_only=True)["seconds"]) / 60

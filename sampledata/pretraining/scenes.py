@@ -1,4 +1,4 @@
-"""The scenes and pictures of the pretraining: none of them is in the sample data, none has a held-out pair."""
+"""Scenes and pictures of the pretraining. None is in the sample data, and training scenes have no held-out pair."""
 
 import io
 import random
@@ -18,25 +18,25 @@ GRID = 7
 """A picture of SIDE pixels is GRID × GRID patches."""
 
 TRAINING, SEEN, HELD_OUT = 1_000, 1_001, 1_002
-"""Seeds of three series of scenes: for training, and two for judging it."""
+"""Seeds of three series of scenes: one for training, two for its evaluation."""
 
 
 def scene(series: int, number: int) -> Scene:
-    """Scene `number` of a series; the same on every call."""
+    """Scene `number` of a series, which is always the same."""
     return sample_scene(random.Random(f"pretraining {series} {number}"), held_out=series == HELD_OUT)
 
 
 def picture(of: Scene) -> Image.Image:
-    """The scene as a JPEG file of the sample data shows it."""
+    """Draw a scene, with the JPEG compression of the sample data."""
     file = io.BytesIO()
     draw_scene(of, PICTURE).save(file, "JPEG", quality=80)
     return Image.open(file).convert("RGB")
 
 
 def render(folder: Path, series: int, total: int, processes: int = 2, chunk: int = 500) -> np.ndarray:
-    """Pictures 0..total of a series as a memory map `[total, SIDE, SIDE, 3]` of bytes.
+    """Draw the first `total` pictures of a series into a memory map of bytes. `[total, SIDE, SIDE, 3]`
 
-    Rendered in chunks that are kept as files in `folder`, so an interrupted run goes on where it was.
+    Chunks are kept as files in `folder`, so that an interrupted run goes on with the next chunk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     merged = folder / f"{series}-{total}.npy"

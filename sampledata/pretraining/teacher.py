@@ -1,4 +1,4 @@
-"""The small CLIP, and the heads and losses that teach it."""
+"""The small CLIP, with the heads and losses of its pretraining."""
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 class Teacher(nn.Module):
-    """The CLIP with the heads that teach its patches."""
+    """A CLIP with the heads that its patches are trained with."""
 
     spelling: Tensor
 
@@ -64,7 +64,7 @@ class Teacher(nn.Module):
             nn.init.normal_(clip.vision_model.embeddings.position_embedding.weight, std=0.3)
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """The last hidden state but one, `[images, 1 + patches, hidden]`."""
+        """The second-to-last hidden states. `[images, 1 + patches, hidden]`"""
         tower = self.clip.vision_model
         hidden = tower.pre_layrnorm(tower.embeddings(pixels))
         for layer in tower.encoder.layers[:-1]:
@@ -72,13 +72,13 @@ class Teacher(nn.Module):
         return hidden
 
     def embed_images(self, hidden: Tensor) -> Tensor:
-        """Embeddings `[images, dim]` from the last hidden state but one, into which no gradient flows."""
+        """Image embeddings from the second-to-last hidden states, without gradients into these. `[images, dim]`"""
         tower = self.clip.vision_model
         last = tower.encoder.layers[-1](hidden.detach(), attention_mask=None)
         return self.clip.visual_projection(tower.post_layernorm(last[:, 0])).float()
 
     def read(self, hidden: Tensor) -> dict[str, Tensor]:
-        """What the heads say of each patch, `[images, patches, outputs]` each."""
+        """Logits of each head for each patch. `[images, patches, outputs]` each"""
         parts = self.heads(hidden[:, 1:]).float().split(list(HEADS.values()), -1)
         return dict(zip(HEADS, parts, strict=True))
 
@@ -105,7 +105,7 @@ class Teacher(nn.Module):
         return (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
 
     def embed_texts(self, texts: list[list[int]]) -> Tensor:
-        """Embeddings `[texts, dim]` of token ids that end with EOS."""
+        """Text embeddings of token ids that end with EOS. `[texts, dim]`"""
         longest = max(len(text) for text in texts)
         ids = torch.tensor([text + text[-1:] * (longest - len(text)) for text in texts])
         mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])

@@ -1,4 +1,4 @@
-"""A byte-level BPE for captions of scenes, split the way Qwen splits."""
+"""A byte-level BPE tokenizer for captions of scenes, with the pre-tokenization of Qwen."""
 
 import random
 
@@ -20,14 +20,14 @@ PROMPTS = {
     "en": ("Describe this image.", "", "Describe this image.", "What is in this picture?", "Write a caption."),
     "zh": ("描述这张图片。", "", "描述这张图片。", "这张图片里有什么？", "写一句图片说明。"),
 }
-"""Prompts of pretraining; the default prompts of the settings come oftenest, an empty one is among them."""
+"""Prompts in pretraining by language. The default prompt occurs twice to be drawn more often; one prompt is empty."""
 
 
 def train_tokenizer(vocabulary: int = 1100, scenes: int = 1500, seed: int = 11) -> PreTrainedTokenizerFast:
     """Train the BPE on captions in both languages.
 
-    Chinese is cut into words for the training (not for use): merges then never cross words, so that a colour and a
-    thing that were never seen together are still spelled with the tokens of each.
+    In the training of the BPE (not in its use) Chinese is split into words, so that merges do not cross words: a colour
+    and a thing that never occur together are then spelled with the tokens of each.
     """
     rng = random.Random(seed)
     texts: list[str] = []
@@ -72,7 +72,7 @@ def train_tokenizer(vocabulary: int = 1100, scenes: int = 1500, seed: int = 11) 
 
 
 def as_clip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same BPE for the CLIP text tower: every text ends with EOS, whose state is the text's embedding."""
+    """The same BPE for the text tower of CLIP, which takes the state of the final EOS as the text embedding."""
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     inner.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, tokenizer.convert_tokens_to_ids(EOS))]

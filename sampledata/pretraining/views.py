@@ -1,4 +1,4 @@
-"""Other views of the pictures, so that no two steps see the same: shifted, zoomed, mirrored, lit, recoloured."""
+"""Augmentation in pretraining: pictures are shifted, zoomed, mirrored, lit differently and recoloured."""
 
 import numpy as np
 import torch
@@ -23,13 +23,13 @@ def recolour(pixels: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -
 
 
 def normalised(pixels: np.ndarray) -> Tensor:
-    """Bytes `[images, side, side, 3]` as CLIP wants them, `[images, 3, side, side]`."""
+    """Normalize bytes, `[images, side, side, 3]`, for CLIP. `[images, 3, side, side]`"""
     values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     mean, std = torch.tensor(OPENAI_CLIP_MEAN), torch.tensor(OPENAI_CLIP_STD)
     return values.sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
-def looked_at(pixels: Tensor, view: np.ndarray, rng: np.random.Generator) -> Tensor:
+def apply_views(pixels: Tensor, view: np.ndarray, rng: np.random.Generator) -> Tensor:
     """The pictures through `view`, with small changes of brightness, contrast and noise."""
     images = len(pixels)
     left, top, width, height = (torch.from_numpy(view[:, column]).float() for column in range(4))

@@ -1,4 +1,4 @@
-"""Pretrains the small CLIP: its patches learn what is where, its classification token learns to match captions.
+"""Pretraining of the small CLIP: patches learn what is in their cell, the class token learns to match captions.
 
 The patches of the last hidden state but one, which a captioner reads, are taught by heads that are thrown away: is the
 centre of a thing in this patch, of which kind, of which colour, where in the patch; and of what covers the patch, the
@@ -20,10 +20,10 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from sampledata.pretraining.language_model import Written, written
 from sampledata.pretraining.patch_truth import HEADS, Truth, without_colours
-from sampledata.pretraining.progress import Progress
+from sampledata.pretraining.progress import PretrainingRun
 from sampledata.pretraining.scenes import HELD_OUT, SEEN, TRAINING, render, scene
 from sampledata.pretraining.teacher import Teacher, new_model, patch_loss
-from sampledata.pretraining.views import looked_at, normalised, random_views, recolour
+from sampledata.pretraining.views import apply_views, normalised, random_views, recolour
 
 RECOLOURED = 0.3
 """Share of the pictures with their colours exchanged. Their patches must still know the kinds, so that a thing is
@@ -32,7 +32,7 @@ recognized in a colour in which it was never seen."""
 
 @torch.no_grad()
 def judge(teacher: Teacher, pixels: np.ndarray, series: int, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
-    """How right the heads and the contrastive embeddings are on pictures not trained on."""
+    """Accuracy of the heads and of the contrastive embeddings on pictures that are not in the training."""
     total = len(pixels)
     truth = Truth([scene(series, number) for number in range(total)]).of(np.arange(total))
     said: dict[str, list[Tensor]] = {name: [] for name in HEADS}
@@ -80,32 +80,32 @@ def pretrain(
     teacher = Teacher(new_model(tokenizer))
     if start is not None:  # the heads were thrown away and start anew; the spelling vectors are the same
         teacher.clip.load_state_dict(CLIPModel.from_pretrained(start, dtype=torch.float32).state_dict())
-    progress = Progress(teacher, work / "vision.pt", steps, matrix_rate=1.5e-3, other_rate=1.5e-3)
+    run = PretrainingRun(teacher, work / "vision.pt", steps, matrix_rate=1.5e-3, other_rate=1.5e-3)
     print(f"CLIP: {sum(p.numel() for p in teacher.clip.parameters()):,} parameters", flush=True)
-    if progress.step < steps:
+    if run.step < steps:
         started = time.time()
         texts: list[Written] = written(tokenizer, TRAINING, 0, pictures)
         truth = Truth([one.scene for one in texts])
         print(f"{pictures} captioned scenes in {time.time() - started:.0f} s", flush=True)
     teacher.train()
-    while progress.step < steps:
-        rng = np.random.default_rng([2, progress.step])
-        torch.manual_seed(progress.step)
+    while run.step < steps:
+        rng = np.random.default_rng([2, run.step])
+        torch.manual_seed(run.step)
         numbers = np.sort(rng.choice(pictures, batch, replace=False))
         views = random_views(batch, rng)
         recoloured = rng.random(batch) < RECOLOURED
-        images = looked_at(normalised(recolour(pixels[numbers], recoloured, rng)), views, rng)
+        images = apply_views(normalised(recolour(pixels[numbers], recoloured, rng)), views, rng)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = teacher.patches(images)
             wanted = without_colours(truth.of(numbers, views), recoloured)
             loss = patch_loss(teacher.read(hidden), wanted) + teacher.spelling_loss(hidden, wanted)
-            if progress.step % 3 == 0:
+            if run.step % 3 == 0:
                 # A mirrored or recoloured picture has another truth than its captions; only the others are matched.
                 upright = np.flatnonzero((views[:, 2] > 0) & ~recoloured)
                 captions = [texts[numbers[i]].texts[rng.integers(6)][1] for i in upright]
                 loss = loss + teacher.contrastive(hidden[upright], captions)
-        progress.update(loss)
-        if progress.step % 400 == 0:
+        run.update(loss)
+        if run.step % 400 == 0:
             teacher.eval()
             found = judge(teacher, tests["known pairs"][1][:300], SEEN, tokenizer)
             print({name: round(value, 3) for name, value in found.items()}, flush=True)

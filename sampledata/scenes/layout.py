@@ -1,4 +1,4 @@
-"""Invents scenes: which things, how many, where they stand."""
+"""Random scenes: which things, how many, and where."""
 
 import random
 
@@ -6,9 +6,9 @@ from imagecap.eval.scenes.world import COLOURS, HELD_OUT_PAIRS, KINDS, MAX_COUNT
 
 MAX_THINGS = 6
 AIR = (0.04, 0.50)
-"""Vertical span that boxes of air things keep to."""
+"""Vertical span of the boxes of things in the air."""
 GROUND = (0.55, 0.97)
-"""Vertical span that the bottoms of the boxes of ground things keep to."""
+"""Vertical span of the bottom edges of the boxes of things on the ground."""
 
 _MARGIN = 0.02
 _GAP = 0.012
@@ -18,10 +18,10 @@ _KIND = {kind.name: kind for kind in KINDS}
 
 
 def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
-    """Invent a scene of one group (30 %) or two groups (70 %) of like things.
+    """Draw a random scene of one group (30 %) or two groups (70 %) of equal things.
 
-    Two groups of one home stand side by side; a group of the air and one of the ground stand one above the other, so
-    exactly one of the relations is what a person would say.
+    Two groups in the air or two on the ground are side by side; one in the air and one on the ground are one above the
+    other. So exactly one relation describes the scene.
 
     Args:
         rng: source of everything random.
@@ -84,7 +84,7 @@ def _pick_relation(rng: random.Random, kinds: tuple[Kind, ...]) -> str | None:
 
 
 def _place(rng: random.Random, groups: tuple[Group, ...], relation: str | None) -> tuple[Thing, ...] | None:
-    """Positions for every member, or None where this attempt found no room."""
+    """Positions of all things; None if this attempt found no room."""
     total = sum(group.count for group in groups)
     spans = [(_MARGIN, 1 - _MARGIN)] * len(groups)
     centre_x: float | None = None
@@ -145,7 +145,7 @@ def _cluster(
 
 
 def _stacked(first: list[Thing], second: list[Thing], relation: str) -> bool:
-    """Whether the upper things clear the lower ones and hang over them rather than beside them."""
+    """Whether the upper things are fully above the lower ones, and not beside them."""
     upper, lower = (first, second) if relation == "above" else (second, first)
     clear = max(thing.y + thing.size / 2 for thing in upper) <= min(thing.y - thing.size / 2 for thing in lower) + 0.03
     over = abs(sum(t.x for t in upper) / len(upper) - sum(t.x for t in lower) / len(lower)) < 0.2

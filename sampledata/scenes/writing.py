@@ -1,4 +1,4 @@
-"""Writes captions of scenes the way a person might, in English and in Chinese."""
+"""Captions of scenes in English and Chinese, worded as a person might."""
 
 import random
 from typing import Literal
