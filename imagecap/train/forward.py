@@ -1,4 +1,4 @@
-"""The training step's forward pass: packed rows and patch features in, summed loss out."""
+"""The forward pass of training: from packed rows and patch features to the summed loss."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -13,7 +13,7 @@ from imagecap.train.packing import Branch, PackedRows, pack
 
 
 def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
-    """Last hidden states where a label is predicted, `[labels, hidden]`.
+    """Last hidden states at the tokens that predict a label, `[labels, hidden]`.
 
     Args:
         features: patch features of the rows' pictures, `[pictures, patches, vision_hidden]`.
@@ -21,7 +21,7 @@ def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: Packe
     image = model.project(features)
     text = model.embed_tokens(rows.ids)
     end = rows.image_start + image.shape[1]
-    # under autocast the projector gives bfloat16; the sums of the residual stream stay in float32
+    # under autocast the projector gives bfloat16; the residual stream stays in float32
     exact = torch.promote_types(image.dtype, torch.float32)
     parts = [text[:, : rows.image_start], image, text[:, end:]]
     embeds = torch.cat([part.to(exact) for part in parts], dim=1)
@@ -42,13 +42,18 @@ def packed_loss(
 
 
 def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
-    """Run the stock text model over packed rows, `[pictures, tokens, hidden]` → the same.
+    """Run the stock text model on packed rows; returns its last hidden states `[pictures, tokens, hidden]`.
 
-    The mask goes in as 4-D, which transformers takes as it stands. Restarting positions without one would be read as
-    packed documents, and cut the captions off from their picture.
+    The attention mask is 4-D, which transformers uses as it is. Without one, transformers would take positions that
+    start again for packed documents, and captions would not attend to their image.
+
+    Args:
+        decoder: the text model, without its head.
+        embeds: input embeddings `[pictures, tokens, hidden]`.
+        rows: of which mask and positions are used.
     """
     mask = rows.attention_mask()
-    if decoder.config._attn_implementation != "sdpa":  # the others add the mask to their scores
+    if decoder.config._attn_implementation != "sdpa":  # other implementations add the mask to the scores
         mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=embeds.device).masked_fill(
             ~mask, torch.finfo(embeds.dtype).min
         )
@@ -58,13 +63,13 @@ def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
 
 @torch.no_grad()
 def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -> None:
-    """See that the language model keeps to an explicit mask and explicit positions, on a tree of a few tokens.
+    """Check on a few tokens that the language model respects an explicit attention mask and explicit positions.
 
-    Recurrent models and those with attention biases of their own (ALiBi) do not; training them on shared prefixes
-    would go wrong without a word.
+    Recurrent models and those with attention biases of their own (ALiBi) do not: on packed rows they would train on
+    wrong hidden states without an error.
 
     Raises:
-        ImageCapError: hidden states of a packed row differ from those of the captions alone.
+        ImageCapError: the hidden states of a packed row differ from those of one row per caption.
     """
     prefix, captions = [0], ((1, 2, 3), (4, 5), (2, 2, 4, 1))
     branches = [Branch((3, 1), caption) for caption in captions]
@@ -75,10 +80,10 @@ def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = tor
         with torch.autocast(model.device.type, dtype) if low else nullcontext():
             together = _states(model, packed)
             apart = torch.cat([_states(model, rows) for rows in alone])
-    except Exception as error:  # a model that does not know these arguments raises whatever it likes
+    except Exception as error:  # models without these arguments raise errors of any type
         raise ImageCapError(_refusal(model, " ".join(str(error).split())[:200])) from error
     size = float(apart.abs().max())
-    # NaN must fail too
+    # written so that NaN fails too
     if not float((together - apart).abs().max()) <= (5e-2 if low else 1e-2) * size:
         raise ImageCapError(_refusal(model, "it sees through the mask"))
 

@@ -17,8 +17,8 @@ from imagecap.train.feature_cache import FeatureCache
 from imagecap.train.packing import PackedRows, pack
 from imagecap.train.plan import Plan, Step
 
-THREADS, THREADS_ON_GPU = 2, 8  # decoding is quick beside a step on the CPU, but not beside one on a GPU
-AHEAD = 2  # steps read ahead per thread: a few hide the slow ones
+THREADS, THREADS_ON_GPU = 2, 8  # decoding is fast relative to a step on the CPU, but not on a GPU
+AHEAD = 2  # steps prepared ahead per thread, so that a slow one is not waited for
 AUGMENTATION_STREAM, TOKEN_DROPOUT_STREAM = 1, 2  # last part of a seed: keeps the random streams apart
 
 
@@ -75,6 +75,12 @@ class Loader:
         return self.model.preprocess([image])[0]
 
     def micro_batch(self, part: list[tuple[int, list[int]]], epoch: int | None) -> MicroBatch:
+        """The micro-batch of this process.
+
+        Args:
+            part: indices of pictures, of all processes, with the indices of their captions.
+            epoch: seeds augmentation and token dropout; None: without them.
+        """
         mine = self.group.shard(part)
         idle = not mine  # fewer pictures than processes are left: compute with one of another process, with weight 0
         part = mine or part[:1]
@@ -117,5 +123,5 @@ class Loader:
 
 
 def threads_for(device: torch.device) -> int:
-    """How many threads get data ready for a model on this device."""
+    """Number of threads that prepare data for a model on this device."""
     return THREADS if device.type == "cpu" else max(THREADS, min(THREADS_ON_GPU, os.cpu_count() or THREADS))

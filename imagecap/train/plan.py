@@ -1,4 +1,4 @@
-"""What is trained on, in which order: decided by the settings and a seed alone, so that it never needs to be stored."""
+"""The order of training pictures and captions: a function of settings and seed alone, so that it need not be saved."""
 
 import math
 from collections import Counter
@@ -17,11 +17,11 @@ from imagecap.train.packing import Branch
 
 @dataclass(frozen=True)
 class Step:
-    """One update.
+    """The data of one optimizer step.
 
     Attributes:
-        micro: its micro-steps, each a list of (picture, numbers of its captions).
-        epoch: which view of the pictures it takes; None: as they are.
+        micro: the pictures of each micro-step with the indices of their captions.
+        epoch: seeds the augmentation; None: without augmentation.
     """
 
     micro: list[list[tuple[int, list[int]]]]
@@ -37,7 +37,13 @@ class Step:
 
 
 class Plan:
-    """The pictures of a run with their captions as ids, and the steps of every epoch."""
+    """Tokenized captions of all pictures, and the steps of every epoch.
+
+    Attributes:
+        samples: the pictures.
+        branches: their tokenized captions.
+        prefix: number of tokens before the prompt: BOS, if any, and the image tokens.
+    """
 
     def __init__(
         self, model: ImageCaptioner, samples: Sequence[Sample], settings: TrainSettings, processes: int = 1
@@ -63,7 +69,7 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """Positions that the longest caption needs, picture and prompt included."""
+        """Number of tokens of the longest caption with its image and prompt."""
         return self.prefix + max(
             (len(branch.prompt) + len(branch.caption) - 1 for row in self.branches for branch in row), default=0
         )
@@ -73,7 +79,7 @@ class Plan:
         return math.ceil(micro / self.settings.gradient_accumulation_steps)
 
     def epoch(self, epoch: int, start: int = 0) -> list[Step]:
-        """The steps of an epoch from number `start`: every picture once, in an order of its own."""
+        """The steps of an epoch from number `start`: every picture once, shuffled by seed and epoch."""
         order = np.random.default_rng([self.settings.train_seed, epoch]).permutation(len(self.samples)).tolist()
         size, accumulation = self.micro_size, self.settings.gradient_accumulation_steps
         micro = [
@@ -84,13 +90,13 @@ class Plan:
         return steps[start:]
 
     def in_order(self) -> list[Step]:
-        """Every picture with all its captions, as given, a batch a step: for validation."""
+        """Steps of one batch each with all pictures and captions in the given order, for validation."""
         size = self.settings.batch_size
         every = [(picture, list(range(len(row)))) for picture, row in enumerate(self.branches)]
         return [Step([every[first : first + size]]) for first in range(0, len(every), size)]
 
     def weight(self, step: Step) -> int:
-        """What a step weighs, the divisor of its loss: its label tokens, captions or pictures."""
+        """The divisor of a step's summed loss: its number of label tokens, captions or pictures (`loss_weighting`)."""
         if self.settings.loss_weighting == "picture":
             return len(step.pictures)
         if self.settings.loss_weighting == "caption":
@@ -111,10 +117,10 @@ class Plan:
 
 
 def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
-    """See that the longest caption fits the language model.
+    """Check that the longest caption fits the language model.
 
     Raises:
-        ImageCapError: it has fewer positions, or a sliding window that a caption would slide out of.
+        ImageCapError: the model has fewer positions, or a smaller sliding window, than the caption has tokens.
     """
     config: Any = model.llava.config.text_config
     longest = max(plan.longest for plan in plans)
@@ -131,7 +137,7 @@ def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
 
 
 def prompts_of(sample: Sample) -> dict[str, str]:
-    """The languages of a picture's captions, each with its first prompt: what a model is to caption it by."""
+    """The first prompt of a picture's captions in each language."""
     prompts: dict[str, str] = {}
     for caption in sample.captions:
         prompts.setdefault(caption.language, caption.prompt)
@@ -144,7 +150,7 @@ def texts_in(sample: Sample, language: str) -> list[str]:
 
 
 def describe(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What the model card and later decoding must know: the commonest prompt, of all and by language."""
+    """The most common prompt, overall and by language, and the number of captions by language."""
     captions: list[Caption] = [caption for sample in samples for caption in sample.captions]
     languages = Counter(caption.language for caption in captions)
     by_language = {
