@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
     """Load or build the captioner that the arguments name, in their dtype."""
-    from imagecap.generate.captioner import compile_captioner
+    from imagecap.generate.captioner import prepare_to_caption
     from imagecap.model.builder import build, load
 
     compute = ComputeSettings(device=device, dtype=arguments.dtype)
@@ -41,8 +41,7 @@ def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"]
         model = build(ModelSettings(**names), compute)
         model.info["prompt"] = PROMPT
     model.to(getattr(torch, arguments.dtype)).eval()
-    if arguments.compile:
-        compile_captioner(model)
+    prepare_to_caption(model, compiled=arguments.compile)
     return model
 
 

@@ -18,11 +18,12 @@ from transformers.generation.logits_process import LogitsProcessor
 
 from benchmarks import captioners, machine
 from imagecap.config import GenerateSettings
-from imagecap.generate import captioner
-from imagecap.generate.engine import Engine
-from imagecap.generate.prompts import end_token_ids, tokenize_prompt
+from imagecap.generate.captioner import decode_batch
+from imagecap.generate.decoders import decoder_of
+from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_ids, tokenize_prompt
 from imagecap.generate.rules import Rules
-from imagecap.generate.token_step import is_plain
+from imagecap.generate.static_batch import StaticBatch
+from imagecap.generate.stock_decoder import StockDecoder
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -49,56 +50,58 @@ class _TheirLengths(LogitsProcessor):
         return end_at(scores, input_ids.shape[1] - self.prefix, lengths, self.end)
 
 
-class _Ours:
-    """Our decoding with the lengths, and a look at its cache."""
+class _LengthRules(Rules):
+    """End every caption at the length that is given for it."""
 
-    def __init__(self, model: "ImageCaptioner") -> None:
-        self.model = model
-        self.cache_bytes = 0
-        self.prefill_seconds = 0.0
+    def __init__(self, end_ids: list[int], prefix_ids: Tensor, lengths: Tensor) -> None:
+        super().__init__(GenerateSettings(), end_ids, prefix_ids)
+        self.lengths = lengths
 
-    def run(self, pixels: Tensor, lengths: Tensor, settings: GenerateSettings) -> list[list[int]]:
-        end, outer, device = end_token_ids(self.model)[0], self, self.model.device
+    def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
+        return end_at(scores, generated.shape[-1], self.lengths, int(self.end_ids[0]))
 
-        class LengthRules(Rules):
-            def __init__(self, settings: GenerateSettings, end_ids: Tensor, prefix_ids: Tensor) -> None:
-                super().__init__(settings, end_ids, prefix_ids)
-                self.lengths = lengths
+    def keep_rows(self, order: Tensor) -> None:
+        super().keep_rows(order)
+        self.lengths = self.lengths[order]
 
-            def apply(self, scores: Tensor, said: Tensor) -> Tensor:
-                return end_at(scores, said.shape[-1], self.lengths, end)
 
-            def keep_rows(self, order: Tensor) -> None:
-                super().keep_rows(order)
-                self.lengths = self.lengths[order]
+class _MeasuredBatch(StaticBatch):
+    """Remembers the time of the prefill and the largest size of the cache."""
 
-        class SeenEngine(Engine):
-            def prefill(self, prefix: Tensor) -> Tensor:
-                machine.wait_for(device)
-                started = time.perf_counter()
-                logits = super().prefill(prefix)
-                machine.wait_for(device)
-                outer.prefill_seconds = time.perf_counter() - started
-                return logits
+    prefill_seconds = 0.0
+    cache_bytes = 0
 
-            def free_slots(self, count: int) -> Tensor:
-                outer.cache_bytes = max(outer.cache_bytes, self.cache.nbytes)
-                return super().free_slots(count)
+    def prefill(self, prefix: Tensor) -> Tensor:
+        machine.wait_for(prefix.device)
+        started = time.perf_counter()
+        logits = super().prefill(prefix)
+        machine.wait_for(prefix.device)
+        self.prefill_seconds = time.perf_counter() - started
+        return logits
 
-            def step(self, tokens: Tensor) -> Tensor:
-                logits = super().step(tokens)
-                outer.cache_bytes = max(outer.cache_bytes, self.cache.nbytes)
-                return logits
+    def step(self, tokens: Tensor) -> Tensor:
+        logits = super().step(tokens)
+        self.cache_bytes = max(self.cache_bytes, self.cache.nbytes)
+        return logits
 
-        prompt = tokenize_prompt(self.model, captioners.PROMPT, settings)
-        before = captioner.Rules, captioner.Engine
-        captioner.Rules, captioner.Engine = LengthRules, SeenEngine  # type: ignore[misc]
-        try:
-            with torch.inference_mode():
-                found = captioner.caption_pixels(self.model, pixels, [prompt] * len(pixels), settings)
-        finally:
-            captioner.Rules, captioner.Engine = before  # type: ignore[misc]
-        return [each.token_ids for each in found]
+    def step_beams(self, tokens: Tensor, ancestors: Tensor) -> Tensor:
+        logits = super().step_beams(tokens, ancestors)
+        self.cache_bytes = max(self.cache_bytes, self.cache.nbytes)
+        return logits
+
+
+@torch.inference_mode()
+def ours(
+    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings
+) -> tuple[list[list[int]], _MeasuredBatch]:
+    """Tokens by our decoding, and the batch that was measured."""
+    prompts = [tokenize_prompt(model, captioners.PROMPT, settings)] * len(pixels)
+    prefix, prefix_ids = embed_prefixes(model, model.encode_images(pixels), prompts)
+    batch = _MeasuredBatch(model, settings.num_beams)
+    tokens, _ = decode_batch(batch, prefix, _LengthRules(end_token_ids(model), prefix_ids, lengths), settings)
+    for each in tokens:
+        caption_text(model, each, settings)
+    return tokens, batch
 
 
 def theirs(
@@ -145,7 +148,7 @@ def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
     heads = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     square = 4 * tokens * tokens * heads  # all of it, as it is computed
     total = 2.0 * weights * tokens + square * len(blocks)
-    if is_plain(model.language_model):
+    if not isinstance(decoder_of(model), StockDecoder):
         keys = last.self_attn.k_proj.weight.numel() + last.self_attn.v_proj.weight.numel()
         return rows * (total + 2.0 * (keys * tokens + every - keys) + square / tokens)
     return rows * (total + 2.0 * every * tokens + square)
@@ -173,16 +176,16 @@ def clock(model: "ImageCaptioner") -> float:
 
 def compare(
     model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int, *, compiled: bool = False
-) -> tuple[dict[str, float], "_Ours"]:
+) -> tuple[dict[str, float], _MeasuredBatch]:
     """Both sides on one batch, in turn; with `compiled` compiled `generate` too."""
     settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
-    wanted, ours = torch.tensor(lengths, device=model.device), _Ours(model)
+    wanted = torch.tensor(lengths, device=model.device)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": [], "compiled": []}
     said: dict[str, list[list[int]]] = {}
     size = 0
     for turn in range(ROUNDS + 1):
         started = clock(model)
-        said["ours"] = ours.run(pixels, wanted, settings)
+        said["ours"], batch = ours(model, pixels, wanted, settings)
         middle = clock(model)
         said["theirs"], size = theirs(model, pixels, wanted, settings)
         end = clock(model)
@@ -200,11 +203,11 @@ def compare(
         "theirs": median(seconds["theirs"]),
         "ratio": median(ratios),
         "compiled": median(seconds["compiled"]),
-        "cache": ours.cache_bytes / size,
-        "cache MB": ours.cache_bytes / 1e6,
+        "cache": batch.cache_bytes / size,
+        "cache MB": batch.cache_bytes / 1e6,
         "equal": equal,
     }
-    return figures, ours
+    return figures, batch
 
 
 def floor_seconds(model: "ImageCaptioner", length: int, peak: float, bandwidth: float) -> float:
@@ -217,14 +220,12 @@ def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
     """Cost of a caption against batch size, beams and length, as one picture."""
     from matplotlib.figure import Figure
 
-    ours = _Ours(model)
-
     def seconds(batch: int, beams: int, length: int) -> float:
         settings = GenerateSettings(max_length=length, num_beams=beams)
         chosen, lengths = pixels[:batch], torch.full((batch,), length, device=model.device)
-        ours.run(chosen, lengths, settings)
+        ours(model, chosen, lengths, settings)
         started = clock(model)
-        ours.run(chosen, lengths, settings)
+        ours(model, chosen, lengths, settings)
         return (clock(model) - started) / batch
 
     most = len(pixels)
@@ -270,20 +271,21 @@ def main() -> None:
         ("greedy", 1, arguments.greedy_batch),
         ("greedy", 1, 1),
     ):
-        found, ours = compare(model, pixels[:batch], lengths[:batch], beams, compiled=arguments.compile and beams == 1)
+        compiled = arguments.compile and beams == 1
+        found, measured = compare(model, pixels[:batch], lengths[:batch], beams, compiled=compiled)
         print(
             f"{name}, batch {batch:<4}  {found['ours']:10.3f} {found['theirs']:10.3f}   {found['ratio']:5.2f}x   "
             f"{found['cache']:.2f}x   {found['equal']:9.0%}   (cache {found['cache MB']:.0f} MB)",
             flush=True,
         )
-        if arguments.compile and beams == 1:
+        if compiled:
             ratio = found["compiled"] / found["ours"]
             print(f"    generate compiled {found['compiled']:.3f} s: ours is {ratio:.2f} times as fast")
-        share = prefill_flops(model, batch) / ours.prefill_seconds / peak
+        share = prefill_flops(model, batch) / measured.prefill_seconds / peak
         needed = (prefill_flops(model, batch) + encoder_flops(model, batch)) / peak
         print(
-            f"    prefill {ours.prefill_seconds:.3f} s, {share:.0%} of the matrix-product peak; encoder and prefill at "
-            f"the peak {needed:.3f} s, with which nothing is faster than {found['theirs'] / needed:.2f}x"
+            f"    prefill {measured.prefill_seconds:.3f} s, {share:.0%} of the matrix-product peak; encoder and "
+            f"prefill at the peak {needed:.3f} s, with which nothing is faster than {found['theirs'] / needed:.2f}x"
         )
         if batch == 1:
             floor = floor_seconds(model, lengths[0], peak, bandwidth)

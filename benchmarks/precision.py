@@ -17,8 +17,8 @@ from benchmarks import machine
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.data.images import load_image
 from imagecap.generate.captioner import caption
-from imagecap.generate.engine import Engine
 from imagecap.generate.prompts import embed_prefixes, tokenize_prompt
+from imagecap.generate.static_batch import StaticBatch
 from imagecap.metrics import prepare_references, score
 from imagecap.model.builder import load
 
@@ -54,7 +54,7 @@ def decode(folder: Path, dtype: str, files: list[Path], beams: list[int], batch:
         for start in range(0, len(files), batch):
             pixels = model.pixel_values([load_image(file, 100_000_000) for file in files[start : start + batch]])
             prefix, _ = embed_prefixes(model, model.encode_images(pixels), [prompt] * len(pixels))
-            logits.append(Engine(model).prefill(prefix))
+            logits.append(StaticBatch(model).prefill(prefix))
     return Decoded(captions, seconds, torch.cat(logits))
 
 

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagecap.generate.engine import Engine
 from imagecap.generate.rules import Rules
+from imagecap.generate.static_batch import StaticBatch
 
 IMPOSSIBLE = -1.0e9  # transformers' stand-in for -inf; the same number gives the same rounding
 
 
 @dataclass
 class _Search:
-    """State of the pictures that still run. `length` is the step that the search has reached."""
+    """State of the pictures whose search is not done."""
 
     tokens: Tensor  # [rows, beams, max_length] running captions
     scores: Tensor  # [rows, beams] their sums of log-probabilities
-    ancestors: Tensor  # [rows, beams, length] cache slots that each running caption consists of
+    ancestors: Tensor  # [rows, beams, depth] cache slots after the prefix that each running caption consists of
     best_tokens: Tensor  # [rows, beams, max_length] finished captions, best first
     best_scores: Tensor  # [rows, beams] their scores
-    best_ended: Tensor  # [rows, beams] whether there is a finished caption at all
+    best_ended: Tensor  # [rows, beams] whether there is a finished caption at that place at all
     index: Tensor  # [rows] row of the result
 
     @classmethod
@@ -44,26 +44,29 @@ class _Search:
         )
 
     def keep_rows(self, order: Tensor) -> None:
-        """Reorder to the rows `order`; see `Engine.drop_rows`."""
+        """Keep the rows `order` `[remaining]`, in that order."""
         for name, value in vars(self).items():
             setattr(self, name, value[order])
 
 
 def _take(values: Tensor, chosen: Tensor) -> Tensor:
-    """Entries `chosen` `[rows, n]` of the second dimension of `values` `[rows, m, ...]`."""
+    """Gather the entries `chosen` `[rows, n]` along the second dimension of `values` `[rows, m, ...]`."""
     index = chosen.view(*chosen.shape, *(1,) * (values.dim() - 2))
     return values.gather(1, index.expand(*chosen.shape, *values.shape[2:]))
 
 
 def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` best continuations of each picture: score, beam and token, each `[rows, count]`, best first.
+    """Find the `count` best continuations of each picture.
 
     Args:
         log_probabilities: `[rows, beams, vocabulary]` of the next token.
         scores: `[rows, beams]` of the captions so far.
-        count: how many.
+        count: number of continuations.
+
+    Returns:
+        Score, beam and token of each, `[rows, count]`, best first.
     """
-    # The best of each beam first, then the best of these: the same set, with many short scans instead of one long one.
+    # The best of each beam, then the best of these: the same set by many short scans instead of one long one.
     per_beam = min(count, log_probabilities.shape[-1])
     values, tokens = log_probabilities.topk(per_beam, dim=-1)
     totals, chosen = (values + scores[:, :, None]).flatten(1).topk(count, dim=-1)
@@ -73,13 +76,14 @@ def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[
 def _advance(
     search: _Search, log_probabilities: Tensor, end_ids: Tensor, step: int, length_penalty: float
 ) -> tuple[Tensor, Tensor]:
-    """Choose the next tokens: updates `search`.
+    """Choose the next tokens and update `search`.
 
     Returns:
-        The beam `[rows, beams]` that each running caption continues, and whether each picture `[rows]` is done.
+        The beam that each running caption continues, `[rows, beams]`, and whether the search of each picture is done,
+        `[rows]`.
     """
     beams, max_length = search.tokens.shape[1:]
-    # So many that `beams` of them go on even where every beam's best continuations are end tokens.
+    # So many that `beams` of them continue even where every beam's best continuations are end tokens.
     count = max(2, 1 + len(end_ids)) * beams
     totals, parents, chosen = _candidates(log_probabilities, search.scores, count)
     tokens = _take(search.tokens, parents)
@@ -90,7 +94,7 @@ def _advance(
     kept = running.topk(beams, dim=-1).indices
     search.tokens, search.scores = _take(tokens, kept), running.gather(1, kept)
 
-    # Only the best `beams` candidates may finish; the others are there to go on with.
+    # Only the best `beams` candidates may finish; the others are candidates to continue with.
     finishing = ended.clone()
     finishing[:, beams:] = False
     final = totals / ((step + 1) ** length_penalty) + (~finishing).float() * IMPOSSIBLE
@@ -104,25 +108,31 @@ def _advance(
     return parents.gather(1, kept), ~(possible > worst).any(dim=1)
 
 
-def decode(
-    engine: Engine, logits: Tensor, rules: Rules, max_length: int, beams: int, length_penalty: float, captions: int = 1
+def search_captions(
+    batch: StaticBatch,
+    logits: Tensor,
+    rules: Rules,
+    max_length: int,
+    beams: int,
+    length_penalty: float,
+    captions: int = 1,
 ) -> tuple[list[list[int]], list[float]]:
     """Search for the best captions of every row.
 
     Args:
-        engine: after `prefill`, made for `beams` beams.
-        logits: `[rows, vocabulary]`, what `prefill` returned.
-        rules: how log-probabilities are changed.
-        max_length: most new tokens.
-        beams: captions followed at once.
-        length_penalty: finished scores are divided by length to this power.
-        captions: how many of each row, at most `beams`.
+        batch: after `prefill`, made for `beams` beams.
+        logits: `[rows, vocabulary]`, which `prefill` returned.
+        rules: change the log-probabilities before tokens are chosen.
+        max_length: maximum number of generated tokens.
+        beams: number of captions that are followed at once.
+        length_penalty: scores of finished captions are divided by length to this power.
+        captions: number of captions per row, at most `beams`.
 
     Returns:
-        Tokens of each row's `captions` best captions, best first, with the one that ended each, and their scores
-        (transformers' `sequences_scores`).
+        Tokens of each row's best captions, best first, with the token that ended each, and their scores
+        (`sequences_scores` of transformers). The captions of a row follow one another.
     """
-    rows = alive = logits.shape[0]
+    rows = logits.shape[0]
     search = _Search.start(rows, beams, max_length, logits.device)
     tokens = torch.empty((rows, captions, max_length), dtype=torch.long, device=logits.device)
     scores = torch.empty((rows, captions), device=logits.device)
@@ -130,24 +140,24 @@ def decode(
     for step in range(max_length):
         log_probabilities = rules.apply(logits.log_softmax(-1), search.tokens[:, :, :step])
         parents, done = _advance(search, log_probabilities, rules.end_ids, step, length_penalty)
-        finished = range(alive) if step + 1 == max_length else [r for r, d in enumerate(done.tolist()) if d]
+        last = step + 1 == max_length
+        finished = [row for row, row_done in enumerate(done.tolist()) if row_done or last]
         if finished:
             leaving = torch.tensor(finished, device=logits.device)
             tokens[search.index[leaving]] = search.best_tokens[leaving, :captions]
             scores[search.index[leaving]] = search.best_scores[leaving, :captions]
-        if len(finished) == alive:
+        if len(finished) == batch.rows:
             break
         ancestors = _take(search.ancestors, parents)
         if finished:
-            order = engine.drop_rows(alive, list(finished))
-            alive -= len(finished)
+            order = batch.drop_rows(finished)
             search.keep_rows(order)
             ancestors = ancestors[order]
             rules.keep_rows(order)
         if step:
-            ancestors = engine.drop_dead_slots(ancestors)
-        new = engine.free_slots(beams).expand(alive, 1, beams).transpose(1, 2)
+            ancestors = batch.drop_dead_slots(ancestors)
+        new = batch.free_slots(beams).expand(batch.rows, 1, beams).transpose(1, 2)
         search.ancestors = torch.cat((ancestors, new), dim=2)
-        logits = engine.step_beams(search.tokens[:, :, step], search.ancestors)
+        logits = batch.step_beams(search.tokens[:, :, step], search.ancestors)
     sequences = [[token for token in row if token >= 0] for row in tokens.flatten(0, 1).tolist()]
     return sequences, scores.flatten().tolist()

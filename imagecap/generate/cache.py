@@ -1,4 +1,4 @@
-"""Keys and values of a running batch, in slots that are allocated ahead.
+"""The KV cache of a running batch: keys and values in slots that are allocated ahead.
 
 transformers' `DynamicCache` copies the whole cache for every token and again for every row that leaves. Here a new
 token is written in place, and a row that leaves costs one move of the last row into its place.
@@ -11,150 +11,192 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class SlotLayer(CacheLayerMixin):
-    """Keys and values `[rows, heads, slots, head_dim]` of one layer.
+class KeyValueLayer(CacheLayerMixin):
+    """Keys and values of one layer, in two buffers `[rows or more, key_heads, more slots than are in use, head_dim]`.
 
-    Args:
-        room: slots that are allocated beyond those in use, whenever the buffers must grow.
+    Slots of a row that are not in use hold finite numbers, so that a mask can hide them.
     """
 
-    key_slots: Tensor
-    value_slots: Tensor
+    keys: Tensor
+    values: Tensor
     is_sliding = False  # every slot is kept; models with a sliding window mask what lies outside it
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, cache: "KeyValueCache") -> None:
         super().__init__()
-        self.room = room
-        self.rows = 0
-        self.slots = 0
+        self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate buffers for the prefix `[rows, heads, tokens, head_dim]` and `room` slots after it."""
-        self.rows = key_states.shape[0]
-        slots = key_states.shape[2] + self.room + 1
-        self.key_slots = key_states.new_empty((*key_states.shape[:2], slots, key_states.shape[3]))
-        self.value_slots = value_states.new_empty((*value_states.shape[:2], slots, value_states.shape[3]))
-        self.is_initialized = True
+        """Allocate the buffers for a prefix `[rows, key_heads, tokens, head_dim]`."""
+        self.reserve(key_states.shape[0], key_states.shape[2], key_states, value_states)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new tokens `[rows, heads, tokens, head_dim]` into the next slots; return all slots in use."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, end = self.slots, self.slots + key_states.shape[2]
-        self._make_room(key_states.shape[2])
-        self.key_slots[: self.rows, :, start:end] = key_states
-        self.value_slots[: self.rows, :, start:end] = value_states
-        self.slots = end
-        return self.key_slots[: self.rows, :, :end], self.value_slots[: self.rows, :, :end]
+        """Write the keys and values `[rows, key_heads, tokens, head_dim]` of the next tokens of each row.
 
-    def take(self, tokens: int) -> None:
-        """Use `tokens` more slots, which the caller writes."""
-        self._make_room(tokens)
-        self.slots += tokens
+        Returns:
+            Keys and values `[rows, key_heads, slots, head_dim]` of all slots up to the last one of the longest row.
+        """
+        cache = self._cache
+        rows, _, tokens, _ = key_states.shape
+        start, end = cache.slots, cache.slots + tokens
+        self.reserve(rows, end, key_states, value_states)
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            if cache.uniform:
+                buffer[:rows, :, start:end] = states
+            else:
+                buffer[cache.row_numbers, :, cache.next_slots(tokens)] = states.transpose(1, 2)
+        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
-    def holds(self, tokens: int) -> bool:
-        """Whether `tokens` more fit without growing the buffers."""
-        return self.slots + tokens < self.key_slots.shape[2]  # one stays free: compiled blocks are traced that way
+    def reserve(self, rows: int, slots: int, keys_like: Tensor, values_like: Tensor) -> None:
+        """Grow the buffers where they do not hold `rows` rows and more than `slots` slots; the arguments give shapes.
 
-    def _make_room(self, tokens: int) -> None:
-        if not self.holds(tokens):
-            slots = self.slots + tokens + self.room + 1
-            self.key_slots, self.value_slots = self._grown(self.key_slots, slots), self._grown(self.value_slots, slots)
-
-    def _grown(self, old: Tensor, slots: int) -> Tensor:
-        new = old.new_empty((self.rows, old.shape[1], slots, old.shape[3]))
-        new[:, :, : self.slots] = old[: self.rows, :, : self.slots]
-        return new
-
-    def repeat_rows(self, times: int) -> None:
-        """Let every row be followed by copies of itself, `times` rows in all."""
-        self.key_slots = self.key_slots[: self.rows].repeat_interleave(times, 0)
-        self.value_slots = self.value_slots[: self.rows].repeat_interleave(times, 0)
-        self.rows *= times
-
-    def keep_rows(self, order: list[int]) -> None:
-        """Keep rows as `without` orders them: a row moves into the place of one that has left, or stays."""
-        for target, source in enumerate(order):
-            if target != source:
-                self.key_slots[target, :, : self.slots] = self.key_slots[source, :, : self.slots]
-                self.value_slots[target, :, : self.slots] = self.value_slots[source, :, : self.slots]
-        self.rows = len(order)
-
-    def keep_slots(self, start: int, chosen: Tensor) -> None:
-        """Keep of the slots from `start` on only `chosen` `[rows, kept]` (counted from `start`), in that order."""
-        end = start + chosen.shape[1]
-        for buffer in (self.key_slots, self.value_slots):
-            index = chosen[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
-            buffer[: self.rows, :, start:end] = buffer[: self.rows, :, start : self.slots].gather(2, index)
-        self.slots = end
+        One slot always stays free, since compiled blocks are traced with more slots than are in use.
+        """
+        have_rows, have_slots = (self.keys.shape[0], self.keys.shape[2]) if self.is_initialized else (0, 0)
+        if rows <= have_rows and slots < have_slots:
+            return
+        new_rows = rows if rows <= have_rows else max(rows, min(2 * have_rows, rows + 16))
+        new_slots = have_slots if slots < have_slots else slots + self._cache.spare_slots + 1
+        live, used = len(self._cache.lengths), self._cache.slots
+        for name, like in (("keys", keys_like), ("values", values_like)):
+            new = like.new_empty((new_rows, like.shape[1], new_slots, like.shape[3]))
+            if used:
+                new[:live, :, :used] = getattr(self, name)[:live, :, :used]
+            new[:, :, used if used else slots :] = 0  # an empty cache is filled up to `slots` at once
+            setattr(self, name, new)
+        self.is_initialized = True
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the keys that the next `query_length` tokens see."""
-        return self.slots + query_length, 0
+        return self._cache.slots + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Slots in use."""
-        return self.slots
+        """Slots that the longest row uses."""
+        return self._cache.slots
 
     def get_max_length(self) -> int:
-        """-1: no limit."""
+        """-1: there is no limit."""
         return -1
 
 
-class SlotCache(Cache):
-    """A `SlotLayer` for each of the `layers` layers of the model; see there for `room`."""
+class KeyValueCache(Cache):
+    """Keys and values of all layers; row `r` uses its first `lengths[r]` slots.
 
-    def __init__(self, layers: int, room: int) -> None:
-        self.slot_layers = [SlotLayer(room) for _ in range(layers)]
-        super().__init__(layers=list(self.slot_layers))
+    A decoder appends tokens in two steps. First every layer's keys and values are written, either by `update` (of a
+    layer, or of the cache as stock models call it) or straight into the layers' buffers at `next_slots`. Then `advance`
+    counts them. As long as all rows have one length (`uniform`), several tokens may be written per row, and no mask is
+    needed for one.
 
-    @property
-    def slots(self) -> int:
-        """Slots in use."""
-        return self.slot_layers[0].slots
+    Args:
+        num_layers: layers of the language model.
+        rows: rows of the batch, which are empty.
+        spare_slots: slots that are allocated beyond those needed whenever the buffers grow.
+
+    Attributes:
+        lengths: slots in use, per row.
+        slots: slots that the longest row uses.
+        uniform: whether all rows have one length.
+    """
+
+    def __init__(self, num_layers: int, rows: int, spare_slots: int) -> None:
+        self.kv_layers = [KeyValueLayer(self) for _ in range(num_layers)]
+        super().__init__(layers=list(self.kv_layers))
+        self.spare_slots = spare_slots
+        self._set_lengths([0] * rows)
 
     @property
     def nbytes(self) -> int:
         """Allocated memory, in bytes."""
-        return sum(layer.key_slots.nbytes + layer.value_slots.nbytes for layer in self.slot_layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.kv_layers)
+
+    @property
+    def row_numbers(self) -> Tensor:
+        """Numbers of the rows, `[rows, 1]`."""
+        if self._row_numbers is None:
+            self._row_numbers = torch.arange(len(self.lengths), device=self.kv_layers[0].keys.device)[:, None]
+        return self._row_numbers
 
     def holds(self, tokens: int) -> bool:
-        """See `SlotLayer.holds`."""
-        return self.slot_layers[0].holds(tokens)
+        """Whether `tokens` more of each row fit without growing the buffers."""
+        return self.slots + tokens < self.kv_layers[0].keys.shape[2]
 
-    def take_slots(self, tokens: int) -> Tensor:
-        """Use `tokens` more slots of each row, which the caller writes: their numbers `[rows, tokens]`."""
-        start, first = self.slots, self.slot_layers[0]
-        for layer in self.slot_layers:
-            layer.take(tokens)
-        return torch.arange(start, start + tokens, device=first.key_slots.device).repeat(first.rows, 1)
+    def next_slots(self, tokens: int) -> Tensor:
+        """Return the slots `[rows, tokens]` of each row's next tokens; the buffers grow to hold them."""
+        if not self.holds(tokens):
+            for layer in self.kv_layers:
+                layer.reserve(len(self.lengths), self.slots + tokens, layer.keys, layer.values)
+        if self._next_slots is None or self._next_slots.shape[1] != tokens:
+            device = self.kv_layers[0].keys.device
+            starts = torch.tensor(self.lengths, dtype=torch.long, device=device)[:, None]
+            self._next_slots = starts + torch.arange(tokens, device=device)
+        return self._next_slots
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` more of each row, which have been written, as in use."""
+        self.lengths = [length + tokens for length in self.lengths]
+        self.slots += tokens
+        if self._next_slots is not None:
+            self._next_slots = self._next_slots + tokens  # on the device: no transfer at every token
 
     def repeat_rows(self, times: int) -> None:
-        """See `SlotLayer.repeat_rows`."""
-        for layer in self.slot_layers:
-            layer.repeat_rows(times)
+        """Let each row be followed by copies of itself, `times` rows in all."""
+        rows = len(self.lengths)
+        for layer in self.kv_layers:
+            layer.keys = layer.keys[:rows].repeat_interleave(times, 0)
+            layer.values = layer.values[:rows].repeat_interleave(times, 0)
+        self._set_lengths([length for length in self.lengths for _ in range(times)])
 
     def keep_rows(self, order: list[int]) -> None:
-        """See `SlotLayer.keep_rows`."""
-        for layer in self.slot_layers:
-            layer.keep_rows(order)
+        """Keep the rows `order`, as `compact_rows` orders them: a row stays, or moves to the place of one that left."""
+        for target, source in enumerate(order):
+            if target != source:
+                used = self.lengths[source]
+                for layer in self.kv_layers:
+                    layer.keys[target, :, :used] = layer.keys[source, :, :used]
+                    layer.values[target, :, :used] = layer.values[source, :, :used]
+        self._set_lengths([self.lengths[source] for source in order])
 
     def keep_slots(self, start: int, chosen: Tensor) -> None:
-        """See `SlotLayer.keep_slots`."""
-        for layer in self.slot_layers:
-            layer.keep_slots(start, chosen)
+        """Keep of the slots from `start` on only those in `chosen`, in that order; all rows must have one length.
+
+        Args:
+            start: number of slots that are kept in any case.
+            chosen: `[rows, kept]`, counted from `start`.
+        """
+        rows, kept = chosen.shape
+        for layer in self.kv_layers:
+            for buffer in (layer.keys, layer.values):
+                index = chosen[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3])
+                buffer[:rows, :, start : start + kept] = buffer[:rows, :, start : self.slots].gather(2, index)
+        self._set_lengths([start + kept] * rows)
+
+    def append_rows(self, other: "KeyValueCache") -> None:
+        """Copy the rows of another cache, which all have one length, behind the rows of this one."""
+        start, end, used = len(self.lengths), len(self.lengths) + len(other.lengths), other.slots
+        for mine, theirs in zip(self.kv_layers, other.kv_layers, strict=True):
+            mine.reserve(end, max(used, self.slots), theirs.keys, theirs.values)
+            for buffer, source in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                buffer[start:end, :, :used] = source[: end - start, :, :used]
+                buffer[start:end, :, used:] = 0
+        self._set_lengths(self.lengths + other.lengths)
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+        self.slots = max(lengths, default=0)
+        self.uniform = len(set(lengths)) <= 1
+        self._next_slots: Tensor | None = None
+        self._row_numbers: Tensor | None = None
 
 
-def without(rows: int, finished: list[int]) -> list[int]:
-    """Order of the rows after `finished` (ascending) have left: the last live rows move into the holes.
+def compact_rows(rows: int, finished: list[int]) -> list[int]:
+    """Order of the rows after `finished` (ascending) have left: the last remaining rows move into the gaps.
 
-    >>> without(6, [1, 4])
+    >>> compact_rows(6, [1, 4])
     [0, 5, 2, 3]
     """
     order = list(range(rows))
-    live = rows - len(finished)
+    remaining = rows - len(finished)
     gone = set(finished)
-    movers = [row for row in range(live, rows) if row not in gone]
-    for hole, mover in zip((row for row in finished if row < live), movers, strict=True):
-        order[hole] = mover
-    return order[:live]
+    movers = [row for row in range(remaining, rows) if row not in gone]
+    for gap, mover in zip((row for row in finished if row < remaining), movers, strict=True):
+        order[gap] = mover
+    return order[:remaining]

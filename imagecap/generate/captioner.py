@@ -3,7 +3,7 @@
 `caption` takes pictures and prompts. `caption_pixels` and `caption_features` are its inner steps, for callers that
 read, resize or encode the pictures themselves: bulk jobs, the server's separate batches, validation and self-critical
 training. Streams and the server's shared batch join the same way at the prefix (`prompts.embed_prefixes`) and decode in
-a `RunningBatch` instead of an `Engine`.
+a `ContinuousBatch` instead of a `StaticBatch`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from imagecap.config import ComputeSettings, GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
-from imagecap.generate import beam_search, sampling
-from imagecap.generate.engine import Engine
+from imagecap.generate.beam_search import search_captions
+from imagecap.generate.decoders import choose_decoder
 from imagecap.generate.prompts import (
     TokenizedPrompt,
     caption_text,
@@ -28,7 +28,8 @@ from imagecap.generate.prompts import (
     tokenize_prompt,
 )
 from imagecap.generate.rules import Rules
-from imagecap.generate.token_step import is_plain
+from imagecap.generate.sampling import row_uniforms, sample_captions
+from imagecap.generate.static_batch import StaticBatch
 from imagecap.model.builder import load
 
 if TYPE_CHECKING:
@@ -63,31 +64,31 @@ class _Task:
 
 
 def open_captioner(folder: Path | str, compute: ComputeSettings) -> "ImageCaptioner":
-    """Load a saved captioner, compiled where the settings ask for it.
+    """Load a saved captioner to caption with, and choose its decoder.
 
     Raises:
-        ImageCapError: it cannot be read, or not be compiled here.
+        ImageCapError: it cannot be read, or not be compiled on this machine.
     """
     model = load(folder, compute)
-    if compute.compile:
-        compile_captioner(model)
+    prepare_to_caption(model, compiled=compute.compile)
     return model
 
 
-def compile_captioner(model: "ImageCaptioner") -> None:
-    """Compile the blocks of the encoder and of the language model, to caption with; gradients do not pass them.
+def prepare_to_caption(model: "ImageCaptioner", *, compiled: bool) -> None:
+    """Choose the decoder of a captioner that is not going to be trained.
 
-    The blocks of a language model that `token_step` does not write out stay as they are.
+    Args:
+        model: the captioner.
+        compiled: compile the blocks of the encoder, and those of the language model where `choose_decoder` can.
 
     Raises:
-        ImageCapError: nothing can be compiled here.
+        ImageCapError: the blocks cannot be compiled on this machine.
     """
-    from imagecap.generate.compilation import CompiledDecoder
-    from imagecap.model.vision_encoder.clip_encoder import compile_encoder
+    if compiled:
+        from imagecap.model.vision_encoder.clip_encoder import compile_encoder
 
-    model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
-    if is_plain(model.language_model):
-        model.compiled_decoder = CompiledDecoder(model.language_model)
+        model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
+    model.decoder = choose_decoder(model.language_model, compiled=compiled)
 
 
 def caption(
@@ -186,9 +187,7 @@ def caption_pixels(
     uniforms = None
     if settings.temperature > 0:
         texts = [prompt.text for prompt in prompts]
-        uniforms = sampling.row_uniforms(
-            settings.sample_seed, pixel_values, texts, settings.max_length, settings.num_captions
-        )
+        uniforms = row_uniforms(settings.sample_seed, pixel_values, texts, settings.max_length, settings.num_captions)
     return caption_features(model, model.encode_images(pixel_values), prompts, settings, uniforms)
 
 
@@ -206,25 +205,43 @@ def caption_features(
         features: patch features, `[rows, patches, vision_hidden]`.
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
-        uniforms: from `sampling.row_uniforms`; needed if the settings sample.
+        uniforms: from `row_uniforms`; needed if the settings sample.
     """
     prefix, prefix_ids = embed_prefixes(model, features, prompts)
-    rules = Rules(settings, torch.tensor(end_token_ids(model), device=prefix.device), prefix_ids)
-    engine = Engine(model, settings.num_beams)
-    logits = engine.prefill(prefix)
-    count = settings.num_captions
-    if settings.num_beams > 1:
-        sequences, scores = beam_search.decode(
-            engine, logits, rules, settings.max_length, settings.num_beams, settings.length_penalty, count
-        )
-    else:
-        if count > 1:
-            engine.cache.repeat_rows(count)
-            logits = logits.repeat_interleave(count, 0)
-            rules.keep_rows(torch.arange(len(prompts), device=prefix.device).repeat_interleave(count))
-        sequences, scores = sampling.decode(engine, logits, rules, settings.max_length, uniforms)
-    made = [
+    rules = Rules(settings, end_token_ids(model), prefix_ids)
+    sequences, scores = decode_batch(StaticBatch(model, settings.num_beams), prefix, rules, settings, uniforms)
+    captions = [
         GeneratedCaption(caption_text(model, tokens, settings), tokens, score)
         for tokens, score in zip(sequences, scores, strict=True)
     ]
-    return [replace(made[first], others=tuple(made[first + 1 : first + count])) for first in range(0, len(made), count)]
+    count = settings.num_captions
+    best = range(0, len(captions), count)
+    return [replace(captions[first], others=tuple(captions[first + 1 : first + count])) for first in best]
+
+
+def decode_batch(
+    batch: StaticBatch, prefix: Tensor, rules: Rules, settings: GenerateSettings, uniforms: Tensor | None = None
+) -> tuple[list[list[int]], list[float]]:
+    """Generate the captions of one batch as tokens, by beam search, sampling or greedily, as the settings say.
+
+    Args:
+        batch: made for `settings.num_beams` beams.
+        prefix: embeddings, `[rows, tokens, hidden]`.
+        rules: change the scores before tokens are chosen.
+        settings: decoding settings, which must have been checked.
+        uniforms: from `row_uniforms`; needed if the settings sample.
+
+    Returns:
+        Tokens and scores of `settings.num_captions` captions per row, best first; those of a row follow one another.
+    """
+    logits = batch.prefill(prefix)
+    count = settings.num_captions
+    if settings.num_beams > 1:
+        return search_captions(
+            batch, logits, rules, settings.max_length, settings.num_beams, settings.length_penalty, count
+        )
+    if count > 1:
+        batch.repeat_rows(count)
+        logits = logits.repeat_interleave(count, 0)
+        rules.keep_rows(torch.arange(len(prefix), device=prefix.device).repeat_interleave(count))
+    return sample_captions(batch, logits, rules, settings.max_length, uniforms)

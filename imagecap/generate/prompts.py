@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.engine import check_decoder
+from imagecap.generate.decoders import check_decoder
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner

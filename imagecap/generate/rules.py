@@ -1,20 +1,16 @@
-"""How the model's scores are changed before a token is chosen: repetition, minimum length, temperature, top-k, top-p.
+"""Rules that change the model's scores before a token is chosen: repetition, minimum length, temperature, top-k, top-p.
 
-The processors are transformers' own, in its order, so that results equal those of its `generate`.
+The logits processors are transformers' own, in its order, so that results equal those of its `generate`.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    LogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from imagecap.config import GenerateSettings
+
+Processor = Callable[[Tensor, Tensor], Tensor]  # (token ids, scores) → scores
 
 
 class Rules:
@@ -22,48 +18,74 @@ class Rules:
 
     Args:
         settings: decoding settings.
-        end_ids: `[end tokens]`, the ids that end a caption.
-        prefix_ids: `[rows, prefix]`, ids of the prompt with its image tokens: the rules against repetition count them
-            as said before, as in transformers.
+        end_ids: ids of the tokens that end a caption.
+        prefix_ids: ids of the prompt with its image tokens, `[rows, tokens]`. As in transformers, the rules against
+            repetition count them as if they had been generated.
+
+    Attributes:
+        end_ids: `[end tokens]`, on the device of `prefix_ids`.
+        active: whether any rule may change a score; if not, `apply` may be left out.
     """
 
-    def __init__(self, settings: GenerateSettings, end_ids: Tensor, prefix_ids: Tensor) -> None:
-        self.min_length = settings.min_length
-        self.end_ids = end_ids
-        self.prefix_ids = prefix_ids
-        self.penalties: list[LogitsProcessor] = []
-        if settings.repetition_penalty != 1.0:
-            self.penalties.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-        if settings.no_repeat_ngram_size > 0:
-            self.penalties.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
-        self.warpers: list[LogitsProcessor] = []
-        if settings.temperature > 0:
-            if settings.temperature != 1.0:
-                self.warpers.append(TemperatureLogitsWarper(settings.temperature))
-            if settings.top_k > 0:
-                self.warpers.append(TopKLogitsWarper(settings.top_k))
-            if settings.top_p < 1.0:
-                self.warpers.append(TopPLogitsWarper(settings.top_p))
+    def __init__(self, settings: GenerateSettings, end_ids: Sequence[int], prefix_ids: Tensor) -> None:
+        self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prefix_ids.device)
+        self._prefix_ids = prefix_ids
+        self._min_length = settings.min_length
+        self._penalties = _penalties(settings)
+        self._warpers = _warpers(settings)
+        self.active = bool(self._penalties or self._warpers or self._min_length)
 
-    def apply(self, scores: Tensor, said: Tensor) -> Tensor:
-        """Return the scores that the next tokens are chosen by; `scores` itself stays as it is.
+    def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
+        """Return the scores that the next tokens are chosen by; `scores` itself is not changed.
 
         Args:
-            scores: `[rows, vocabulary]` or `[rows, beams, vocabulary]`, logits or log-probabilities, float32.
-            said: `[rows, tokens]` or `[rows, beams, tokens]`, the tokens generated so far.
+            scores: `[rows, vocabulary]` or `[rows, beams, vocabulary]`, logits or log-probabilities in float32.
+            generated: `[rows, tokens]` or `[rows, beams, tokens]`, the tokens generated so far.
         """
-        if self.penalties:
-            ids = self.prefix_ids if said.dim() == 2 else self.prefix_ids[:, None].expand(-1, said.shape[1], -1)
-            ids, flat = torch.cat((ids, said), dim=-1).flatten(0, -2), scores.flatten(0, -2)
-            for penalty in self.penalties:
+        if self._penalties:
+            prefix_ids = self._prefix_ids
+            if generated.dim() == 3:
+                prefix_ids = prefix_ids[:, None].expand(-1, generated.shape[1], -1)
+            ids, flat = torch.cat((prefix_ids, generated), dim=-1).flatten(0, -2), scores.flatten(0, -2)
+            for penalty in self._penalties:
                 flat = penalty(ids, flat)
             scores = flat.view_as(scores)
-        if said.shape[-1] < self.min_length:
+        if generated.shape[-1] < self._min_length:
             scores = scores.index_fill(-1, self.end_ids, -torch.inf)
-        for warper in self.warpers:
-            scores = warper(said, scores)
+        for warper in self._warpers:
+            scores = warper(generated, scores)
         return scores
 
     def keep_rows(self, order: Tensor) -> None:
-        """Reorder to the rows `order`; see `Engine.drop_rows`."""
-        self.prefix_ids = self.prefix_ids[order]
+        """Keep the rows `order` `[rows]`, in that order; a row may come several times."""
+        self._prefix_ids = self._prefix_ids[order]
+
+
+def _penalties(settings: GenerateSettings) -> list[Processor]:
+    """The rules that look at the tokens generated so far; transformers' module is loaded only if there is one."""
+    if settings.repetition_penalty == 1.0 and not settings.no_repeat_ngram_size:
+        return []
+    from transformers.generation import logits_process as processors
+
+    penalties: list[Processor] = []
+    if settings.repetition_penalty != 1.0:
+        penalties.append(processors.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.no_repeat_ngram_size:
+        penalties.append(processors.NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
+    return penalties
+
+
+def _warpers(settings: GenerateSettings) -> list[Processor]:
+    """The rules that reshape the distribution that is sampled from."""
+    if not settings.temperature:
+        return []
+    from transformers.generation import logits_process as processors
+
+    warpers: list[Processor] = []
+    if settings.temperature != 1.0:
+        warpers.append(processors.TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        warpers.append(processors.TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1.0:
+        warpers.append(processors.TopPLogitsWarper(settings.top_p))
+    return warpers

@@ -7,10 +7,8 @@ import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_ids, resolve_prompt, tokenize_prompt
-from imagecap.generate.rules import Rules
-from imagecap.generate.running import Row, RunningBatch
-from imagecap.generate.sampling import row_uniforms
+from imagecap.generate.continuous_batch import ContinuousBatch, can_join, start_caption
+from imagecap.generate.prompts import TokenizedPrompt, caption_text, embed_prefixes, resolve_prompt, tokenize_prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,31 +32,29 @@ def stream_caption(
     Raises:
         ImageCapError: beams or several captions are asked for, or there is no prompt.
     """
-    if settings.num_beams > 1 or settings.num_captions > 1:
+    if not can_join(settings):
         raise ImageCapError("a stream is one caption, greedy or sampled: set num_beams and num_captions to 1")
-    return _pieces(model, image, resolve_prompt(model, settings, prompt), settings)
+    return _pieces(model, image, tokenize_prompt(model, resolve_prompt(model, settings, prompt), settings), settings)
 
 
-def _pieces(model: "ImageCaptioner", image: "Image", prompt: str, settings: GenerateSettings) -> Iterator[str]:
+def _pieces(
+    model: "ImageCaptioner", image: "Image", prompt: TokenizedPrompt, settings: GenerateSettings
+) -> Iterator[str]:
     with torch.inference_mode():
         pixels = model.pixel_values([image])
-        prefix, prefix_ids = embed_prefixes(
-            model, model.encode_images(pixels), [tokenize_prompt(model, prompt, settings)]
-        )
-        end = torch.tensor(end_token_ids(model), device=prefix.device)
-        row = Row(settings, key=None, rules=Rules(settings, end, prefix_ids))
-        if settings.temperature > 0:
-            row.uniforms = row_uniforms(settings.sample_seed, pixels, [prompt], settings.max_length)[0]
-        batch = RunningBatch(model)
+        prefix, prefix_ids = embed_prefixes(model, model.encode_images(pixels), [prompt])
+        row = start_caption(model, prompt, settings, prefix_ids[0], pixels[0])
+        batch = ContinuousBatch(model)
         batch.admit(prefix, [row])
-        shown = ""
-        while batch.rows:
+    shown = ""
+    while batch.rows:
+        with torch.inference_mode():
             batch.step()
-            text = caption_text(model, row.tokens, settings)
-            # an unfinished character reads as the sign for a bad one; blanks at the end may yet be cut
-            if not text.endswith("\ufffd") and text.startswith(shown) and len(text) > len(shown):
-                yield text[len(shown) :]
-                shown = text
         text = caption_text(model, row.tokens, settings)
-        if text != shown:
+        # An unfinished character reads as U+FFFD. Blanks at the end may yet be stripped.
+        if not text.endswith("\ufffd") and text.startswith(shown) and len(text) > len(shown):
             yield text[len(shown) :]
+            shown = text
+    text = caption_text(model, row.tokens, settings)
+    if text != shown:
+        yield text[len(shown) :]

@@ -54,7 +54,7 @@ class ImageCaptioner(nn.Module):
         num_patches: patch features of one picture.
         num_image_tokens: tokens of one picture in the language model.
         compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
-        compiled_decoder: compiled blocks of the language model, likewise.
+        decoder: what generates captions (`generate.decoders.Decoder`), where the captioner was opened for that.
     """
 
     def __init__(self, llava: Any, processor: Any, info: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class ImageCaptioner(nn.Module):
         self.eos_token_id: int = self.tokenizer.eos_token_id
         self.image_token_id: int = llava.config.image_token_id
         self.compiled_encoder: Any = None
-        self.compiled_decoder: Any = None
+        self.decoder: Any = None
         self._projector_name = projector_name(llava.config)
         vision = llava.config.vision_config
         keeps_class_token = llava.config.vision_feature_select_strategy == "full" and has_class_token(self.vision_tower)

@@ -20,17 +20,15 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import GeneratedCaption, caption_pixels
+from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, can_join, start_caption
+from imagecap.generate.decoders import supports_continuous_batching
 from imagecap.generate.prompts import (
     TokenizedPrompt,
     caption_text,
     embed_prefixes,
-    end_token_ids,
     resolve_prompt,
     tokenize_prompt,
 )
-from imagecap.generate.rules import Rules
-from imagecap.generate.running import Row, RunningBatch, can_run_ragged
-from imagecap.generate.sampling import row_uniforms
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,7 +74,7 @@ class _Job:
     @property
     def shares(self) -> bool:
         """Whether it can join the running batch."""
-        return self.settings.num_beams == 1 and self.settings.num_captions == 1
+        return can_join(self.settings)
 
     def finish(self, caption: GeneratedCaption | None, error: BaseException | None = None) -> None:
         self.caption, self.error = caption, error
@@ -94,7 +92,7 @@ class Scheduler:
     def __init__(self, model: "ImageCaptioner", most_rows: int = MOST_ROWS) -> None:
         self._model = model
         self._most_rows = most_rows
-        self._ragged = can_run_ragged(model)
+        self._continuous = supports_continuous_batching(model)
         self._waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._pending: list[_Job] = []  # taken from the queue, not decoded yet
         self._starting = threading.Lock()
@@ -144,7 +142,7 @@ class Scheduler:
         self._model.llava.eval()
         if sum(weight.numel() for weight in self._model.llava.parameters()) < _SMALL_MODEL:
             torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-        batch = RunningBatch(self._model)
+        batch = ContinuousBatch(self._model)
         with torch.inference_mode():
             while True:
                 self._take(wait=not batch.rows and not self._pending)
@@ -161,7 +159,7 @@ class Scheduler:
                     for job in inside:
                         if not job.done.is_set():
                             job.finish(None, error)
-                    batch = RunningBatch(self._model)
+                    batch = ContinuousBatch(self._model)
 
     def _take(self, *, wait: bool) -> None:
         if wait:
@@ -169,13 +167,13 @@ class Scheduler:
         while not self._waiting.empty():
             self._pending.append(self._waiting.get())
 
-    def _join(self, batch: RunningBatch) -> list[_Job]:
+    def _join(self, batch: ContinuousBatch) -> list[_Job]:
         """Let waiting pictures join as far as there is room, oldest first, those of one prompt length together.
 
         Returns:
             those that joined.
         """
-        if not self._ragged:
+        if not self._continuous:
             return []
         joined: list[_Job] = []
         room = self._most_rows - len(batch.rows)
@@ -190,7 +188,11 @@ class Scheduler:
                 prefix, prefix_ids = embed_prefixes(
                     self._model, self._model.encode_images(pixels), [job.prompt for job in group]
                 )
-                batch.admit(prefix, [self._row(job, prefix_ids[place]) for place, job in enumerate(group)])
+                rows = [
+                    start_caption(self._model, job.prompt, job.settings, prefix_ids[place], pixels[place], key=job)
+                    for place, job in enumerate(group)
+                ]
+                batch.admit(prefix, rows)
             except BaseException as error:  # only these: the rows that are running are untouched
                 _log.exception("reading pictures failed")
                 for job in group:
@@ -201,26 +203,13 @@ class Scheduler:
             joined += group
         return joined
 
-    def _row(self, job: _Job, prefix_ids: Tensor) -> Row:
-        settings = job.settings
-        row = Row(settings, key=job)
-        changed = settings.repetition_penalty != 1.0 or settings.no_repeat_ngram_size or settings.min_length
-        if changed or settings.temperature > 0:
-            end = torch.tensor(end_token_ids(self._model), device=prefix_ids.device)
-            row.rules = Rules(settings, end, prefix_ids[None])
-        if settings.temperature > 0:
-            pixels = job.pixel_values[None].to(self._model.dtype)  # rounded as the model sees them, as `caption` does
-            uniforms = row_uniforms(settings.sample_seed, pixels, [job.prompt.text], settings.max_length)
-            row.uniforms = uniforms[0].to(prefix_ids.device)
-        return row
-
-    def _hand_out(self, row: Row) -> None:
+    def _hand_out(self, row: RunningCaption) -> None:
         text = caption_text(self._model, row.tokens, row.settings)
         row.key.finish(GeneratedCaption(text, row.tokens, row.score))
 
     def _decode_apart(self) -> None:
         """Decode one batch of what cannot join: the oldest such picture, and all that go with it."""
-        apart = [job for job in self._pending if not (job.shares and self._ragged)]
+        apart = [job for job in self._pending if not (job.shares and self._continuous)]
         if not apart:
             return
         first = apart[0]

@@ -8,12 +8,13 @@ product (grouped-query attention; Ainslie et al. 2023, arXiv:2305.13245), so key
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from imagecap.model.attention import attention_kernel, group_queries, ungroup_queries
 from imagecap.model.imagecap_arch import ImageCaptioner
 
 MATMUL_ATTENTION = "imagecap_products"
@@ -34,18 +35,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     """
     batch, heads, queries, size = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
-    group = heads // key_heads
     # autocast would compute the softmax and its probabilities in float32, at twice the memory and time
     with torch.autocast(query.device.type, enabled=False):
-        rows = query.reshape(batch * key_heads, group * queries, size)
+        rows = group_queries(query, key_heads).flatten(0, 1)
         columns = key.reshape(batch * key_heads, keys, size).transpose(1, 2)
         if bias is None:
             scores = torch.bmm(rows * scale, columns)
         else:
-            wide = bias[:, None].expand(batch, key_heads, group, queries, keys)
-            scores = torch.baddbmm(wide.reshape(batch * key_heads, group * queries, keys), rows, columns, alpha=scale)
+            wide = bias[:, None].expand(batch, key_heads, heads // key_heads, queries, keys)
+            scores = torch.baddbmm(wide.reshape(*rows.shape[:2], keys), rows, columns, alpha=scale)
         mixed = torch.bmm(torch.softmax(scores, dim=-1), value.reshape(batch * key_heads, keys, size))
-    return mixed.view(batch, heads, queries, size)
+    return ungroup_queries(mixed.unflatten(0, (batch, key_heads)), queries)
 
 
 def _forward(
@@ -77,18 +77,8 @@ def _forward(
 @contextmanager
 def matmul_attention(model: ImageCaptioner, active: bool) -> Iterator[None]:
     """Let vision encoder and language model use `attend` inside a `with` block, if `active`."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    parts = [part.config for part in (model.language_model, model.vision_tower)]
-    parts = [config for config in parts if active and config._attn_implementation == "sdpa"]
-    if parts:
-        AttentionInterface.register(MATMUL_ATTENTION, _forward)
-        AttentionMaskInterface.register(MATMUL_ATTENTION, sdpa_mask)
-    try:
-        for config in parts:
-            config._attn_implementation = MATMUL_ATTENTION
+    configs = [part.config for part in (model.language_model, model.vision_tower)] if active else []
+    with ExitStack() as stack:
+        for config in configs:
+            stack.enter_context(attention_kernel(config, MATMUL_ATTENTION, _forward))
         yield
-    finally:
-        for config in parts:
-            config._attn_implementation = "sdpa"

@@ -8,7 +8,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import caption
 from imagecap.generate.rules import Rules
-from imagecap.generate.sampling import draw, row_uniforms
+from imagecap.generate.sampling import row_uniforms, sample
 from imagecap.model.imagecap_arch import ImageCaptioner
 
 PROMPT = "Describe this image."
@@ -48,7 +48,7 @@ def test_rules_are_those_of_transformers() -> None:
     said = torch.zeros((3, 4), dtype=torch.long)
     expected = TopPLogitsWarper(0.8)(said, TopKLogitsWarper(20)(said, TemperatureLogitsWarper(0.6)(said, scores)))
     settings = GenerateSettings(temperature=0.6, top_k=20, top_p=0.8)
-    rules = Rules(settings, torch.tensor([1]), torch.zeros((3, 2), dtype=torch.long))
+    rules = Rules(settings, [1], torch.zeros((3, 2), dtype=torch.long))
     assert torch.equal(rules.apply(scores, said), expected)
 
 
@@ -56,7 +56,7 @@ def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([2.0, -torch.inf, 0.5, -1.0, 1.0, -torch.inf])
     draws = 200_000
     uniforms = torch.rand(draws, generator=torch.Generator().manual_seed(0))
-    drawn = draw(logits.expand(draws, -1), uniforms)
+    drawn = sample(logits.expand(draws, -1), uniforms)
     observed = torch.bincount(drawn, minlength=6).double() / draws
     expected = logits.softmax(-1).double()
     assert observed[1] == observed[5] == 0
@@ -68,5 +68,5 @@ def test_draws_follow_the_distribution() -> None:
 def test_extreme_draws_are_possible_tokens(uniform: float) -> None:
     logits = torch.full((1, 152_000), -torch.inf)
     logits[0, 70_000:90_000] = torch.randn(20_000, generator=torch.Generator().manual_seed(1))
-    token = int(draw(logits, torch.tensor([uniform])))
+    token = int(sample(logits, torch.tensor([uniform])))
     assert 70_000 <= token < 90_000

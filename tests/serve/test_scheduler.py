@@ -10,8 +10,8 @@ import torch
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption
+from imagecap.generate.continuous_batch import ContinuousBatch
 from imagecap.generate.prompts import tokenize_prompt
-from imagecap.generate.running import RunningBatch
 from imagecap.serve import scheduler as scheduler_module
 from imagecap.serve.scheduler import Scheduler, _Job
 from tests.generate.conftest import sharpened
@@ -99,13 +99,13 @@ def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
 
 def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    step = RunningBatch.step
+    step = ContinuousBatch.step
 
-    def counted(batch: RunningBatch) -> Any:
+    def counted(batch: ContinuousBatch) -> Any:
         sizes.append(len(batch.rows))
         return step(batch)
 
-    monkeypatch.setattr(RunningBatch, "step", counted)
+    monkeypatch.setattr(ContinuousBatch, "step", counted)
     gathered(monkeypatch, len(PICTURES))
     scheduler = Scheduler(model, most_rows=4)
     tasks = [lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES]
@@ -121,7 +121,7 @@ def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monke
         prompt = tokenize_prompt(model, "a", GREEDY)
         return [_Job(model.preprocess([each])[0], prompt, GREEDY) for each in PICTURES[:count]]
 
-    scheduler, batch = Scheduler(model), RunningBatch(model)
+    scheduler, batch = Scheduler(model), ContinuousBatch(model)
     scheduler._pending = jobs(1)
     assert len(scheduler._join(batch)) == 1, "nobody runs that it could wait with"
     scheduler._pending = jobs(3)
@@ -151,7 +151,7 @@ def test_a_failed_step_is_told_to_all_and_work_goes_on(
 ) -> None:
     scheduler = Scheduler(model)
     with monkeypatch.context() as broken:
-        broken.setattr(RunningBatch, "step", lambda _: 1 / 0)
+        broken.setattr(ContinuousBatch, "step", lambda _: 1 / 0)
         found = together([lambda each=each: scheduler.caption([each], "a", GREEDY) for each in PICTURES[:3]])
     assert [type(each) for each in found] == [ZeroDivisionError] * 3
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
@@ -165,7 +165,7 @@ def test_who_ends_in_a_failing_step_is_told_too(
     scheduler = Scheduler(model)
     gathered(monkeypatch, 3)
     with monkeypatch.context() as broken:
-        broken.setattr(RunningBatch if where == "_next" else Scheduler, where, lambda *_: 1 / 0)
+        broken.setattr(ContinuousBatch if where == "_next" else Scheduler, where, lambda *_: 1 / 0)
         tasks = [
             lambda each=each, length=length: scheduler.caption(
                 [each], "a", GREEDY.model_copy(update={"max_length": length})
@@ -180,7 +180,7 @@ def test_who_ends_in_a_failing_step_is_told_too(
 def test_models_that_cannot_share_a_batch_are_decoded_apart(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagecap.serve.scheduler.can_run_ragged", lambda _: False)
+    monkeypatch.setattr("imagecap.serve.scheduler.supports_continuous_batching", lambda _: False)
     expected = [each.token_ids for each in caption(model, PICTURES, "a", GREEDY)]
     scheduler = Scheduler(model)
     found = together([lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES])

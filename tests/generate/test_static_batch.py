@@ -11,12 +11,14 @@ from transformers import AutoTokenizer
 
 from imagecap.config import GenerateSettings, ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate import beam_search
-from imagecap.generate.attention import grouped_heads
-from imagecap.generate.cache import SlotCache, without
+from imagecap.generate.beam_search import search_captions
+from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.captioner import caption
-from imagecap.generate.engine import STEPS_AHEAD, Engine, check_decoder
+from imagecap.generate.decoders import check_decoder
 from imagecap.generate.rules import Rules
+from imagecap.generate.static_batch import STEPS_AHEAD, StaticBatch
+from imagecap.generate.stock_decoder import GROUPED_SDPA, grouped_sdpa
+from imagecap.model.attention import attention_kernel
 from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
 
@@ -38,8 +40,8 @@ def whole(model: ImageCaptioner, prefix: torch.Tensor, tokens: list[int]) -> tor
 
 @torch.inference_mode()
 def test_steps_equal_the_whole_pass_while_rows_leave(model: ImageCaptioner, prefix: torch.Tensor) -> None:
-    engine = Engine(model)
-    logits = engine.prefill(prefix)
+    batch = StaticBatch(model)
+    logits = batch.prefill(prefix)
     said: list[list[int]] = [[], [], []]
     rows = [0, 1, 2]
     random = torch.Generator().manual_seed(5)
@@ -47,20 +49,20 @@ def test_steps_equal_the_whole_pass_while_rows_leave(model: ImageCaptioner, pref
         for place, row in enumerate(rows):
             torch.testing.assert_close(logits[place], whole(model, prefix[row], said[row]), rtol=1e-4, atol=1e-4)
         if step in (3, STEPS_AHEAD + 1):
-            order = engine.drop_rows(len(rows), [0])
+            order = batch.drop_rows([0])
             rows = [rows[place] for place in order.tolist()]
         tokens = torch.randint(0, 300, (len(rows),), generator=random)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             said[row].append(token)
-        logits = engine.step(tokens)
+        logits = batch.step(tokens)
     assert len(rows) == 1
 
 
 @torch.inference_mode()
 def test_beams_equal_the_whole_pass_while_they_are_reordered(model: ImageCaptioner, prefix: torch.Tensor) -> None:
     beams = 4
-    engine = Engine(model, beams)
-    engine.prefill(prefix)
+    batch = StaticBatch(model, beams)
+    batch.prefill(prefix)
     random = torch.Generator().manual_seed(6)
     said: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in prefix]
     rows = [0, 1, 2]
@@ -73,17 +75,17 @@ def test_beams_equal_the_whole_pass_while_they_are_reordered(model: ImageCaption
         for place, row in enumerate(rows):
             chosen = zip(parents[place].tolist(), tokens[place].tolist(), strict=True)
             said[row] = [[*said[row][parent], token] for parent, token in chosen]
-        ancestors = engine.drop_dead_slots(ancestors)
-        new = engine.free_slots(beams)[None, :, None].expand(len(rows), -1, 1)
+        ancestors = batch.drop_dead_slots(ancestors)
+        new = batch.free_slots(beams)[None, :, None].expand(len(rows), -1, 1)
         ancestors = torch.cat((ancestors, new), dim=2)
-        logits = engine.step_beams(tokens, ancestors)
-        most = max(most, engine.cache.slots)
+        logits = batch.step_beams(tokens, ancestors)
+        most = max(most, batch.cache.slots)
         for place, row in enumerate(rows):
             for beam in range(beams):
                 expected = whole(model, prefix[row], said[row][beam])
                 torch.testing.assert_close(logits[place, beam], expected, rtol=1e-4, atol=1e-4)
         if step == 5:
-            order = engine.drop_rows(3, [1])
+            order = batch.drop_rows([1])
             rows = [rows[place] for place in order.tolist()]
             ancestors = ancestors[order]
     assert most == PREFIX + STEPS_AHEAD * beams  # dead slots were used again instead of allocating more
@@ -92,20 +94,20 @@ def test_beams_equal_the_whole_pass_while_they_are_reordered(model: ImageCaption
 @torch.inference_mode()
 def test_beams_take_a_third_of_the_memory(model: ImageCaptioner) -> None:
     prefix = torch.randn((2, 200, model.language_model.config.hidden_size))
-    engine = Engine(model, 5)
-    engine.prefill(prefix)
-    repeated = Engine(model)
+    batch = StaticBatch(model, 5)
+    batch.prefill(prefix)
+    repeated = StaticBatch(model)
     repeated.prefill(prefix.repeat_interleave(5, dim=0))
-    assert engine.cache.nbytes < repeated.cache.nbytes / 3
+    assert batch.cache.nbytes < repeated.cache.nbytes / 3
 
 
 @torch.inference_mode()
 def test_long_searches_use_dead_slots_again(model: ImageCaptioner, prefix: torch.Tensor) -> None:
-    engine = Engine(model, beams=3)
-    rules = Rules(GenerateSettings(), torch.tensor([9999]), torch.zeros((3, PREFIX), dtype=torch.long))
-    sequences, _ = beam_search.decode(engine, engine.prefill(prefix), rules, 70, 3, 1.0)
+    batch = StaticBatch(model, beams=3)
+    rules = Rules(GenerateSettings(), [9999], torch.zeros((3, PREFIX), dtype=torch.long))
+    sequences, _ = search_captions(batch, batch.prefill(prefix), rules, 70, 3, 1.0)
     assert [len(tokens) for tokens in sequences] == [70, 70, 70]
-    assert engine.cache.slots < PREFIX + 3 * STEPS_AHEAD + 70  # 210 without
+    assert batch.cache.slots < PREFIX + 3 * STEPS_AHEAD + 70  # 210 without
 
 
 def test_keys_are_not_copied_for_every_head(
@@ -120,23 +122,24 @@ def test_keys_are_not_copied_for_every_head(
     monkeypatch.setattr("transformers.integrations.sdpa_attention.repeat_kv", refuse)
     assert caption(model, pictures, "x", settings) == expected
     assert model.language_model.config._attn_implementation == "sdpa"
-    with grouped_heads(model.language_model.config):  # as another thread may
+    with attention_kernel(model.language_model.config, GROUPED_SDPA, grouped_sdpa):  # as another thread may
         assert caption(model, pictures, "x", settings) == expected
         assert model.language_model.config._attn_implementation != "sdpa"
     assert model.language_model.config._attn_implementation == "sdpa"
 
 
-def test_the_last_live_rows_fill_the_holes() -> None:
-    assert without(6, [1, 4]) == [0, 5, 2, 3]
-    assert without(6, [4, 5]) == [0, 1, 2, 3]
-    assert without(4, [0, 1, 2]) == [3]
-    assert without(3, [0, 1, 2]) == []
+def test_the_last_remaining_rows_fill_the_gaps() -> None:
+    assert compact_rows(6, [1, 4]) == [0, 5, 2, 3]
+    assert compact_rows(6, [4, 5]) == [0, 1, 2, 3]
+    assert compact_rows(4, [0, 1, 2]) == [3]
+    assert compact_rows(3, [0, 1, 2]) == []
 
 
 def test_cache_moves_rows_and_slots() -> None:
-    cache = SlotCache(layers=1, room=2)
+    cache = KeyValueCache(num_layers=1, rows=3, spare_slots=2)
     keys = torch.arange(12.0).view(3, 1, 4, 1)
     cache.update(keys, -keys, 0)
+    cache.advance(4)
     assert cache.holds(2)
     assert not cache.holds(3)
     cache.keep_rows([2, 1])

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.cache import SlotCache
-from imagecap.generate.captioner import caption, compile_captioner, open_captioner
-from imagecap.generate.compilation import CompiledDecoder
-from imagecap.generate.token_step import next_hidden, read_prefix
+from imagecap.generate.cache import KeyValueCache
+from imagecap.generate.captioner import caption, open_captioner, prepare_to_caption
+from imagecap.generate.compiled_decoder import CompiledDecoder
+from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption
+from imagecap.generate.written_out_decoder import WrittenOutDecoder
 from imagecap.model import ahead_of_time
 from imagecap.model.vision_encoder.clip_encoder import compile_encoder, hidden_state
-from tests.generate.test_running import PROMPTS
-from tests.generate.test_token_step import HIDDEN, KINDS, random_model
+from tests.generate.test_continuous_batch import PROMPTS, SETTINGS, admit
+from tests.generate.test_decoders import HIDDEN, KINDS, random_model
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -53,9 +54,9 @@ def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.inference_mode()
 def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Prefixes and steps of many shapes, rows and slots that equal other sizes among them, against `token_step`."""
+    """Prefixes and steps of many shapes equal `WrittenOutDecoder`, also where numbers of rows or slots coincide."""
     model = random_model(KINDS[kind]).to(dtype)
-    compiled = CompiledDecoder(model)
+    decoder, compiled = WrittenOutDecoder(model), CompiledDecoder(model)
     for rows, prefix_tokens, steps in (
         (3, 7, (1, 1, 5, 2, 1)),
         (1, 1, (1, 1, 1, 3)),
@@ -63,9 +64,9 @@ def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
         (8, 8, (8, 8, 1)),
         (2, 4, (4, 2, 1) * 4),
     ):
-        cache, other = SlotCache(3, room=4), SlotCache(3, room=4)  # grows on the way
+        cache, other = KeyValueCache(3, rows, spare_slots=4), KeyValueCache(3, rows, spare_slots=4)  # grows on the way
         prefix = torch.randn(rows, prefix_tokens, HIDDEN, dtype=dtype)
-        expected, found = read_prefix(model, prefix, cache), read_prefix(model, prefix, other, compiled)
+        expected, found = decoder.prefill(prefix, cache), compiled.prefill(prefix, other)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
         for tokens in steps:
             embeddings = torch.randn(rows, tokens, HIDDEN, dtype=dtype)
@@ -76,12 +77,12 @@ def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
                 own = (1 - torch.eye(tokens, dtype=dtype)) * torch.finfo(dtype).min
                 mask[..., -tokens:] = own
                 arguments = (torch.randint(0, prefix_tokens + 1, (rows, tokens)), mask)
-            expected = next_hidden(model, embeddings, cache, *arguments)
-            found = next_hidden(model, embeddings, other, *arguments, compiled=compiled)
+            expected = decoder.step(embeddings, cache, *arguments)
+            found = compiled.step(embeddings, other, *arguments)
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
         assert other.slots == cache.slots
-        for mine, theirs in zip(other.slot_layers, cache.slot_layers, strict=True):
-            held, wanted = mine.value_slots[:, :, : mine.slots], theirs.value_slots[:, :, : theirs.slots]
+        for mine, theirs in zip(other.kv_layers, cache.kv_layers, strict=True):
+            held, wanted = mine.values[:, :, : other.slots], theirs.values[:, :, : cache.slots]
             torch.testing.assert_close(held, wanted, rtol=tolerance, atol=tolerance)
 
 
@@ -127,12 +128,9 @@ def test_captions_of_an_opened_model(
     model: "ImageCaptioner", folder: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Encoder, prefix and steps together; weights that change are seen; a second process compiles nothing."""
-    from imagecap.generate.prompts import embed_prefixes, tokenize_prompt
-    from imagecap.generate.running import Row, RunningBatch
-
     compiled = open_captioner(folder, COMPILED)
     assert compiled.compiled_encoder is not None
-    assert compiled.compiled_decoder is not None
+    assert isinstance(compiled.decoder, CompiledDecoder)
     for way in WAYS:
         for (tokens, score), (expected, known) in zip(
             captions(compiled, pictures, **way), captions(model, pictures, **way), strict=True
@@ -141,17 +139,14 @@ def test_captions_of_an_opened_model(
             assert score == pytest.approx(known, abs=1e-4)
 
     # rows of various ages, as a server has them
-    settings = GenerateSettings(max_length=14)
-    expected_rows = [caption(model, [each], PROMPTS[place % 4], settings)[0] for place, each in enumerate(pictures)]
-    found: dict[int, Row] = {}
+    expected_rows = [caption(model, [each], PROMPTS[place % 4], SETTINGS)[0] for place, each in enumerate(pictures)]
+    found: dict[int, RunningCaption] = {}
     with torch.inference_mode():
-        batch, waiting = RunningBatch(compiled), list(enumerate(pictures))
+        batch, waiting = ContinuousBatch(compiled), list(enumerate(pictures))
         while waiting or batch.rows:
             if waiting:
                 place, picture = waiting.pop(0)
-                prompt = tokenize_prompt(compiled, PROMPTS[place % 4], settings)
-                features = compiled.encode_images(compiled.pixel_values([picture]))
-                batch.admit(embed_prefixes(compiled, features, [prompt])[0], [Row(settings, key=place)])
+                admit(batch, compiled, picture, PROMPTS[place % 4], place)
             found |= {row.key: row for row in batch.step()}
     assert [found[place].tokens for place in range(len(pictures))] == [each.token_ids for each in expected_rows]
 
@@ -164,7 +159,7 @@ def test_captions_of_an_opened_model(
     assert [tokens for tokens, _ in captions(compiled, pictures)] == changed
 
     monkeypatch.setattr(ahead_of_time, "_compile", None)
-    assert open_captioner(folder, COMPILED).compiled_decoder is not None
+    assert isinstance(open_captioner(folder, COMPILED).decoder, CompiledDecoder)
 
 
 def test_without_a_compiler(
@@ -178,7 +173,7 @@ def test_without_a_compiler(
     with pytest.raises(
         ImageCapError, match=r"CLIPEncoderLayer cannot be compiled for cpu here \(no working C\+\+ comp"
     ):
-        compile_captioner(tiny_model)
+        prepare_to_caption(tiny_model, compiled=True)
     assert "compiling CLIPEncoderLayer" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pt2"))
 

@@ -16,9 +16,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from imagecap.generate.attention import grouped_heads
-from imagecap.generate.cache import SlotCache
-from imagecap.generate.token_step import is_plain, next_hidden, read_prefix
+from imagecap.generate.cache import KeyValueCache
+from imagecap.generate.decoders import choose_decoder
+from imagecap.generate.stock_decoder import GROUPED_SDPA, StockDecoder, grouped_sdpa
+from imagecap.generate.written_out_decoder import WrittenOutDecoder
+from imagecap.model.attention import attention_kernel
 
 ROWS, PREFIX, HIDDEN = 3, 7, 24
 SIZES: dict[str, Any] = {
@@ -59,9 +61,10 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def stock(model: PreTrainedModel, embeddings: Tensor, cache: SlotCache, **arguments: Any) -> Tensor:
-    with grouped_heads(model.config):
+def stock(model: PreTrainedModel, embeddings: Tensor, cache: KeyValueCache, **arguments: Any) -> Tensor:
+    with attention_kernel(model.config, GROUPED_SDPA, grouped_sdpa):
         output = model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True, **arguments)
+    cache.advance(embeddings.shape[1])
     assert isinstance(output.last_hidden_state, Tensor)
     return output.last_hidden_state
 
@@ -71,25 +74,26 @@ def stock(model: PreTrainedModel, embeddings: Tensor, cache: SlotCache, **argume
 @torch.inference_mode()
 def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: float) -> None:
     model = random_model(KINDS[kind]).to(dtype)
-    assert is_plain(model)
-    cache, other = SlotCache(3, room=4), SlotCache(3, room=4)
+    decoder = choose_decoder(model)
+    assert isinstance(decoder, WrittenOutDecoder)
+    cache, other = KeyValueCache(3, ROWS, spare_slots=4), KeyValueCache(3, ROWS, spare_slots=4)
     prefix = torch.randn(ROWS, PREFIX, HIDDEN, dtype=dtype)
-    expected, found = stock(model, prefix, cache)[:, -1], read_prefix(model, prefix, other)
+    expected, found = stock(model, prefix, cache)[:, -1], decoder.prefill(prefix, other)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     for tokens in (1, 1, 5, 2, 1):  # a token a row, then beams and back
         embeddings = torch.randn(ROWS, tokens, HIDDEN, dtype=dtype)
         if tokens == 1:
-            expected, found = stock(model, embeddings, cache), next_hidden(model, embeddings, other)
+            expected, found = stock(model, embeddings, cache), decoder.step(embeddings, other)
         else:
             mask = torch.zeros(ROWS, 1, tokens, cache.slots + tokens, dtype=dtype)
             mask.masked_fill_(torch.rand(mask.shape) < 0.3, torch.finfo(dtype).min)
             mask[..., -tokens:] = (1 - torch.eye(tokens, dtype=dtype)) * torch.finfo(dtype).min  # a beam sees its own
             positions = torch.randint(PREFIX, 30, (ROWS, tokens))
             expected = stock(model, embeddings, cache, attention_mask=mask, position_ids=positions)
-            found = next_hidden(model, embeddings, other, positions, mask)
+            found = decoder.step(embeddings, other, positions, mask)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-        for mine, theirs in zip(other.slot_layers, cache.slot_layers, strict=True):
-            held, wanted = mine.key_slots[:, :, : mine.slots], theirs.key_slots[:, :, : theirs.slots]
+        for mine, theirs in zip(other.kv_layers, cache.kv_layers, strict=True):
+            held, wanted = mine.keys[:, :, : other.slots], theirs.keys[:, :, : cache.slots]
             torch.testing.assert_close(held, wanted, rtol=tolerance, atol=tolerance)
 
 
@@ -104,8 +108,9 @@ def test_it_equals_the_stock_step(kind: str, dtype: torch.dtype, tolerance: floa
 @torch.inference_mode()
 def test_the_others_run_as_they_are(config: PreTrainedConfig) -> None:
     model = random_model(config)
-    assert not is_plain(model)
-    cache, other = SlotCache(3, room=4), SlotCache(3, room=4)
+    decoder = choose_decoder(model)
+    assert isinstance(decoder, StockDecoder)
+    cache, other = KeyValueCache(3, ROWS, spare_slots=4), KeyValueCache(3, ROWS, spare_slots=4)
     prefix, embeddings = torch.randn(ROWS, PREFIX, HIDDEN).double(), torch.randn(ROWS, 1, HIDDEN).double()
-    assert torch.equal(read_prefix(model, prefix, other), stock(model, prefix, cache)[:, -1])
-    assert torch.equal(next_hidden(model, embeddings, other), stock(model, embeddings, cache))
+    assert torch.equal(decoder.prefill(prefix, other), stock(model, prefix, cache)[:, -1])
+    assert torch.equal(decoder.step(embeddings, other), stock(model, embeddings, cache))

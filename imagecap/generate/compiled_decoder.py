@@ -1,0 +1,135 @@
+"""A decoder whose blocks are compiled ahead of time.
+
+A block of a small model costs more in calls than in arithmetic, on a CPU as on a GPU; compiled it is one call. Numbers
+of rows, tokens and slots are left open, so that one compilation serves every batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagecap.generate import decoder_blocks
+from imagecap.generate.cache import KeyValueCache
+from imagecap.generate.decoder_blocks import (
+    output_and_mlp,
+    prefill_block,
+    prefill_last_block,
+    project_qkv,
+    rms_norm,
+    rotary_embedding,
+)
+from imagecap.model import attention
+from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
+from imagecap.model.attention import group_queries, ungroup_queries
+
+# Sizes to trace with; see `ahead_of_time.compile_block`.
+_ROWS, _TOKENS, _SLOTS, _BUFFER_SLOTS = 24, 5, 61, 96
+
+
+def decode_block(
+    block: Any, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Run a block over a few tokens, whose keys and values are written into the buffers.
+
+    Args:
+        block: the stock module.
+        hidden: `[rows, tokens, hidden]`.
+        cos: from `rotary_embedding`.
+        sin: from `rotary_embedding`.
+        mask: added to the scores, `[rows, 1, tokens, slots in use]`.
+        slots: where the keys and values of the tokens go, `[rows, tokens]`.
+        keys: buffer `[rows or more, key_heads, more slots than are in use, head_dim]`.
+        values: buffer like `keys`.
+
+    Returns:
+        Hidden states `[rows, tokens, hidden]`.
+    """
+    rows, tokens, _ = hidden.shape
+    query, key, value = project_qkv(block, hidden, cos, sin)
+    index = torch.arange(rows, device=hidden.device)[:, None]
+    keys[index, :, slots] = key
+    values[index, :, slots] = value
+    used = mask.shape[3]
+    scores = group_queries(query.transpose(1, 2), keys.shape[1]) @ keys[:rows, :, :used].transpose(2, 3)
+    scores = scores * block.self_attn.scaling + mask.repeat(1, 1, query.shape[2] // keys.shape[1], 1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    attended = ungroup_queries(weights @ values[:rows, :, :used], tokens)
+    return output_and_mlp(block, hidden, attended.transpose(1, 2).flatten(2))
+
+
+class CompiledDecoder:
+    """Implements `decoders.Decoder` with compiled blocks; gradients do not pass them.
+
+    Args:
+        language_model: the language model without its head, which `WrittenOutDecoder.supports` must accept.
+
+    Raises:
+        ImageCapError: a block cannot be compiled on this machine.
+    """
+
+    def __init__(self, language_model: Any) -> None:
+        self._language_model = language_model
+        blocks = list(language_model.layers)
+        self._weights = [list(block.parameters()) for block in blocks]
+        self._runs: list[tuple[CompiledBlock, CompiledBlock, CompiledBlock]] = compile_distinct(blocks, self._compile)
+        self._cos, self._sin = torch.empty(0), torch.empty(0)
+
+    def _compile(self, block: Any) -> tuple[CompiledBlock, CompiledBlock, CompiledBlock]:
+        config, like = self._language_model.config, self._language_model.norm.weight
+        hidden, dim, key_heads = like.shape[0], block.self_attn.head_dim, config.num_key_value_heads
+
+        def hidden_cos_sin(tokens: int) -> list[Tensor]:
+            return [
+                like.new_zeros(_ROWS, tokens, hidden),
+                like.new_zeros(_ROWS, tokens, 1, dim),
+                like.new_zeros(_ROWS, tokens, 1, dim),
+            ]
+
+        mask, slots = like.new_zeros(_ROWS, 1, _TOKENS, _SLOTS), like.new_zeros(_ROWS, _TOKENS, dtype=torch.long)
+        buffers = [like.new_zeros(_ROWS + 1, key_heads, _BUFFER_SLOTS, dim) for _ in range(2)]
+        inputs = [*hidden_cos_sin(_TOKENS), mask, slots, *buffers]
+        of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "buffer_rows", 2: "buffer_slots"}
+        open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
+        prefix, of_prefix = hidden_cos_sin(_SLOTS), [of_tokens] * 3
+        return (
+            compile_block(prefill_block, block, config, prefix, of_prefix, attention),
+            compile_block(prefill_last_block, block, config, prefix, of_prefix, attention),
+            compile_block(decode_block, block, config, inputs, open_dimensions, decoder_blocks, attention),
+        )
+
+    def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
+        """See `decoders.Decoder.prefill`."""
+        rows, tokens, _ = embeddings.shape
+        cos, sin = self._rotary(torch.arange(tokens, device=embeddings.device).expand(rows, tokens), tokens)
+        hidden = embeddings
+        last = cache.kv_layers[-1]
+        for runs, weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
+            hidden, keys, values = runs[1 if layer is last else 0]([*weights, hidden, cos, sin])
+            layer.update(keys, values)
+        cache.advance(tokens)
+        return rms_norm(self._language_model.norm, hidden)[:, 0]
+
+    def step(
+        self, embeddings: Tensor, cache: KeyValueCache, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """See `decoders.Decoder.step`."""
+        rows, tokens, _ = embeddings.shape
+        used = cache.slots + tokens
+        slots = cache.next_slots(tokens)
+        if mask is None:
+            mask = embeddings.new_zeros((rows, 1, tokens, used))
+        cos, sin = self._rotary(slots if positions is None else positions, used)
+        hidden = embeddings
+        for (*_, run), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
+            hidden = run([*weights, hidden, cos, sin, mask, slots, layer.keys, layer.values])[0]
+        cache.advance(tokens)
+        return rms_norm(self._language_model.norm, hidden)
+
+    def _rotary(self, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`rotary_embedding` from a table of at least `count` positions, which is computed once and grows."""
+        if count > len(self._cos):
+            every = torch.arange(2 * count, device=positions.device)[None]
+            like = self._language_model.norm.weight
+            self._cos, self._sin = (each[0] for each in rotary_embedding(self._language_model, like, every))
+        return self._cos[positions], self._sin[positions]

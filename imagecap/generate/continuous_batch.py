@@ -1,0 +1,166 @@
+"""A batch that rows of any length join and leave between two tokens (continuous batching; Yu et al. 2022, "Orca").
+
+Every row has a length of its own; its next token goes to the slot of that number, and it sees the slots before. As long
+as all rows have one length, as those of a single request do, no mask is needed and the computation is that of a
+`StaticBatch`.
+
+    slots   0 1 2 3 4 5 6 7 8 9
+    row a   p p p p p a a a ·        joined first: three tokens generated
+    row b   p p p p p b ·            joined two steps later
+    row c   p p p p p p p c ·        a longer prompt
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from imagecap.config import GenerateSettings
+from imagecap.generate.cache import KeyValueCache, compact_rows
+from imagecap.generate.decoders import decoder_of
+from imagecap.generate.prompts import TokenizedPrompt, end_token_ids
+from imagecap.generate.rules import Rules
+from imagecap.generate.sampling import row_uniforms, sample
+from imagecap.generate.static_batch import StaticBatch
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+_SPARE_SLOTS = 32
+
+
+@dataclass
+class RunningCaption:
+    """A row of a `ContinuousBatch`: one caption that is being generated.
+
+    Attributes:
+        settings: how it is decoded; see `can_join`.
+        rules: change its scores before a token is chosen.
+        uniforms: `[max_length]` random numbers to sample by; None: greedy.
+        key: an object of the caller, to recognise the caption by.
+        tokens: generated so far.
+        log_probability: sum of their log-probabilities.
+    """
+
+    settings: GenerateSettings
+    rules: Rules
+    uniforms: Tensor | None = None
+    key: Any = None
+    tokens: list[int] = field(default_factory=list)
+    log_probability: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of the tokens."""
+        return self.log_probability / max(len(self.tokens), 1)
+
+
+def can_join(settings: GenerateSettings) -> bool:
+    """Whether captions with these settings can join a `ContinuousBatch`: one per picture, greedy or sampled."""
+    return settings.num_beams == 1 and settings.num_captions == 1
+
+
+def start_caption(
+    model: "ImageCaptioner",
+    prompt: TokenizedPrompt,
+    settings: GenerateSettings,
+    prefix_ids: Tensor,
+    pixel_values: Tensor,
+    key: Any = None,
+) -> RunningCaption:
+    """Make the row of a picture that is to join a batch.
+
+    Args:
+        model: the captioner.
+        prompt: its prompt.
+        settings: how it is decoded; see `can_join`.
+        prefix_ids: token ids of the prefix, `[tokens]`.
+        pixel_values: the resized picture, `[3, height, width]`.
+        key: an object of the caller, to recognise the caption by.
+    """
+    uniforms = None
+    if settings.temperature > 0:
+        uniforms = row_uniforms(settings.sample_seed, pixel_values[None], [prompt.text], settings.max_length)[0]
+        uniforms = uniforms.to(prefix_ids.device)
+    return RunningCaption(settings, Rules(settings, end_token_ids(model), prefix_ids[None]), uniforms, key)
+
+
+class ContinuousBatch:
+    """Rows that are decoded together, whenever each of them came. For one thread, inside `torch.inference_mode`.
+
+    Attributes:
+        rows: the captions that are being generated.
+        logits: of the next token of each row, `[rows, vocabulary]`.
+    """
+
+    def __init__(self, model: "ImageCaptioner") -> None:
+        self._model = model
+        self._decoder = decoder_of(model)
+        self._end_ids = torch.tensor(end_token_ids(model), device=model.device)
+        self._cache = KeyValueCache(model.language_model.config.num_hidden_layers, 0, _SPARE_SLOTS)
+        self.logits = torch.empty(0)
+        self.rows: list[RunningCaption] = []
+
+    def admit(self, prefix: Tensor, rows: list[RunningCaption]) -> None:
+        """Read the prefixes `[rows, tokens, hidden]` and let the rows join.
+
+        Raises:
+            Exception: the model failed; the rows that were here are as before.
+        """
+        joining = StaticBatch(self._model)
+        logits = joining.prefill(prefix)
+        self._cache.append_rows(joining.cache)
+        self.logits = torch.cat((self.logits, logits)) if self.rows else logits
+        self.rows += rows
+
+    def step(self) -> list[RunningCaption]:
+        """Choose the next token of every row; return the rows that ended with it, which leave."""
+        chosen = self._choose()
+        ended = torch.isin(chosen, self._end_ids)
+        tokens, ends = torch.stack((chosen, ended.long())).tolist()  # the only wait for the device in a step
+        finished: list[int] = []
+        for place, (row, token, end) in enumerate(zip(self.rows, tokens, ends, strict=True)):
+            row.tokens.append(token)
+            if end or len(row.tokens) == row.settings.max_length:
+                finished.append(place)
+        leaving = [self.rows[place] for place in finished]
+        if finished:
+            order = compact_rows(len(self.rows), finished)
+            self._cache.keep_rows(order)
+            self.rows = [self.rows[place] for place in order]
+            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
+        if self.rows:
+            self.logits = self._next_logits(chosen)
+        return leaving
+
+    def _choose(self) -> Tensor:
+        """Next token of each row, `[rows]`; adds up their log-probabilities."""
+        logits = self.logits
+        chosen = logits.argmax(-1)
+        for place, row in enumerate(self.rows):
+            scores = logits[place : place + 1]
+            if row.rules.active:
+                generated = torch.tensor([row.tokens], dtype=torch.long, device=logits.device)
+                scores = row.rules.apply(scores, generated)
+            if row.uniforms is not None:
+                chosen[place] = sample(scores, row.uniforms[len(row.tokens)][None])[0]
+            elif row.rules.active:
+                chosen[place] = scores.argmax(-1)[0]
+        log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
+        for row, log_probability in zip(self.rows, log_probabilities, strict=True):
+            row.log_probability += log_probability
+        return chosen
+
+    def _next_logits(self, tokens: Tensor) -> Tensor:
+        """Logits `[rows, vocabulary]` after one more token (`[rows]`) of each row."""
+        cache = self._cache
+        embeddings = self._model.embed_tokens(tokens[:, None])
+        if cache.uniform:
+            hidden = self._decoder.step(embeddings, cache)
+        else:
+            positions = cache.next_slots(1)
+            unseen = torch.arange(cache.slots + 1, device=tokens.device) > positions
+            mask = embeddings.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(embeddings.dtype).min)
+            hidden = self._decoder.step(embeddings, cache, positions, mask[:, None, None])
+        return self._model.lm_head(hidden[:, -1]).float()

@@ -1,0 +1,133 @@
+"""What runs the language model token by token, chosen once when a captioner is opened.
+
+Three decoders give the same results: `StockDecoder` runs any language model as transformers has it, `WrittenOutDecoder`
+runs four families with fewer operations, and `CompiledDecoder` runs those four compiled ahead of time.
+"""
+
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from imagecap.errors import ImageCapError
+from imagecap.generate.cache import KeyValueCache
+from imagecap.generate.stock_decoder import GROUPED_SDPA, StockDecoder
+from imagecap.generate.written_out_decoder import WrittenOutDecoder, has_full_attention
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+
+class Decoder(Protocol):
+    """A language model without its head, which reads embeddings and appends their keys and values to a cache."""
+
+    def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
+        """Read prefixes into an empty cache.
+
+        Args:
+            embeddings: `[rows, tokens, hidden]`.
+            cache: made for as many rows, and empty.
+
+        Returns:
+            Hidden states of the last token of each row, `[rows, hidden]`.
+        """
+        ...
+
+    def step(
+        self, embeddings: Tensor, cache: KeyValueCache, positions: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Append tokens to each row.
+
+        Args:
+            embeddings: `[rows, tokens, hidden]`.
+            cache: of the tokens before. Without a mask all rows must have one length.
+            positions: of the tokens, `[rows, tokens]`; None: one token per row, whose position is its slot.
+            mask: added to the attention scores, `[rows, 1, tokens, slots]`, where `slots` includes the new tokens of
+                the longest row; None: one token per row, which sees all slots.
+
+        Returns:
+            Hidden states of the tokens, `[rows, tokens, hidden]`.
+        """
+        ...
+
+
+def choose_decoder(language_model: Any, *, compiled: bool = False) -> Decoder:
+    """Return the fastest decoder for a language model; with `compiled` its blocks are compiled where that is possible.
+
+    Raises:
+        ImageCapError: the blocks cannot be compiled on this machine.
+    """
+    if not WrittenOutDecoder.supports(language_model):
+        return StockDecoder(language_model)
+    if not compiled:
+        return WrittenOutDecoder(language_model)
+    from imagecap.generate.compiled_decoder import CompiledDecoder  # loads torch.export and the compiler
+
+    return CompiledDecoder(language_model)
+
+
+def decoder_of(model: "ImageCaptioner") -> Decoder:
+    """Return the decoder that was chosen when the captioner was opened.
+
+    A captioner in training was not opened to caption: its attention implementation changes between steps, so a decoder
+    is chosen for each batch.
+    """
+    decoder: Decoder | None = model.decoder
+    return decoder if decoder is not None else choose_decoder(model.language_model)
+
+
+def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
+    """Check that the language model can decode as asked, before any work.
+
+    Args:
+        model: the captioner.
+        beams: beams per picture.
+        tokens: length of the longest sequence, prefix and caption together.
+
+    Raises:
+        ImageCapError: it cannot; the message says what to change.
+    """
+    config = model.language_model.config
+    name = type(model.language_model).__name__
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    stateful = getattr(model.language_model, "_is_stateful", False)
+    if stateful or layer_types - {"full_attention", "sliding_attention"}:
+        raise ImageCapError(f"{name} keeps a state that is not keys and values; choose a language model with attention")
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and tokens > longest:
+        raise ImageCapError(
+            f"picture, prompt and caption may need {tokens} tokens, but {name} has {longest} positions: "
+            f"lower max_length by {tokens - longest} or shorten the prompt"
+        )
+    if beams == 1:
+        return
+    if not _takes_positions(model.language_model):
+        raise ImageCapError(f"{name} takes no explicit positions, which beams need: set num_beams to 1")
+    if not _takes_masks(config):
+        raise ImageCapError(
+            f"beams need a mask of their own, which {config._attn_implementation} attention does not take: "
+            "load the model with attn_implementation='sdpa', or set num_beams to 1"
+        )
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in layer_types or not layer_types
+    if window is not None and slides and tokens > window:
+        raise ImageCapError(
+            f"{name} attends over {window} tokens, but picture, prompt and caption may need {tokens}: "
+            f"lower max_length by {tokens - window}, or set num_beams to 1"
+        )
+
+
+def supports_continuous_batching(model: "ImageCaptioner") -> bool:
+    """Whether rows of different lengths can share a batch: that takes positions and masks, and no sliding window."""
+    config = model.language_model.config
+    return _takes_positions(model.language_model) and _takes_masks(config) and has_full_attention(config)
+
+
+def _takes_positions(language_model: Any) -> bool:
+    named = "position_ids" in inspect.signature(language_model.forward).parameters
+    return named and not getattr(language_model.config, "alibi", False)
+
+
+def _takes_masks(config: Any) -> bool:
+    """Whether the attention implementation takes a mask that is added to the scores."""
+    return config._attn_implementation in ("sdpa", "eager", GROUPED_SDPA)
