@@ -70,7 +70,7 @@ def write_language_model(folder: Path, tokenizer: str, width: int, blocks: int) 
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    Qwen3ForCausalLM(config).bfloat16().save_pretrained(folder)
     tokens.save_pretrained(folder)
 
 

@@ -30,7 +30,7 @@ class Peer(PythonModel):
             from imagecap.serve.scheduler import Scheduler
 
             compute = ComputeSettings(device="cpu", dtype=config["dtype"], compile=config["compile"])
-            self._scheduler = Scheduler(open_captioner(Path(folder), compute), most_rows=1)
+            self._scheduler = Scheduler(open_captioner(Path(folder), compute), max_rows=1)
             return
         from transformers import AutoModelForImageTextToText, AutoProcessor
 

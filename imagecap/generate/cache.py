@@ -97,6 +97,12 @@ class KeyValueCache(Cache):
         uniform: whether all rows have one length.
     """
 
+    lengths: list[int]
+    slots: int
+    uniform: bool
+    _next_slots: Tensor | None
+    _row_numbers: Tensor | None
+
     def __init__(self, num_layers: int, rows: int, spare_slots: int) -> None:
         self.kv_layers = [KeyValueLayer(self) for _ in range(num_layers)]
         super().__init__(layers=list(self.kv_layers))
@@ -183,8 +189,8 @@ class KeyValueCache(Cache):
         self.lengths = lengths
         self.slots = max(lengths, default=0)
         self.uniform = len(set(lengths)) <= 1
-        self._next_slots: Tensor | None = None
-        self._row_numbers: Tensor | None = None
+        self._next_slots = None
+        self._row_numbers = None
 
 
 def compact_rows(rows: int, finished: list[int]) -> list[int]:

@@ -1,10 +1,10 @@
-"""Requests from many threads, decoded together by one: whoever is inside shares a batch, whenever they came.
+"""The scheduler of a server: one thread decodes the pictures of all requests together (continuous batching).
 
-A caller's thread reads and resizes its pictures and then waits. The decoding thread lets new pictures join the running
-batch between two tokens (`generate.running`), so that a request neither waits for another to end nor makes it wait.
-Pictures that join together are cheaper to read than one after the other: while others run, a few milliseconds are spent
-on waiting for company. What cannot share that batch, beam search above all, is decoded in batches of its own between
-two tokens.
+The thread of a request resizes its pictures and then waits. Between two tokens the decoding thread admits new pictures
+to the running batch (`generate.continuous_batch`), so that no request waits until another has ended. A prefill of
+several pictures costs less than one prefill each, so while others are decoded, a new picture waits a few milliseconds
+for more to come. Captions that cannot join this batch, such as those of beam search, are decoded in batches of their
+own between two tokens.
 """
 
 import logging
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-MOST_ROWS = 32  # pictures decoded together; more wait for a place
-# Seconds that a picture waits for others to join with: some steps of a small model, which need it; none of a large one,
-# whose every step takes longer.
-GATHER = 0.01
-# Products of a model below this size are too small to gain from another core; reading pictures gains more from it.
+MAX_ROWS = 32  # pictures decoded together; more wait in the queue
+# How long a new picture waits for others, in seconds: a few steps of a small model, less than a step of a large one.
+GATHER_SECONDS = 0.01
+# Number of weights below which matrix products gain nothing from another core, which then resizes pictures.
 _SMALL_MODEL = 50_000_000
 
 _log = logging.getLogger("imagecap.serve")
@@ -47,11 +46,11 @@ _log = logging.getLogger("imagecap.serve")
 
 @dataclass
 class Timing:
-    """What the pictures of a request went through.
+    """Timing of a request.
 
     Attributes:
-        queued: seconds from asking until the last picture joined a batch.
-        tokens: that were generated.
+        queued: seconds from the request until its last picture joined a batch.
+        tokens: number of tokens generated.
     """
 
     queued: float = 0.0
@@ -60,7 +59,7 @@ class Timing:
 
 @dataclass(eq=False)
 class _Job:
-    """One picture on its way."""
+    """One picture of a request, from the queue to its caption."""
 
     pixel_values: Tensor
     prompt: TokenizedPrompt
@@ -72,8 +71,8 @@ class _Job:
     error: BaseException | None = None
 
     @property
-    def shares(self) -> bool:
-        """Whether it can join the running batch."""
+    def can_join(self) -> bool:
+        """Whether the caption can join the running batch."""
         return can_join(self.settings)
 
     def finish(self, caption: GeneratedCaption | None, error: BaseException | None = None) -> None:
@@ -85,13 +84,13 @@ class Scheduler:
     """Captions pictures for any number of threads at once.
 
     Args:
-        model: the captioner; nobody else may use it meanwhile.
-        most_rows: pictures decoded together.
+        model: the captioner; nothing else may use it at the same time.
+        max_rows: how many pictures are decoded together.
     """
 
-    def __init__(self, model: "ImageCaptioner", most_rows: int = MOST_ROWS) -> None:
+    def __init__(self, model: "ImageCaptioner", max_rows: int = MAX_ROWS) -> None:
         self._model = model
-        self._most_rows = most_rows
+        self._max_rows = max_rows
         self._continuous = supports_continuous_batching(model)
         self._waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._pending: list[_Job] = []  # taken from the queue, not decoded yet
@@ -101,16 +100,16 @@ class Scheduler:
     def caption(
         self, pictures: "Sequence[Image]", prompt: str | None, settings: GenerateSettings
     ) -> tuple[list[GeneratedCaption], Timing]:
-        """Caption the pictures of one request; waits until all are done.
+        """Caption the pictures of one request, and wait until all are done.
 
         Args:
             pictures: RGB pictures.
             prompt: for all of them; None: the model's own.
-            settings: checked already.
+            settings: decoding settings, already validated.
 
         Raises:
             ImageCapError: there is no prompt, or it is too long for the model.
-            Exception: what the model raised.
+            Exception: whatever the model raised.
         """
         missing = "params: prompt: the model brings none of its own; give one"
         tokenized = tokenize_prompt(
@@ -134,7 +133,7 @@ class Scheduler:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                # a daemon: when the server is told to end, it has waited for its requests before
+                # a daemon thread: a server that is told to end waits for its requests before
                 self._thread = threading.Thread(target=self._run, name="imagecap-decoding", daemon=True)
                 self._thread.start()
 
@@ -145,40 +144,40 @@ class Scheduler:
         batch = ContinuousBatch(self._model)
         with torch.inference_mode():
             while True:
-                self._take(wait=not batch.rows and not self._pending)
-                # before the step: a row that ends in a step that fails is in no batch any more
+                self._collect(wait=not batch.rows and not self._pending)
+                # noted before the step: a row that ends in a step that fails is no longer in the batch
                 inside = [row.key for row in batch.rows]
                 try:
                     inside += self._join(batch)
                     self._decode_apart()
                     if batch.rows:
                         for row in batch.step():
-                            self._hand_out(row)
-                except BaseException as error:  # a bug or no memory: every caller must hear of it, and work goes on
+                            self._finish(row)
+                except BaseException as error:  # every caller must get the error, and decoding goes on
                     _log.exception("decoding failed")
                     for job in inside:
                         if not job.done.is_set():
                             job.finish(None, error)
                     batch = ContinuousBatch(self._model)
 
-    def _take(self, *, wait: bool) -> None:
+    def _collect(self, *, wait: bool) -> None:
         if wait:
             self._pending.append(self._waiting.get())
         while not self._waiting.empty():
             self._pending.append(self._waiting.get())
 
     def _join(self, batch: ContinuousBatch) -> list[_Job]:
-        """Let waiting pictures join as far as there is room, oldest first, those of one prompt length together.
+        """Admit waiting pictures as far as there is room, the oldest first; pictures of one prompt length together.
 
         Returns:
-            those that joined.
+            The admitted pictures.
         """
         if not self._continuous:
             return []
         joined: list[_Job] = []
-        room = self._most_rows - len(batch.rows)
-        joining = [job for job in self._pending if job.shares][:room]
-        if 0 < len(joining) < min(len(batch.rows), room) and time.monotonic() - joining[0].asked < GATHER:
+        room = self._max_rows - len(batch.rows)
+        joining = [job for job in self._pending if job.can_join][:room]
+        if 0 < len(joining) < min(len(batch.rows), room) and time.monotonic() - joining[0].asked < GATHER_SECONDS:
             return []
         for shape in dict.fromkeys(job.prompt.shape for job in joining):
             group = [job for job in joining if job.prompt.shape == shape]
@@ -193,8 +192,8 @@ class Scheduler:
                     for place, job in enumerate(group)
                 ]
                 batch.admit(prefix, rows)
-            except BaseException as error:  # only these: the rows that are running are untouched
-                _log.exception("reading pictures failed")
+            except BaseException as error:  # concerns these pictures only; the running rows are unchanged
+                _log.exception("prefill failed")
                 for job in group:
                     job.finish(None, error)
                 continue
@@ -203,18 +202,18 @@ class Scheduler:
             joined += group
         return joined
 
-    def _hand_out(self, row: RunningCaption) -> None:
+    def _finish(self, row: RunningCaption) -> None:
         text = caption_text(self._model, row.tokens, row.settings)
         row.key.finish(GeneratedCaption(text, row.tokens, row.score))
 
     def _decode_apart(self) -> None:
-        """Decode one batch of what cannot join: the oldest such picture, and all that go with it."""
-        apart = [job for job in self._pending if not (job.shares and self._continuous)]
+        """Decode one batch of pictures that cannot join the running batch: the oldest one and all with its settings."""
+        apart = [job for job in self._pending if not (job.can_join and self._continuous)]
         if not apart:
             return
         first = apart[0]
         group = [job for job in apart if job.settings == first.settings and job.prompt.shape == first.prompt.shape]
-        group = group[: self._most_rows]
+        group = group[: self._max_rows]
         self._pending = [job for job in self._pending if job not in group]
         for job in group:
             job.joined = time.monotonic()

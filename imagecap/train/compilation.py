@@ -2,7 +2,7 @@
 
 Only the blocks are compiled. They are alike, so one compilation serves all of them. Rows differ in length, so shapes
 are dynamic from the start; torch compiles a batch of one picture separately. Captions generated in training use
-uncompiled blocks: `generate.compilation` compiles models that are opened to caption.
+uncompiled blocks: `generate.compiled_decoder` compiles models that are opened to caption.
 """
 
 from typing import Any

@@ -107,7 +107,7 @@ def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypat
 
     monkeypatch.setattr(ContinuousBatch, "step", counted)
     gathered(monkeypatch, len(PICTURES))
-    scheduler = Scheduler(model, most_rows=4)
+    scheduler = Scheduler(model, max_rows=4)
     tasks = [lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES]
     together(tasks)
     assert max(sizes) == 4, "as many as there is room for"
@@ -115,7 +115,7 @@ def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypat
 
 @torch.inference_mode()
 def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "GATHER", 3600)
+    monkeypatch.setattr(scheduler_module, "GATHER_SECONDS", 3600)
 
     def jobs(count: int) -> list[_Job]:
         prompt = tokenize_prompt(model, "a", GREEDY)
@@ -157,7 +157,10 @@ def test_a_failed_step_is_told_to_all_and_work_goes_on(
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
 
 
-@pytest.mark.parametrize("where", ["_next", "_hand_out"])
+@pytest.mark.parametrize(
+    "where",
+    ["imagecap.generate.written_out_decoder.WrittenOutDecoder.step", "imagecap.serve.scheduler.caption_text"],
+)
 def test_who_ends_in_a_failing_step_is_told_too(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -165,7 +168,7 @@ def test_who_ends_in_a_failing_step_is_told_too(
     scheduler = Scheduler(model)
     gathered(monkeypatch, 3)
     with monkeypatch.context() as broken:
-        broken.setattr(ContinuousBatch if where == "_next" else Scheduler, where, lambda *_: 1 / 0)
+        broken.setattr(where, lambda *_: 1 / 0)
         tasks = [
             lambda each=each, length=length: scheduler.caption(
                 [each], "a", GREEDY.model_copy(update={"max_length": length})
