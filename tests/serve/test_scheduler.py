@@ -61,7 +61,7 @@ def together(tasks: list[Callable[[], Any]]) -> list[Any]:
 
 def gathered(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Let the decoding thread begin only when as many pictures are there: whatever the machine does, they meet."""
-    take = Scheduler._take
+    take = Scheduler._collect
     began = threading.Event()
 
     def all_of_them(scheduler: Scheduler, *, wait: bool) -> None:
@@ -71,7 +71,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         else:
             take(scheduler, wait=wait)
 
-    monkeypatch.setattr(Scheduler, "_take", all_of_them)
+    monkeypatch.setattr(Scheduler, "_collect", all_of_them)
 
 
 def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
