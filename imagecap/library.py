@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from imagecap.generate.captioner import GeneratedCaption
     from imagecap.metrics import Scores
     from imagecap.model.imagecap_arch import ImageCaptioner
-    from imagecap.train.progress import MetricLogger, ProgressCallback
     from imagecap.train.outputs import TrainSummary
+    from imagecap.train.progress import MetricLogger, ProgressCallback
 
 Picture: TypeAlias = Union[str, os.PathLike[str], "Image", "NDArray[np.uint8]"]
 """The path of a picture file, a PIL image, or an array `[height, width, 3]` or `[height, width]` of uint8."""
