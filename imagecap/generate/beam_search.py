@@ -1,8 +1,9 @@
-"""Beam search with the results of transformers' `generate` (`GenerationMixin._beam_search`, early_stopping=False).
+"""Beam search with the same results as transformers' (`GenerationMixin._beam_search`, `early_stopping=False`).
 
-The search keeps, per picture, `beams` running captions and the `beams` best finished ones. A finished caption scores
-its sum of log-probabilities divided by length ** length_penalty. A picture is done as soon as it has `beams` finished
-captions and its best running one, scored at its present length, is not better than the worst of them.
+For each picture the search keeps `beams` running captions and the `beams` best finished captions. The score of a
+finished caption is the sum of its log-probabilities divided by length ** length_penalty. A picture is done when it has
+`beams` finished captions and the score of its best running caption, at its present length, is not above the lowest
+score of these.
 """
 
 from dataclasses import dataclass
@@ -13,26 +14,26 @@ from torch import Tensor
 from imagecap.generate.rules import Rules
 from imagecap.generate.static_batch import StaticBatch
 
-IMPOSSIBLE = -1.0e9  # transformers' stand-in for -inf; the same number gives the same rounding
+IMPOSSIBLE = -1.0e9  # used in place of -inf, as in transformers: the same number gives the same rounding
 
 
 @dataclass
 class _Search:
-    """State of the pictures whose search is not done."""
+    """State of the search; a row is a picture that is not done."""
 
-    tokens: Tensor  # [rows, beams, max_length] running captions
-    scores: Tensor  # [rows, beams] their sums of log-probabilities
-    ancestors: Tensor  # [rows, beams, depth] cache slots after the prefix that each running caption consists of
-    best_tokens: Tensor  # [rows, beams, max_length] finished captions, best first
+    tokens: Tensor  # [rows, beams, max_length] running captions, padded with -1
+    scores: Tensor  # [rows, beams] sums of their log-probabilities
+    ancestors: Tensor  # [rows, beams, steps] cache slots of their tokens, numbered from the end of the prefix
+    best_tokens: Tensor  # [rows, beams, max_length] finished captions, best first, padded with -1
     best_scores: Tensor  # [rows, beams] their scores
-    best_ended: Tensor  # [rows, beams] whether there is a finished caption at that place at all
-    index: Tensor  # [rows] row of the result
+    best_ended: Tensor  # [rows, beams] False where there is no finished caption yet
+    index: Tensor  # [rows] row of the result that the picture is written to
 
     @classmethod
     def start(cls, rows: int, beams: int, max_length: int, device: torch.device) -> "_Search":
         tokens = torch.full((rows, beams, max_length), -1, dtype=torch.long, device=device)
         scores = torch.zeros((rows, beams), device=device)
-        scores[:, 1:] = IMPOSSIBLE  # the first step must not choose the same token for every beam
+        scores[:, 1:] = IMPOSSIBLE  # all beams are equal at first: only one may continue
         return cls(
             tokens=tokens,
             scores=scores,
@@ -59,14 +60,14 @@ def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[
     """Find the `count` best continuations of each picture.
 
     Args:
-        log_probabilities: `[rows, beams, vocabulary]` of the next token.
-        scores: `[rows, beams]` of the captions so far.
+        log_probabilities: of the next token, `[rows, beams, vocabulary]`.
+        scores: sums of log-probabilities of the running captions, `[rows, beams]`.
         count: number of continuations.
 
     Returns:
-        Score, beam and token of each, `[rows, count]`, best first.
+        Sum of log-probabilities, parent beam and token of each, three tensors `[rows, count]`, best first.
     """
-    # The best of each beam, then the best of these: the same set by many short scans instead of one long one.
+    # Top-k of each beam, then top-k of these: the result of one top-k over beams * vocabulary, but faster.
     per_beam = min(count, log_probabilities.shape[-1])
     values, tokens = log_probabilities.topk(per_beam, dim=-1)
     totals, chosen = (values + scores[:, :, None]).flatten(1).topk(count, dim=-1)
@@ -76,14 +77,21 @@ def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[
 def _advance(
     search: _Search, log_probabilities: Tensor, end_ids: Tensor, step: int, length_penalty: float
 ) -> tuple[Tensor, Tensor]:
-    """Choose the next tokens and update `search`.
+    """Choose the next tokens, and update the running and the finished captions of `search`.
+
+    Args:
+        search: is changed, except for its `ancestors`.
+        log_probabilities: of the next token, `[rows, beams, vocabulary]`.
+        end_ids: ids of the tokens that end a caption, `[end tokens]`.
+        step: number of tokens that the running captions have.
+        length_penalty: exponent of the length in the score of a finished caption.
 
     Returns:
-        The beam that each running caption continues, `[rows, beams]`, and whether the search of each picture is done,
+        The former beam that each running caption continues, `[rows, beams]`, and whether each picture is done,
         `[rows]`.
     """
     beams, max_length = search.tokens.shape[1:]
-    # So many that `beams` of them continue even where every beam's best continuations are end tokens.
+    # Enough that `beams` candidates continue, even if every beam's best tokens are end tokens.
     count = max(2, 1 + len(end_ids)) * beams
     totals, parents, chosen = _candidates(log_probabilities, search.scores, count)
     tokens = _take(search.tokens, parents)
@@ -94,7 +102,7 @@ def _advance(
     kept = running.topk(beams, dim=-1).indices
     search.tokens, search.scores = _take(tokens, kept), running.gather(1, kept)
 
-    # Only the best `beams` candidates may finish; the others are candidates to continue with.
+    # Only the first `beams` candidates may finish, as in transformers; the others can only continue.
     finishing = ended.clone()
     finishing[:, beams:] = False
     final = totals / ((step + 1) ** length_penalty) + (~finishing).float() * IMPOSSIBLE
@@ -103,6 +111,7 @@ def _advance(
     search.best_tokens = _take(torch.cat((search.best_tokens, tokens), dim=1), best)
     search.best_ended = torch.cat((search.best_ended, finishing), dim=1).gather(1, best)
 
+    # A picture with fewer than `beams` finished captions has an IMPOSSIBLE among `worst`, so it is not done.
     possible = search.scores[:, :1] / ((step + 1) ** length_penalty)
     worst = torch.where(search.best_ended, search.best_scores.amin(1, keepdim=True), IMPOSSIBLE)
     return parents.gather(1, kept), ~(possible > worst).any(dim=1)
@@ -117,20 +126,20 @@ def search_captions(
     length_penalty: float,
     captions: int = 1,
 ) -> tuple[list[list[int]], list[float]]:
-    """Search for the best captions of every row.
+    """Generate the best captions of every row by beam search.
 
     Args:
-        batch: after `prefill`, made for `beams` beams.
-        logits: `[rows, vocabulary]`, which `prefill` returned.
-        rules: change the log-probabilities before tokens are chosen.
+        batch: made for `beams` beams; its `prefill` has run.
+        logits: the result of `prefill`, `[rows, vocabulary]`.
+        rules: logits processors, applied to the log-probabilities.
         max_length: maximum number of generated tokens.
-        beams: number of captions that are followed at once.
-        length_penalty: scores of finished captions are divided by length to this power.
-        captions: number of captions per row, at most `beams`.
+        beams: number of running captions per row.
+        length_penalty: exponent of the length in the score of a finished caption.
+        captions: number of returned captions per row, at most `beams`.
 
     Returns:
-        Tokens of each row's best captions, best first, with the token that ended each, and their scores
-        (`sequences_scores` of transformers). The captions of a row follow one another.
+        Token ids of `rows * captions` captions, each with its end token, and their scores (`sequences_scores` of
+        transformers). The captions of a row are adjacent, best first.
     """
     rows = logits.shape[0]
     search = _Search.start(rows, beams, max_length, logits.device)

@@ -1,7 +1,8 @@
-"""The KV cache of a running batch: keys and values in slots that are allocated ahead.
+"""The KV cache of both kinds of batch: keys and values in preallocated buffers.
 
-transformers' `DynamicCache` copies the whole cache for every token and again for every row that leaves. Here a new
-token is written in place, and a row that leaves costs one move of the last row into its place.
+A slot is a position in the buffers: slot s of row r holds the keys and values of one token. transformers'
+`DynamicCache` copies the whole cache at every new token, and again when rows are removed. Here a new token is written
+in place, and a removed row is overwritten by the last row.
 """
 
 from typing import Any
@@ -12,14 +13,16 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class KeyValueLayer(CacheLayerMixin):
-    """Keys and values of one layer, in two buffers `[rows or more, key_heads, more slots than are in use, head_dim]`.
+    """Keys and values of one layer, a `CacheLayerMixin` of transformers.
 
-    Slots of a row that are not in use hold finite numbers, so that a mask can hide them.
+    `keys` and `values` are buffers `[capacity_rows, key_heads, capacity_slots, head_dim]`. They hold at least `rows`
+    rows and more than `slots` slots. Unused slots of a row hold finite numbers, because a masked attention weight of 0
+    times NaN would be NaN.
     """
 
     keys: Tensor
     values: Tensor
-    is_sliding = False  # every slot is kept; models with a sliding window mask what lies outside it
+    is_sliding = False  # all tokens are kept; models with a sliding window mask those outside of it
 
     def __init__(self, cache: "KeyValueCache") -> None:
         super().__init__()
@@ -30,10 +33,17 @@ class KeyValueLayer(CacheLayerMixin):
         self.reserve(key_states.shape[0], key_states.shape[2], key_states, value_states)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the keys and values `[rows, key_heads, tokens, head_dim]` of the next tokens of each row.
+        """Write the keys and values of the next tokens of each row.
+
+        Args:
+            key_states: `[rows, key_heads, tokens, head_dim]`.
+            value_states: like `key_states`.
+            *args: of the interface of transformers; not used.
+            **kwargs: likewise.
 
         Returns:
-            Keys and values `[rows, key_heads, slots, head_dim]` of all slots up to the last one of the longest row.
+            Views of keys and values `[rows, key_heads, slots + tokens, head_dim]`, `slots` being those of the longest
+            row before the call. In shorter rows the last slots are unused.
         """
         cache = self._cache
         rows, _, tokens, _ = key_states.shape
@@ -47,9 +57,15 @@ class KeyValueLayer(CacheLayerMixin):
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
     def reserve(self, rows: int, slots: int, keys_like: Tensor, values_like: Tensor) -> None:
-        """Grow the buffers where they do not hold `rows` rows and more than `slots` slots; the arguments give shapes.
+        """Grow the buffers if they do not hold `rows` rows and more than `slots` slots.
 
-        One slot always stays free, since compiled blocks are traced with more slots than are in use.
+        At least one slot stays free, because compiled blocks are traced for buffers with more slots than are in use.
+
+        Args:
+            rows: number of rows that must fit.
+            slots: number of slots that must fit, besides the free one.
+            keys_like: a tensor with the heads, head size, dtype and device of the keys.
+            values_like: the same for the values.
         """
         have_rows, have_slots = (self.keys.shape[0], self.keys.shape[2]) if self.is_initialized else (0, 0)
         if rows <= have_rows and slots < have_slots:
@@ -61,16 +77,17 @@ class KeyValueLayer(CacheLayerMixin):
             new = like.new_empty((new_rows, like.shape[1], new_slots, like.shape[3]))
             if used:
                 new[:live, :, :used] = getattr(self, name)[:live, :, :used]
-            new[:, :, used if used else slots :] = 0  # an empty cache is filled up to `slots` at once
+            # If the cache is empty, the caller writes the first `slots` slots next.
+            new[:, :, used if used else slots :] = 0
             setattr(self, name, new)
         self.is_initialized = True
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the keys that the next `query_length` tokens see."""
+        """Number and offset of the keys that the next `query_length` tokens may attend to."""
         return self._cache.slots + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Slots that the longest row uses."""
+        """Number of slots that the longest row uses."""
         return self._cache.slots
 
     def get_max_length(self) -> int:
@@ -81,20 +98,20 @@ class KeyValueLayer(CacheLayerMixin):
 class KeyValueCache(Cache):
     """Keys and values of all layers; row `r` uses its first `lengths[r]` slots.
 
-    A decoder appends tokens in two steps. First every layer's keys and values are written, either by `update` (of a
-    layer, or of the cache as stock models call it) or straight into the layers' buffers at `next_slots`. Then `advance`
-    counts them. As long as all rows have one length (`uniform`), several tokens may be written per row, and no mask is
-    needed for one.
+    A decoder appends tokens in two steps. First it writes the keys and values of every layer: by `update` (of a layer,
+    or of the cache, as stock models do), or directly into the buffers, at the slots `next_slots`. Then it calls
+    `advance`, which counts these slots as used. If all rows have the same length (`uniform`), a step of one token per
+    row needs no mask.
 
     Args:
         num_layers: layers of the language model.
-        rows: rows of the batch, which are empty.
-        spare_slots: slots that are allocated beyond those needed whenever the buffers grow.
+        rows: number of rows of the batch; each begins with length 0.
+        spare_slots: number of slots allocated beyond those needed whenever the buffers grow.
 
     Attributes:
-        lengths: slots in use, per row.
-        slots: slots that the longest row uses.
-        uniform: whether all rows have one length.
+        lengths: number of used slots of each row.
+        slots: number of used slots of the longest row.
+        uniform: whether all rows have the same length.
     """
 
     lengths: list[int]
@@ -116,17 +133,17 @@ class KeyValueCache(Cache):
 
     @property
     def row_numbers(self) -> Tensor:
-        """Numbers of the rows, `[rows, 1]`."""
+        """Row indices `[rows, 1]`, which broadcast with `next_slots`."""
         if self._row_numbers is None:
             self._row_numbers = torch.arange(len(self.lengths), device=self.kv_layers[0].keys.device)[:, None]
         return self._row_numbers
 
     def holds(self, tokens: int) -> bool:
-        """Whether `tokens` more of each row fit without growing the buffers."""
+        """Whether `tokens` more tokens per row fit in the buffers."""
         return self.slots + tokens < self.kv_layers[0].keys.shape[2]
 
     def next_slots(self, tokens: int) -> Tensor:
-        """Return the slots `[rows, tokens]` of each row's next tokens; the buffers grow to hold them."""
+        """Return the slots `[rows, tokens]` for the next tokens of each row; the buffers grow if necessary."""
         if not self.holds(tokens):
             for layer in self.kv_layers:
                 layer.reserve(len(self.lengths), self.slots + tokens, layer.keys, layer.values)
@@ -137,14 +154,14 @@ class KeyValueCache(Cache):
         return self._next_slots
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` more of each row, which have been written, as in use."""
+        """Count `tokens` more slots of each row as used, after they have been written in all layers."""
         self.lengths = [length + tokens for length in self.lengths]
         self.slots += tokens
         if self._next_slots is not None:
-            self._next_slots = self._next_slots + tokens  # on the device: no transfer at every token
+            self._next_slots = self._next_slots + tokens  # on the device, without a copy from the host
 
     def repeat_rows(self, times: int) -> None:
-        """Let each row be followed by copies of itself, `times` rows in all."""
+        """Repeat each row `times` times; the copies of a row are adjacent, as by `torch.repeat_interleave`."""
         rows = len(self.lengths)
         for layer in self.kv_layers:
             layer.keys = layer.keys[:rows].repeat_interleave(times, 0)
@@ -152,7 +169,10 @@ class KeyValueCache(Cache):
         self._set_lengths([length for length in self.lengths for _ in range(times)])
 
     def keep_rows(self, order: list[int]) -> None:
-        """Keep the rows `order`, as `compact_rows` orders them: a row stays, or moves to the place of one that left."""
+        """Keep the rows `order`, which must come from `compact_rows`.
+
+        A row then keeps its place or moves to that of a removed row, so that no row is overwritten before it moves.
+        """
         for target, source in enumerate(order):
             if target != source:
                 used = self.lengths[source]
@@ -162,11 +182,13 @@ class KeyValueCache(Cache):
         self._set_lengths([self.lengths[source] for source in order])
 
     def keep_slots(self, start: int, chosen: Tensor) -> None:
-        """Keep of the slots from `start` on only those in `chosen`, in that order; all rows must have one length.
+        """Remove slots: keep the first `start` ones, and of the others those in `chosen`, in that order.
+
+        All rows must have the same length.
 
         Args:
-            start: number of slots that are kept in any case.
-            chosen: `[rows, kept]`, counted from `start`.
+            start: number of slots at the beginning that are all kept.
+            chosen: numbers of the other kept slots, counted from `start`, `[rows, kept]`.
         """
         rows, kept = chosen.shape
         for layer in self.kv_layers:
@@ -176,11 +198,11 @@ class KeyValueCache(Cache):
         self._set_lengths([start + kept] * rows)
 
     def append_rows(self, other: "KeyValueCache") -> None:
-        """Copy the rows of another cache, which all have one length, behind the rows of this one."""
+        """Append copies of the rows of another cache, which must all have the same length."""
         start, end, used = len(self.lengths), len(self.lengths) + len(other.lengths), other.slots
-        for mine, theirs in zip(self.kv_layers, other.kv_layers, strict=True):
-            mine.reserve(end, max(used, self.slots), theirs.keys, theirs.values)
-            for buffer, source in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+        for target, added in zip(self.kv_layers, other.kv_layers, strict=True):
+            target.reserve(end, max(used, self.slots), added.keys, added.values)
+            for buffer, source in ((target.keys, added.keys), (target.values, added.values)):
                 buffer[start:end, :, :used] = source[: end - start, :, :used]
                 buffer[start:end, :, used:] = 0
         self._set_lengths(self.lengths + other.lengths)
@@ -194,15 +216,22 @@ class KeyValueCache(Cache):
 
 
 def compact_rows(rows: int, finished: list[int]) -> list[int]:
-    """Order of the rows after `finished` (ascending) have left: the last remaining rows move into the gaps.
+    """Order of the rows after some are removed: the last remaining rows move into the gaps, the others stay in place.
+
+    Args:
+        rows: number of rows before.
+        finished: numbers of the removed rows, ascending.
+
+    Returns:
+        For each remaining row its former number.
 
     >>> compact_rows(6, [1, 4])
     [0, 5, 2, 3]
     """
     order = list(range(rows))
     remaining = rows - len(finished)
-    gone = set(finished)
-    movers = [row for row in range(remaining, rows) if row not in gone]
-    for gap, mover in zip((row for row in finished if row < remaining), movers, strict=True):
-        order[gap] = mover
+    removed = set(finished)
+    moving = [row for row in range(remaining, rows) if row not in removed]
+    for gap, row in zip((row for row in finished if row < remaining), moving, strict=True):
+        order[gap] = row
     return order[:remaining]

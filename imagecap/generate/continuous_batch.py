@@ -1,13 +1,15 @@
-"""A batch that rows of any length join and leave between two tokens (continuous batching; Yu et al. 2022, "Orca").
+"""Continuous batching: rows join and leave the batch between two tokens (Yu et al. 2022, "Orca").
 
-Every row has a length of its own; its next token goes to the slot of that number, and it sees the slots before. As long
-as all rows have one length, as those of a single request do, no mask is needed and the computation is that of a
-`StaticBatch`.
+Rows have different lengths. A row of length n has its keys and values in the cache slots 0 to n - 1. Its next token is
+written to slot n and attends to the slots 0 to n; a mask hides the later slots. If all rows have the same length, as
+those of a single request do, no mask is needed, and the computation is that of a `StaticBatch`.
 
     slots   0 1 2 3 4 5 6 7 8 9
     row a   p p p p p a a a ·        joined first: three tokens generated
     row b   p p p p p b ·            joined two steps later
-    row c   p p p p p p p c ·        a longer prompt
+    row c   p p p p p p p c ·        joined with row b, a longer prompt
+
+    p: prefix (prompt and image tokens)    a, b, c: generated tokens    ·: slot of the next token
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ from imagecap.generate.static_batch import StaticBatch
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-_SPARE_SLOTS = 32
+_SPARE_SLOTS = 32  # slots allocated beyond those needed when the cache grows
 
 
 @dataclass
@@ -35,12 +37,12 @@ class RunningCaption:
     """A row of a `ContinuousBatch`: one caption that is being generated.
 
     Attributes:
-        settings: how it is decoded; see `can_join`.
-        rules: change its scores before a token is chosen.
-        uniforms: `[max_length]` random numbers to sample by; None: greedy.
-        key: an object of the caller, to recognise the caption by.
-        tokens: generated so far.
-        log_probability: sum of their log-probabilities.
+        settings: decoding settings, which `can_join` accepts.
+        rules: logits processors of this row.
+        uniforms: one random number in [0, 1) per token, `[max_length]`, for sampling; None: greedy decoding.
+        key: any object by which the caller identifies the row; it is not read here.
+        tokens: ids of the tokens generated so far.
+        log_probability: sum of their log-probabilities before logits processors.
     """
 
     settings: GenerateSettings
@@ -69,15 +71,15 @@ def start_caption(
     pixel_values: Tensor,
     key: Any = None,
 ) -> RunningCaption:
-    """Make the row of a picture that is to join a batch.
+    """Make the row of a picture, which `ContinuousBatch.admit` then takes.
 
     Args:
         model: the captioner.
-        prompt: its prompt.
-        settings: how it is decoded; see `can_join`.
+        prompt: the prompt of the picture.
+        settings: decoding settings, which `can_join` accepts.
         prefix_ids: token ids of the prefix, `[tokens]`.
-        pixel_values: the resized picture, `[3, height, width]`.
-        key: an object of the caller, to recognise the caption by.
+        pixel_values: the resized picture, `[3, height, width]`; with prompt and seed it determines the random numbers.
+        key: any object by which the caller identifies the row.
     """
     uniforms = None
     if settings.temperature > 0:
@@ -87,11 +89,13 @@ def start_caption(
 
 
 class ContinuousBatch:
-    """Rows that are decoded together, whenever each of them came. For one thread, inside `torch.inference_mode`.
+    """The running batch: rows that join at any step and are decoded together.
+
+    It is not thread-safe. Its methods must be called inside `torch.inference_mode`.
 
     Attributes:
         rows: the captions that are being generated.
-        logits: of the next token of each row, `[rows, vocabulary]`.
+        logits: logits of the next token of each row, `[rows, vocabulary]`, in float32.
     """
 
     def __init__(self, model: "ImageCaptioner") -> None:
@@ -103,10 +107,14 @@ class ContinuousBatch:
         self.rows: list[RunningCaption] = []
 
     def admit(self, prefix: Tensor, rows: list[RunningCaption]) -> None:
-        """Read the prefixes `[rows, tokens, hidden]` and let the rows join.
+        """Run the prefill of new rows and append them to the batch.
+
+        Args:
+            prefix: embeddings of their prefixes, `[new rows, tokens, hidden]`.
+            rows: the new rows, in the same order.
 
         Raises:
-            Exception: the model failed; the rows that were here are as before.
+            Exception: the prefill failed; the batch is unchanged.
         """
         joining = StaticBatch(self._model)
         logits = joining.prefill(prefix)
@@ -115,10 +123,14 @@ class ContinuousBatch:
         self.rows += rows
 
     def step(self) -> list[RunningCaption]:
-        """Choose the next token of every row; return the rows that ended with it, which leave."""
+        """Generate one token per row.
+
+        Returns:
+            The rows that ended with this token; they are no longer in the batch.
+        """
         chosen = self._choose()
         ended = torch.isin(chosen, self._end_ids)
-        tokens, ends = torch.stack((chosen, ended.long())).tolist()  # the only wait for the device in a step
+        tokens, ends = torch.stack((chosen, ended.long())).tolist()  # device to host
         finished: list[int] = []
         for place, (row, token, end) in enumerate(zip(self.rows, tokens, ends, strict=True)):
             row.tokens.append(token)
@@ -135,7 +147,7 @@ class ContinuousBatch:
         return leaving
 
     def _choose(self) -> Tensor:
-        """Next token of each row, `[rows]`; adds up their log-probabilities."""
+        """Choose the next token of each row, `[rows]`, and add its log-probability to that of the row."""
         logits = self.logits
         chosen = logits.argmax(-1)
         for place, row in enumerate(self.rows):
@@ -153,14 +165,14 @@ class ContinuousBatch:
         return chosen
 
     def _next_logits(self, tokens: Tensor) -> Tensor:
-        """Logits `[rows, vocabulary]` after one more token (`[rows]`) of each row."""
+        """Append one token to each row, `[rows]`; returns the logits of the next one, `[rows, vocabulary]`."""
         cache = self._cache
         embeddings = self._model.embed_tokens(tokens[:, None])
         if cache.uniform:
             hidden = self._decoder.step(embeddings, cache)
         else:
             positions = cache.next_slots(1)
-            unseen = torch.arange(cache.slots + 1, device=tokens.device) > positions
-            mask = embeddings.new_zeros(unseen.shape).masked_fill(unseen, torch.finfo(embeddings.dtype).min)
+            later = torch.arange(cache.slots + 1, device=tokens.device) > positions  # [rows, slots]
+            mask = embeddings.new_zeros(later.shape).masked_fill(later, torch.finfo(embeddings.dtype).min)
             hidden = self._decoder.step(embeddings, cache, positions, mask[:, None, None])
         return self._model.lm_head(hidden[:, -1]).float()

@@ -1,4 +1,7 @@
-"""The registered model: base64 pictures in, captions out. MLflow runs this file itself ("models from code")."""
+"""The registered MLflow model (pyfunc): base64 pictures in, captions out.
+
+The model is logged as code ("models from code"): MLflow executes this file when it loads the model.
+"""
 
 import itertools
 import json
@@ -8,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Before transformers is imported: the model is complete, nothing needs the network.
+# Set before transformers is imported. The artifacts of the model are complete, so nothing is downloaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,11 +37,11 @@ from imagecap.serve.request import (
 )
 from imagecap.serve.scheduler import Scheduler, Timing
 
-_PIECE = 256  # rows of a large frame whose pictures are held at once
+_CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
 _log = logging.getLogger("imagecap.serve")
 _log.setLevel(logging.INFO)
-if not _log.handlers:  # to the server's own log
+if not _log.handlers:  # standard error, which is the log of the server
     _handler = logging.StreamHandler()
     _handler.setFormatter(logging.Formatter("%(asctime)s imagecap %(levelname)s %(message)s"))
     _log.addHandler(_handler)
@@ -46,14 +49,15 @@ if not _log.handlers:  # to the server's own log
 
 
 class CaptionModel(PythonModel):
-    """Captions pictures with the stock checkpoint that lies among its artifacts.
+    """Captions pictures with the checkpoint in its artifacts.
 
-    The user's mistakes become status 400 with a sentence that names row and field, ours status 500 with a reference
-    to the server's log. Anything that is not an `MlflowException` would be a 400 with a stack trace.
+    An `ImageCapError` is a mistake of the client: the server answers with status 400 and the message, which names row
+    and field. Any other exception is answered with status 500 and a reference to the log of the server. Both are
+    raised as `MlflowException`, because MLflow answers other exceptions with status 400 and a stack trace.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint and the defaults that were registered with it."""
+        """Load the checkpoint, and the default parameters and limits from the model's `model_config`."""
         from imagecap.generate.captioner import open_captioner
 
         config = context.model_config or {}
@@ -74,15 +78,20 @@ class CaptionModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Caption the pictures of the column `image`; called from several threads at once.
+        """Caption the pictures of the column `image`. Several threads may call it at once.
+
+        Args:
+            context: not used.
+            model_input: one row per picture; see `request.read_picture` for its values.
+            params: decoding parameters; absent ones have the registered defaults.
 
         Returns:
-            One row per picture: `caption`, and `score`, the mean log-probability of its tokens. Where `num_captions`
-            asks for more, also `others`: the other captions of the picture.
+            One row per picture: `caption` and `score` (`GeneratedCaption.score`); if `num_captions` is above 1, also
+            `others`, the list of the other captions of the picture; with the option `errors_as_rows` also `error`.
         """
         number, started = next(self._requests), time.monotonic()
         try:
-            found, timing = self._predict(model_input, params)
+            frame, timing = self._predict(model_input, params)
         except ImageCapError as error:
             _log.info("request %d refused: %s", number, error)
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
@@ -94,12 +103,12 @@ class CaptionModel(PythonModel):
         _log.info(
             "request %d: %d pictures in %.3f s, %.3f s of it queued, %d tokens",
             number,
-            len(found),
+            len(frame),
             time.monotonic() - started,
             timing.queued,
             timing.tokens,
         )
-        return found
+        return frame
 
     def _predict(self, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
         if not isinstance(table, pd.DataFrame):
@@ -108,25 +117,25 @@ class CaptionModel(PythonModel):
         if not self._errors_as_rows:
             captions, timing = self._scheduler.caption(read_pictures(table, self._limits), prompt, settings)
             return _frame(captions, settings), timing
-        return self._in_pieces(table, prompt, settings)
+        return self._predict_in_chunks(table, prompt, settings)
 
-    def _in_pieces(
+    def _predict_in_chunks(
         self, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
     ) -> tuple[pd.DataFrame, Timing]:
-        """A frame of any size, a piece at a time; a bad picture becomes a row with its error."""
+        """Caption a table chunk by chunk; a picture that cannot be read becomes a row with the column `error`."""
         check_table(table, self._limits)
         parts, tokens, queued = [], 0, 0.0
         values = list(table[COLUMN])
-        for start in range(0, len(values), _PIECE):
+        for start in range(0, len(values), _CHUNK_ROWS):
             pictures, errors = [], {}
-            for row, value in enumerate(values[start : start + _PIECE], start):
+            for row, value in enumerate(values[start : start + _CHUNK_ROWS], start):
                 try:
                     pictures.append(read_picture(value, f"row {row + 1} of {len(values)}", self._limits))
                 except ImageCapError as error:
                     errors[row - start] = str(error)
             captions, timing = self._scheduler.caption(pictures, prompt, settings) if pictures else ([], Timing())
             part = _frame(captions, settings)
-            good = [row for row in range(min(_PIECE, len(values) - start)) if row not in errors]
+            good = [row for row in range(min(_CHUNK_ROWS, len(values) - start)) if row not in errors]
             part = part.set_axis(good).reindex(range(len(good) + len(errors)))
             part["error"] = pd.Series(errors, dtype="object")
             parts.append(part)
@@ -135,14 +144,16 @@ class CaptionModel(PythonModel):
 
 
 def _frame(captions: list[GeneratedCaption], settings: GenerateSettings) -> pd.DataFrame:
-    # Plain Python strings, names too. Arrow's cost several turns of the interpreter's lock, for which the decoding
-    # thread waits.
+    """The answer of the model: one row per caption."""
+    # The dtype is object, also for the column names. Arrow strings would take the GIL several times, and the decoding
+    # thread would wait for it.
     columns: dict[str, pd.Series] = {
-        "caption": pd.Series([one.text for one in captions], dtype=object),
-        "score": pd.Series([one.score for one in captions], dtype=float),
+        "caption": pd.Series([caption.text for caption in captions], dtype=object),
+        "score": pd.Series([caption.score for caption in captions], dtype=float),
     }
     if settings.num_captions > 1:
-        columns["others"] = pd.Series([[other.text for other in one.others] for one in captions], dtype=object)
+        others = [[other.text for other in caption.others] for caption in captions]
+        columns["others"] = pd.Series(others, dtype=object)
     frame = pd.DataFrame(dict(enumerate(columns.values())))
     frame.columns = pd.Index(list(columns), dtype=object)
     return frame

@@ -1,4 +1,7 @@
-"""Reading a request to the served captioner: rows of base64 pictures, and the parameters of decoding."""
+"""Validation of a request to the served captioner: a table of base64 pictures, and the decoding parameters.
+
+Every mistake of a client becomes an `ImageCapError` that names the row or the parameter.
+"""
 
 import base64
 import binascii
@@ -25,16 +28,17 @@ _DATA_URL = re.compile(r"data:[\w.+/-]*(;[\w=.+-]+)*;base64,", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, so that a client can neither exhaust the memory nor block the others for long.
+    """Limits of one request, so that no client exhausts the memory or delays other requests for long.
 
     Attributes:
-        max_rows: pictures; None: any number.
-        max_picture_bytes: of one picture, as a file.
-        max_image_pixels: of one picture.
-        max_new_tokens: `max_length`.
-        max_beams: `num_beams` and `num_captions`.
-        max_prompt_characters: of `prompt` and `caption_start`.
-        picture_folder: values `file:NAME` name files in here; None: the server's files are not read.
+        max_rows: maximum number of pictures; None: no limit.
+        max_picture_bytes: maximum size of a picture file, in bytes.
+        max_image_pixels: maximum number of pixels of a picture.
+        max_new_tokens: maximum of the parameter `max_length`.
+        max_beams: maximum of the parameters `num_beams` and `num_captions`.
+        max_prompt_characters: maximum number of characters of the parameters `prompt` and `caption_start`.
+        picture_folder: folder of the server from which rows of the form `file:NAME` are read; None: such rows are
+            refused.
     """
 
     max_rows: int | None = MOST_REQUEST_ROWS
@@ -47,20 +51,20 @@ class Limits:
 
 
 def read_pictures(table: "pd.DataFrame", limits: Limits) -> list["Image"]:
-    """Decode the column `image`: a base64 string or a `data:` URL per row.
+    """Decode the pictures of the column `image`; see `read_picture` for its values.
 
     Raises:
-        ImageCapError: names the row (counted from 1) and what is wrong with it.
+        ImageCapError: a row cannot be decoded; the message names it, counted from 1.
     """
     check_table(table, limits)
     return [read_picture(value, f"row {row} of {len(table)}", limits) for row, value in enumerate(table[COLUMN], 1)]
 
 
 def check_table(table: "pd.DataFrame", limits: Limits) -> None:
-    """See that there is the one column, and not too many rows.
+    """Check that the table has the column `image`, no other column, and between 1 and `limits.max_rows` rows.
 
     Raises:
-        ImageCapError: there is not; says what is there.
+        ImageCapError: it does not; the message names the columns or the number of rows found.
     """
     names = list(table.columns)
     unknown = [str(name) for name in names if name != COLUMN]
@@ -78,15 +82,18 @@ def check_table(table: "pd.DataFrame", limits: Limits) -> None:
 def read_parameters(
     params: Mapping[str, Any] | None, defaults: Mapping[str, Any], limits: Limits
 ) -> tuple[GenerateSettings, str | None]:
-    """Check the parameters of decoding against the settings schema.
+    """Validate the decoding parameters with the settings schema.
 
-    An absent or empty `prompt` means the model's own.
+    Args:
+        params: parameters of the request; those that are None count as absent.
+        defaults: values of absent parameters.
+        limits: limits of the request.
 
     Returns:
-        The settings, and the prompt or None.
+        The settings, and the prompt; None if `prompt` is absent or blank: the model's default prompt is used.
 
     Raises:
-        ImageCapError: names the parameter that is unknown, of the wrong type or out of range.
+        ImageCapError: a parameter is unknown, of the wrong type or out of range; the message names it.
     """
     values = {**defaults, **{name: value for name, value in (params or {}).items() if value is not None}}
     for name, value in values.items():
@@ -100,7 +107,7 @@ def read_parameters(
     except ImageCapError as error:
         raise ImageCapError(
             str(error).replace("generate.", "").replace("generate: ", "")
-        ) from None  # the client knows no sections
+        ) from None  # clients send parameters without the section name `generate`
     for name, limit in (
         ("max_length", limits.max_new_tokens),
         ("num_beams", limits.max_beams),
@@ -117,17 +124,22 @@ def read_parameters(
 
 
 def read_picture(value: Any, row: str, limits: Limits) -> "Image":
-    """The picture of one row.
+    """Decode the picture of one row.
+
+    Args:
+        value: base64 string, `data:` URL or `file:NAME`.
+        row: name of the row in messages, such as "row 1 of 3".
+        limits: limits of the request.
 
     Raises:
-        ImageCapError: begins with `row` and says what is wrong.
+        ImageCapError: the value cannot be decoded; the message begins with `row`.
     """
     where = f"{row}, {COLUMN}"
     if not isinstance(value, str):
-        kind = "null" if value is None or value != value else type(value).__name__  # NaN is not itself
+        kind = "null" if value is None or value != value else type(value).__name__  # only NaN differs from itself
         raise ImageCapError(f"{where}: must be a base64 string, not {kind}")
     if value.startswith("file:"):
-        return _file(value.removeprefix("file:"), where, limits)
+        return _read_file(value.removeprefix("file:"), where, limits)
     if len(value) > limits.max_picture_bytes * 4 // 3 + 100:
         raise ImageCapError(f"{where}: the picture is larger than {limits.max_picture_bytes} bytes")
     text = "".join(_DATA_URL.sub("", value, count=1).split()) if value.startswith("data:") else "".join(value.split())
@@ -143,7 +155,8 @@ def read_picture(value: Any, row: str, limits: Limits) -> "Image":
         raise ImageCapError(f"{where}: the picture {error.reason}") from None
 
 
-def _file(name: str, where: str, limits: Limits) -> "Image":
+def _read_file(name: str, where: str, limits: Limits) -> "Image":
+    """Read a picture of `limits.picture_folder`."""
     if limits.picture_folder is None:
         raise ImageCapError(f"{where}: this server reads no files of its own; send the picture as a base64 string")
     try:

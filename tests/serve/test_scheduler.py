@@ -129,7 +129,7 @@ def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monke
     scheduler._pending = jobs(2)
     assert not scheduler._join(batch), "more may come"
     scheduler._pending += jobs(1)
-    scheduler._pending[0].asked -= 3600
+    scheduler._pending[0].queued_at -= 3600
     assert len(scheduler._join(batch)) == 3, "the first has waited long enough"
     assert not scheduler._pending
 
