@@ -1,4 +1,4 @@
-"""Captions of any number of picture files, batch by batch."""
+"""Captioning of any number of picture files, batch by batch, while threads read the files of the next batches."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 def caption_rows(
     model: "ImageCaptioner", pictures: Sequence[Picture], settings: Settings, batch_size: int
 ) -> Iterator[list[JournalRow]]:
-    """Caption picture files in order; threads read and resize the files of the next batches meanwhile.
+    """Caption picture files in order; threads read and resize the files of the next batches at the same time.
 
     Args:
         model: the captioner; it is switched to evaluation mode.
-        pictures: names and files.
-        settings: the sections data and generate are used.
-        batch_size: pictures that are decoded together.
+        pictures: names and paths of the pictures.
+        settings: their sections `data` and `generate` are used.
+        batch_size: number of pictures per batch.
 
     Yields:
-        One row per picture of a batch: `image`, `caption`, `score`, `tokens`, and `others` where there are further
-        captions. A picture that cannot be read has `image` and `error`.
+        The rows of one batch, one per picture. A row has `image` (the name), `caption`, `score`, `tokens` (their
+        number) and, if `num_captions` is above 1, `others`. The row of an unreadable picture has `image` and `error`.
 
     Raises:
-        ImageCapError: the model brings no prompt and the settings have none.
+        ImageCapError: neither the settings nor the model have a prompt.
     """
     generate = settings.generate
     prompt = tokenize_prompt(model, resolve_prompt(model, generate), generate)
@@ -50,9 +50,9 @@ def caption_rows(
             with torch.inference_mode():
                 pixel_values = torch.stack(pixels).to(weight.device, weight.dtype)
                 captions = caption_pixels(model, pixel_values, [prompt] * len(pixels), generate)
-        made = iter(captions)
+        remaining = iter(captions)
         yield [
-            {"image": name, "error": result.reason} if isinstance(result, PictureError) else _row(name, next(made))
+            {"image": name, "error": result.reason} if isinstance(result, PictureError) else _row(name, next(remaining))
             for name, result in batch
         ]
 

@@ -1,7 +1,8 @@
-"""A decoder whose blocks are compiled ahead of time.
+"""A decoder whose transformer blocks are compiled ahead of time (torch.export and AOTInductor).
 
-A block of a small model costs more in calls than in arithmetic, on a CPU as on a GPU; compiled it is one call. Numbers
-of rows, tokens and slots are left open, so that one compilation serves every batch.
+In a small model the overhead of Python and kernel launches exceeds the arithmetic of a block, on a CPU and on a GPU. A
+compiled block is one call. The numbers of rows, tokens and slots are dynamic dimensions, so that one compilation serves
+batches of all sizes.
 """
 
 from typing import Any
@@ -23,23 +24,24 @@ from imagecap.model import attention
 from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
 from imagecap.model.attention import group_queries, ungroup_queries
 
-# Sizes to trace with; see `ahead_of_time.compile_block`.
+# Sizes of the example inputs for tracing; see `ahead_of_time.compile_block`.
 _ROWS, _TOKENS, _SLOTS, _BUFFER_SLOTS = 24, 5, 61, 96
 
 
 def decode_block(
     block: Any, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, slots: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Run a block over a few tokens, whose keys and values are written into the buffers.
+    """Run a block on the next tokens of each row; their keys and values are written into the cache in place.
 
     Args:
-        block: the stock module.
-        hidden: `[rows, tokens, hidden]`.
-        cos: from `rotary_embedding`.
-        sin: from `rotary_embedding`.
-        mask: added to the scores, `[rows, 1, tokens, slots in use]`.
-        slots: where the keys and values of the tokens go, `[rows, tokens]`.
-        keys: buffer `[rows or more, key_heads, more slots than are in use, head_dim]`.
+        block: the transformer block of the stock model.
+        hidden: hidden states, `[rows, tokens, hidden]`.
+        cos: from `rotary_embedding`, `[rows, tokens, 1, head_dim]`.
+        sin: from `rotary_embedding`, `[rows, tokens, 1, head_dim]`.
+        mask: added to the attention scores, `[rows, 1, tokens, used_slots]`.
+        slots: cache slots of the tokens, `[rows, tokens]`.
+        keys: buffer of the cache, `[capacity_rows, key_heads, capacity_slots, head_dim]`; `capacity_rows` is at least
+            `rows`, and `capacity_slots` is greater than `used_slots`.
         values: buffer like `keys`.
 
     Returns:
@@ -59,7 +61,7 @@ def decode_block(
 
 
 class CompiledDecoder:
-    """Implements `decoders.Decoder` with compiled blocks; gradients do not pass them.
+    """Implements `decoders.Decoder` with compiled blocks, for inference only: they compute no gradients.
 
     Args:
         language_model: the language model without its head, which `WrittenOutDecoder.supports` must accept.
@@ -72,10 +74,12 @@ class CompiledDecoder:
         self._language_model = language_model
         blocks = list(language_model.layers)
         self._weights = [list(block.parameters()) for block in blocks]
+        # Per block: its compiled `prefill_block`, `prefill_last_block` and `decode_block`.
         self._runs: list[tuple[CompiledBlock, CompiledBlock, CompiledBlock]] = compile_distinct(blocks, self._compile)
         self._cos, self._sin = torch.empty(0), torch.empty(0)
 
     def _compile(self, block: Any) -> tuple[CompiledBlock, CompiledBlock, CompiledBlock]:
+        """Compile `prefill_block`, `prefill_last_block` and `decode_block` for a block."""
         config, like = self._language_model.config, self._language_model.norm.weight
         hidden, dim, key_heads = like.shape[0], block.self_attn.head_dim, config.num_key_value_heads
 
@@ -89,13 +93,15 @@ class CompiledDecoder:
         mask, slots = like.new_zeros(_ROWS, 1, _TOKENS, _SLOTS), like.new_zeros(_ROWS, _TOKENS, dtype=torch.long)
         buffers = [like.new_zeros(_ROWS + 1, key_heads, _BUFFER_SLOTS, dim) for _ in range(2)]
         inputs = [*hidden_cos_sin(_TOKENS), mask, slots, *buffers]
-        of_tokens, of_buffers = {0: "rows", 1: "tokens"}, {0: "buffer_rows", 2: "buffer_slots"}
-        open_dimensions = [*[of_tokens] * 3, {0: "rows", 2: "tokens", 3: "slots"}, of_tokens, *[of_buffers] * 2]
-        prefix, of_prefix = hidden_cos_sin(_SLOTS), [of_tokens] * 3
+        # dynamic dimensions of each input
+        token_dims, buffer_dims = {0: "rows", 1: "tokens"}, {0: "buffer_rows", 2: "buffer_slots"}
+        mask_dims = {0: "rows", 2: "tokens", 3: "slots"}
+        input_dims = [*[token_dims] * 3, mask_dims, token_dims, *[buffer_dims] * 2]
+        prefix, prefix_dims = hidden_cos_sin(_SLOTS), [token_dims] * 3
         return (
-            compile_block(prefill_block, block, config, prefix, of_prefix, attention),
-            compile_block(prefill_last_block, block, config, prefix, of_prefix, attention),
-            compile_block(decode_block, block, config, inputs, open_dimensions, decoder_blocks, attention),
+            compile_block(prefill_block, block, config, prefix, prefix_dims, attention),
+            compile_block(prefill_last_block, block, config, prefix, prefix_dims, attention),
+            compile_block(decode_block, block, config, inputs, input_dims, decoder_blocks, attention),
         )
 
     def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
@@ -104,8 +110,9 @@ class CompiledDecoder:
         cos, sin = self._rotary(torch.arange(tokens, device=embeddings.device).expand(rows, tokens), tokens)
         hidden = embeddings
         last = cache.kv_layers[-1]
-        for runs, weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
-            hidden, keys, values = runs[1 if layer is last else 0]([*weights, hidden, cos, sin])
+        for (prefill, prefill_last, _), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
+            run = prefill_last if layer is last else prefill
+            hidden, keys, values = run([*weights, hidden, cos, sin])
             layer.update(keys, values)
         cache.advance(tokens)
         return rms_norm(self._language_model.norm, hidden)[:, 0]
@@ -121,15 +128,15 @@ class CompiledDecoder:
             mask = embeddings.new_zeros((rows, 1, tokens, used))
         cos, sin = self._rotary(slots if positions is None else positions, used)
         hidden = embeddings
-        for (*_, run), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
+        for (_, _, run), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
             hidden = run([*weights, hidden, cos, sin, mask, slots, layer.keys, layer.values])[0]
         cache.advance(tokens)
         return rms_norm(self._language_model.norm, hidden)
 
     def _rotary(self, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """`rotary_embedding` from a table of at least `count` positions, which is computed once and grows."""
+        """Look up `rotary_embedding` of `positions` `[rows, tokens]`, all below `count`, in a table that grows."""
         if count > len(self._cos):
-            every = torch.arange(2 * count, device=positions.device)[None]
+            all_positions = torch.arange(2 * count, device=positions.device)[None]
             like = self._language_model.norm.weight
-            self._cos, self._sin = (each[0] for each in rotary_embedding(self._language_model, like, every))
+            self._cos, self._sin = (each[0] for each in rotary_embedding(self._language_model, like, all_positions))
         return self._cos[positions], self._sin[positions]

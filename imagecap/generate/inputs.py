@@ -1,4 +1,4 @@
-"""Which pictures a bulk job captions: a folder, a glob, a list, or a captions file."""
+"""The pictures of a bulk job, given as a folder, a glob pattern, a list of paths, a captions file or one file."""
 
 import glob
 import os
@@ -9,27 +9,35 @@ from imagecap.data.image_folder import is_picture_name
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key, read_json
 
-Picture = tuple[str, Path]
+Picture = tuple[str, Path]  # name of the picture in results, path of its file
 
 
 def pictures_of(source: str) -> list[Picture]:
-    """Name and file of every picture, none twice, in a fixed order.
+    """Name and path of every picture, without duplicate names, in a fixed order.
 
-    A folder gives all pictures in it and below, named by their path in it; a pattern with `*`, `?` or `[` what it
-    matches; a `.txt` file one path a line; a `.json` file the pictures of its rows (`image`), which lie in `images/`
-    beside it or beside it. Whether a file can be read is seen when its turn comes.
+    Args:
+        source: one of these:
+
+            - a folder: all pictures in it and in its subfolders, named by their relative paths;
+            - a glob pattern with `*`, `?` or `[`: the pictures that it matches;
+            - a `.txt` file: one path per line, relative to the folder of the file;
+            - a `.json` file: a list of rows; the path in `image` is relative to the folder `images` beside the file,
+              or to the folder of the file if there is no such folder;
+            - any other file: this picture.
+
+    The pictures are not opened: an unreadable file is found when it is captioned.
 
     Raises:
-        ImageCapError: there is no such thing, or no picture in it.
+        ImageCapError: `source` does not exist, or has no pictures.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         found = list(_walk(path, path))
-    elif any(sign in source for sign in "*?["):
+    elif any(character in source for character in "*?["):
         names = sorted(glob.glob(os.path.expanduser(source), recursive=True), key=natural_key)  # noqa: PTH111, PTH207
         found = [(name, Path(name)) for name in names if os.path.isfile(name) and is_picture_name(name)]  # noqa: PTH113
     elif path.suffix.lower() == ".json":
-        found = _named_in(path)
+        found = _read_captions_file(path)
     elif path.suffix.lower() == ".txt":
         found = [(line, path.parent / line) for line in _lines(path)]
     elif path.is_file():
@@ -45,6 +53,7 @@ def pictures_of(source: str) -> list[Picture]:
 
 
 def _walk(folder: Path, root: Path) -> Iterator[Picture]:
+    """Pictures in a folder and its subfolders, in natural order; hidden files and linked folders are left out."""
     try:
         entries = {
             entry.name: entry.is_dir(follow_symlinks=False)
@@ -60,14 +69,14 @@ def _walk(folder: Path, root: Path) -> Iterator[Picture]:
             yield (folder / name).relative_to(root).as_posix(), folder / name
 
 
-def _named_in(path: Path) -> list[Picture]:
+def _read_captions_file(path: Path) -> list[Picture]:
     rows = read_json(path)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("image"), str) for row in rows
     ):
         raise ImageCapError(f"{path} must hold a list of rows with `image`")
-    below = path.parent / "images"
-    folder = below if below.is_dir() else path.parent
+    images = path.parent / "images"
+    folder = images if images.is_dir() else path.parent
     return [(row["image"], folder / row["image"]) for row in rows]
 
 

@@ -1,7 +1,7 @@
-"""What a bulk job has done so far: rows appended to a file, so that an interrupted job goes on where it was.
+"""The journal of a bulk job: finished rows are appended to a file, so that an interrupted job can resume.
 
-The file holds one JSON object a line. A process that is killed while writing leaves at most one unfinished line, which
-the next one cuts off: its picture is captioned again. So no row is lost and none comes twice.
+The file has one JSON object per line (JSON Lines). A process that is killed while writing leaves at most one incomplete
+line. The next process truncates it and captions its picture again, so that no row is missing or duplicated.
 """
 
 import json
@@ -17,28 +17,32 @@ JournalRow = dict[str, Any]
 
 
 class Journal:
-    """Rows of a job in `path`, and beside it in `NAME.job` what the job is.
+    """The finished rows of a job in the file `path`, and the description of the job in the file `NAME.job` beside it.
 
     Args:
-        path: file with one row a line.
-        job: what must be equal for a job to go on: model, settings.
+        path: the file of the rows; it is created if it does not exist.
+        job: description of the job, such as model and settings. A job resumes only if its description is the same.
 
     Raises:
-        ImageCapError: the file belongs to another job, or holds something else.
+        ImageCapError: the file belongs to a job with another description, or is not a journal.
+
+    Attributes:
+        path: the file of the rows.
+        done: names (`image`) of the pictures that have a row when the journal is opened.
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
         self.path = path
-        self._about = path.with_name(f"{path.name}.job")
+        self._job_file = path.with_name(f"{path.name}.job")
         self._require_same(job)
         self.done = {row["image"] for row in self.rows()} if path.exists() else set()
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(self._about, dict(job))
+        atomic_write_json(self._job_file, dict(job))
         self._file = path.open("ab")
 
     def rows(self) -> Iterator[JournalRow]:
-        """All finished rows; cuts an unfinished last line off."""
-        good = 0
+        """Yield all finished rows; at the end, truncate an incomplete last line."""
+        complete_bytes = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -49,16 +53,16 @@ class Journal:
                     row = None
                 if not isinstance(row, dict) or not isinstance(row.get("image"), str):
                     raise ImageCapError(f"{self.path}, line {number}: is no row of a caption job; move the file away")
-                good += len(line)
+                complete_bytes += len(line)
                 yield row
-        if good < self.path.stat().st_size:
-            os.truncate(self.path, good)
+        if complete_bytes < self.path.stat().st_size:
+            os.truncate(self.path, complete_bytes)
 
     def add(self, rows: Sequence[JournalRow]) -> None:
-        """Append rows; they are on the disk when this returns.
+        """Append rows and wait until they are on the disk (fsync).
 
         Raises:
-            ImageCapError: the disk is full, say; what was there before is kept.
+            ImageCapError: the file cannot be written, for example because the disk is full. Earlier rows are kept.
         """
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
@@ -76,16 +80,17 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """Forget the job: its rows are elsewhere now."""
+        """Close and delete both files, after the rows have been written to their final place."""
         self.close()
         self.path.unlink()
-        self._about.unlink()
+        self._job_file.unlink()
 
     def _require_same(self, job: Mapping[str, Any]) -> None:
+        """Raise an error if the file exists and `NAME.job` differs from `job`."""
         if not self.path.exists():
             return
         try:
-            known = json.loads(self._about.read_text(encoding="utf-8"))
+            known = json.loads(self._job_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise ImageCapError(
                 f"{self.path} is there already and no caption job made it; choose another --output_file"

@@ -1,4 +1,8 @@
-"""From prompts to the prefix that the language model reads, and from token ids back to text."""
+"""Prompts: choosing and tokenizing them, embedding them with the image tokens, and decoding token ids to captions.
+
+The prefix of a caption is the input of the language model before the first generated token: the tokens before the
+image, the image tokens, the prompt, and the text that the caption begins with.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +18,15 @@ from imagecap.generate.decoders import check_decoder
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-MAX_START_TOKENS = 256  # of `caption_start`, which is meant for the first words of a caption
+MAX_START_TOKENS = 256  # longer values of `caption_start`, the first words of a caption, are truncated
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt and its token ids on both sides of the image tokens.
+    """A prompt, and the token ids before and after the image tokens.
 
     Attributes:
-        text: the prompt as it was given.
+        text: the prompt before tokenization.
         before: ids before the image tokens.
         after: ids after the image tokens: those of the prompt, then those of `caption_start`.
     """
@@ -33,7 +37,7 @@ class TokenizedPrompt:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Numbers of tokens before and after the image; prompts of one shape need no padding in a batch."""
+        """Numbers of tokens before and after the image tokens; prompts of equal shape form a batch without padding."""
         return len(self.before), len(self.after)
 
 
@@ -45,7 +49,7 @@ def resolve_prompt(
     fallback: str | None = None,
     missing: str = "the model brings no prompt: give one with --prompt",
 ) -> str:
-    """Return the prompt to caption with: `prompt`, else `settings.prompt`, else the model's own, else `fallback`.
+    """Return the first prompt that is not None: `prompt`, `settings.prompt`, that saved with the model, `fallback`.
 
     Raises:
         ImageCapError: all of them are None; the message is `missing`.
@@ -60,8 +64,8 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
     """Tokenize a prompt, followed by `settings.caption_start`.
 
     Raises:
-        ImageCapError: the prompt holds the image token; prompt and caption are too long for the language model; or the
-            language model cannot decode with these settings.
+        ImageCapError: the prompt contains the image token; prompt and caption have more tokens than the language model
+            has positions; or the language model does not support these settings.
     """
     ids = model.prompt_ids(prompt)
     start = model.caption_ids(settings.caption_start, MAX_START_TOKENS)[:-1] if settings.caption_start else []
@@ -74,15 +78,15 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
 def embed_prefixes(
     model: "ImageCaptioner", features: Tensor, prompts: Sequence[TokenizedPrompt]
 ) -> tuple[Tensor, Tensor]:
-    """Embed what the language model reads before it generates: the prompts with their image tokens.
+    """Embed the prefixes of a batch: image tokens are projected patch features, other tokens are looked up.
 
     Args:
         model: the captioner.
         features: patch features, `[rows, patches, vision_hidden]`.
-        prompts: one per row, all of one shape.
+        prompts: one per row, all of equal shape.
 
     Returns:
-        Embeddings `[rows, tokens, hidden]` and token ids `[rows, tokens]`.
+        Embeddings `[rows, tokens, hidden]` and token ids `[rows, tokens]`, in which image tokens are placeholders.
     """
     images = model.project(features)
     before = torch.tensor([prompt.before for prompt in prompts], dtype=torch.long, device=images.device)
@@ -94,7 +98,7 @@ def embed_prefixes(
 
 
 def end_token_ids(model: "ImageCaptioner") -> list[int]:
-    """Ids of the tokens that end a caption: those of the checkpoint's generation settings, else the tokenizer's."""
+    """Ids of the tokens that end a caption: those of the checkpoint's generation config, else EOS of the tokenizer."""
     ids = model.llava.generation_config.eos_token_id
     if ids is None:
         ids = model.eos_token_id
@@ -102,6 +106,6 @@ def end_token_ids(model: "ImageCaptioner") -> list[int]:
 
 
 def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateSettings) -> str:
-    """Decode generated tokens to a caption that begins with `settings.caption_start`, without special tokens."""
+    """Decode generated token ids to the text of a caption, without special tokens, after `settings.caption_start`."""
     text: str = model.tokenizer.decode(tokens, skip_special_tokens=True)
     return (settings.caption_start + text).strip()

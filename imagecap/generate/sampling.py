@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling."""
+"""Greedy decoding and sampling in a `StaticBatch`, with random numbers that do not depend on the batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,44 +11,44 @@ from imagecap.generate.static_batch import StaticBatch
 
 
 def row_uniforms(seed: int, pixel_values: Tensor, prompts: Sequence[str], steps: int, samples: int = 1) -> Tensor:
-    """Random numbers in [0, 1) to sample captions by, which depend on seed, picture, prompt and sample only.
+    """Uniform random numbers in [0, 1) for sampling, one per token of each caption.
 
-    So the sampled caption of a picture is the same alone, in any batch and in any order, and different pictures get
-    independent numbers.
+    The numbers of a caption are determined by seed, picture, prompt and number of the sample. So the sampled caption of
+    a picture does not depend on the batch or its order, and different pictures get independent numbers.
 
     Args:
         seed: `sample_seed` of the settings.
         pixel_values: `[rows, 3, height, width]`.
-        prompts: a prompt per row.
+        prompts: the prompt of each row.
         steps: maximum number of tokens of a caption.
-        samples: captions per picture; their rows follow one another.
+        samples: number of captions per row.
 
     Returns:
-        `[rows * samples, steps]`, on the device of `pixel_values`.
+        `[rows * samples, steps]`, on the device of `pixel_values`; the samples of a row are adjacent.
     """
     rows = []
     for picture, prompt in zip(pixel_values.float().cpu().numpy(), prompts, strict=True):
         for sample in range(samples):
             digest = hashlib.blake2b(picture.tobytes(), digest_size=8)
             digest.update(f"{seed}\0{prompt}".encode() + (f"\0{sample}".encode() if sample else b""))
-            # manual_seed takes signed and unsigned 64-bit numbers; 63 bits are the same in both
+            # manual_seed accepts signed and unsigned 64-bit integers; 63 bits mean the same in both
             generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
             rows.append(torch.rand(steps, generator=generator))
     return torch.stack(rows).to(pixel_values.device)
 
 
 def sample(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw a token per row from `softmax(scores)` by inverting its cumulative distribution.
+    """Sample a token per row from `softmax(scores)` by inverse transform sampling.
 
     Args:
-        scores: `[rows, vocabulary]`, logits after temperature, top-k and top-p; -inf excludes a token.
-        uniforms: `[rows]` in [0, 1).
+        scores: logits after temperature, top-k and top-p, `[rows, vocabulary]`; -inf excludes a token.
+        uniforms: random numbers in [0, 1), `[rows]`.
 
     Returns:
-        `[rows]`.
+        Token ids, `[rows]`.
     """
     cumulative = scores.softmax(-1).cumsum(-1)
-    # Below the total even after rounding, so that the token found always has a probability above 0.
+    # The target stays below the total even after rounding, so that no token of probability 0 is chosen.
     targets = uniforms.clamp(max=1 - 1e-6)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0]
 
@@ -56,21 +56,21 @@ def sample(scores: Tensor, uniforms: Tensor) -> Tensor:
 def sample_captions(
     batch: StaticBatch, logits: Tensor, rules: Rules, max_length: int, uniforms: Tensor | None
 ) -> tuple[list[list[int]], list[float]]:
-    """Continue every row, greedily or by sampling, until it ends or has `max_length` tokens.
+    """Generate the caption of every row, greedily or by sampling, up to an end token or `max_length` tokens.
 
     Args:
-        batch: after `prefill`.
-        logits: `[rows, vocabulary]`, which `prefill` returned.
-        rules: change the scores before a token is chosen.
+        batch: its `prefill` has run.
+        logits: the result of `prefill`, `[rows, vocabulary]`.
+        rules: logits processors.
         max_length: maximum number of generated tokens.
-        uniforms: `[rows, max_length]` random numbers to sample by; None: the token of the highest score is taken.
+        uniforms: from `row_uniforms`, `[rows, max_length]`; None: greedy decoding.
 
     Returns:
-        Tokens of each row, with the one that ended it, and the mean of their log-probabilities. These are the model's
-        own, before any rule or temperature.
+        Token ids of each row, with its end token, and the mean log-probability of these tokens. It is computed from
+        the logits before logits processors and temperature.
     """
     rows, device = logits.shape[0], logits.device
-    index = torch.arange(rows, device=device)  # row of the result that each running row writes to
+    index = torch.arange(rows, device=device)  # for each remaining row its row in the result
     tokens = torch.full((rows, max_length), -1, dtype=torch.long, device=device)
     log_probabilities = torch.zeros(rows, device=device)
     end_ids = set(rules.end_ids.tolist())
@@ -81,7 +81,7 @@ def sample_captions(
         log_probabilities[index] += logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         if step + 1 == max_length:
             break
-        # the only wait for the device in a step
+        # `tolist` copies from device to host, once per step
         finished = [row for row, token in enumerate(chosen.tolist()) if token in end_ids]
         if len(finished) == batch.rows:
             break

@@ -1,4 +1,4 @@
-"""A caption in pieces, as its tokens are made."""
+"""Streaming: the text of a caption is yielded while its tokens are generated."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 def stream_caption(
     model: "ImageCaptioner", image: "Image", prompt: str | None, settings: GenerateSettings
 ) -> Iterator[str]:
-    """Yield the caption of one picture piece by piece; joined, the pieces are what `caption` returns.
+    """Yield the caption of one picture in pieces; joined, they equal the text that `captioner.caption` returns.
 
-    A piece is text that no later token changes: where a character takes several tokens, it comes with its last one.
+    A yielded piece is final: no later token changes it. A character of several tokens is yielded after its last token.
 
     Args:
         model: the captioner, in evaluation mode.
-        image: RGB.
-        prompt: None: `settings.prompt`, or else the model's own.
-        settings: greedy or sampled; one caption.
+        image: an RGB picture.
+        prompt: the prompt; None: `settings.prompt`, else the default prompt of the model.
+        settings: decoding settings with `num_beams` 1 and `num_captions` 1.
 
     Raises:
-        ImageCapError: beams or several captions are asked for, or there is no prompt.
+        ImageCapError: the settings have several beams or captions, or there is no prompt.
     """
     if not can_join(settings):
         raise ImageCapError("a stream is one caption, greedy or sampled: set num_beams and num_captions to 1")
@@ -46,15 +46,15 @@ def _pieces(
         row = start_caption(model, prompt, settings, prefix_ids[0], pixels[0])
         batch = ContinuousBatch(model)
         batch.admit(prefix, [row])
-    shown = ""
+    yielded = ""
     while batch.rows:
         with torch.inference_mode():
             batch.step()
         text = caption_text(model, row.tokens, settings)
-        # An unfinished character reads as U+FFFD. Blanks at the end may yet be stripped.
-        if not text.endswith("\ufffd") and text.startswith(shown) and len(text) > len(shown):
-            yield text[len(shown) :]
-            shown = text
+        # An incomplete character is decoded as U+FFFD. Trailing white space is stripped until more text follows it.
+        if not text.endswith("\ufffd") and text.startswith(yielded) and len(text) > len(yielded):
+            yield text[len(yielded) :]
+            yielded = text
     text = caption_text(model, row.tokens, settings)
-    if text != shown:
-        yield text[len(shown) :]
+    if text != yielded:
+        yield text[len(yielded) :]
