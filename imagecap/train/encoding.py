@@ -1,4 +1,4 @@
-"""Encoding all pictures of a run once, before its first step, if the vision encoder is frozen."""
+"""Filling the feature cache: a frozen vision encoder encodes all pictures of a run once, before the first step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +21,19 @@ from imagecap.train.step import TrainStep
 def encode_pictures(
     train_step: TrainStep, folder: Path, plans: Sequence[Plan], settings: Settings, signals: DeferredSignals
 ) -> FeatureCache | None:
-    """Fill the feature cache with the pictures of the plans, as far as there is room.
+    """Encode the pictures of the plans into the feature cache, up to its capacity.
 
-    Rank 0 encodes while the other processes wait. Encoding ends early if a signal has come.
+    Rank 0 encodes while the other processes wait. Encoding stops early if a signal has been received.
+
+    Args:
+        train_step: holds the model.
+        folder: folder of the feature cache.
+        plans: plans of training and validation.
+        settings: all settings of the run.
+        signals: signals received so far.
 
     Returns:
-        The cache; None if features cannot be cached, because the encoder trains or pictures are augmented.
+        The cache; None if it is switched off, the encoder is trained, or pictures are augmented.
     """
     cache = None
     if train_step.group.rank == 0:
@@ -38,6 +45,7 @@ def encode_pictures(
 
 
 def _open(train_step: TrainStep, folder: Path, settings: Settings) -> FeatureCache | None:
+    """Open the feature cache; None if features cannot be cached."""
     options, model = settings.train, train_step.model
     if train_step.encoder_trains or not options.feature_cache:
         return None
@@ -86,17 +94,17 @@ def _encode_all(
 
 @contextmanager
 def encoder_weights_cast(train_step: TrainStep) -> Iterator[None]:
-    """Hold the encoder's matrices in the autocast dtype for the length of the block.
+    """Cast the weights of the encoder's linear layers to the autocast dtype within the `with` block.
 
-    Autocast would otherwise cast them for every picture. The features are the same, bit for bit.
+    Otherwise autocast would cast them again for every batch. The features are equal bit for bit.
     """
     layers = [module for module in train_step.model.vision_tower.modules() if isinstance(module, nn.Linear)]
-    whole = [layer.weight.data for layer in layers]
+    originals = [layer.weight.data for layer in layers]
     if train_step.dtype != torch.float32:
         for layer in layers:
             layer.weight.data = layer.weight.data.to(train_step.dtype)
     try:
         yield
     finally:
-        for layer, weight in zip(layers, whole, strict=True):
+        for layer, weight in zip(layers, originals, strict=True):
             layer.weight.data = weight

@@ -1,9 +1,10 @@
-"""Cache of a frozen encoder's patch features: computed once per picture and kept in a memory-mapped file.
+"""Feature cache: patch features of a frozen vision encoder, computed once per picture and kept on disk.
 
-The file has one record per picture. An index beside it lists the digests of the pictures, one line per record, and is
-written after the record, so that a killed process leaves at most a record without a line. The file's name contains a
-hash of everything that features depend on (encoder weights, preprocessing, layer, dtype, attention kernel), so that
-another encoder gets another file.
+The file `features-KEY.bin` has one record per picture and is read by memory mapping. The index `features-KEY.txt` lists
+the digest of the picture of each record, one per line. A record is written before its line, so that a killed process
+leaves at most one record without a line, which is overwritten later. KEY is a hash of everything besides the picture
+that determines features: encoder weights, preprocessing, layer, dtype and attention kernel. A changed encoder therefore
+uses another file.
 """
 
 import hashlib
@@ -22,22 +23,22 @@ from imagecap.model.vision_encoder.clip_encoder import num_blocks_used
 
 _NUMPY_DTYPES: dict[torch.dtype, Any] = {
     torch.float32: np.dtype(np.float32),
-    torch.bfloat16: np.dtype(np.int16),
+    torch.bfloat16: np.dtype(np.int16),  # NumPy has no bfloat16: the bits are stored
     torch.float16: np.dtype(np.float16),
 }
 
 
 class FeatureCache:
-    """Patch features by the digest of their picture, up to a size limit."""
+    """Patch features of pictures, looked up by the digest of the picture file, up to a size limit."""
 
     def __init__(self, folder: Path, key: str, shape: tuple[int, int], dtype: torch.dtype, limit_bytes: float) -> None:
-        """Open or create the file of `key` in `folder`, and remove the files of other keys.
+        """Open or create the cache of `key` in `folder`, and delete the files of other keys.
 
         Args:
-            folder: is created if it does not exist.
-            key: see `feature_cache_key`.
-            shape: `(patches, vision_hidden)`, the shape of a picture's features.
-            dtype: of the features: float32, bfloat16 or float16.
+            folder: folder of the files; it is created if it does not exist.
+            key: from `feature_cache_key`.
+            shape: `(patches, vision_hidden)`, the shape of the features of one picture.
+            dtype: dtype of the features: float32, bfloat16 or float16.
             limit_bytes: maximum size of the file.
         """
         self.shape, self.dtype = shape, dtype
@@ -50,33 +51,44 @@ class FeatureCache:
         self.data, self.index = folder / f"features-{key}.bin", folder / f"features-{key}.txt"
         self.by_digest: dict[str, int] = {}
         if self.index.exists() and self.data.exists():
-            kept = self.data.stat().st_size // self.record_bytes
-            # after the last line break there may be half a line
+            records = self.data.stat().st_size // self.record_bytes
+            # The text after the last line break is empty or an incomplete line.
             lines = self.index.read_text(encoding="ascii").split("\n")[:-1]
-            self.by_digest = {digest: record for record, digest in enumerate(lines[:kept])}
+            self.by_digest = {digest: record for record, digest in enumerate(lines[:records])}
         self._write_index()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self.by_digest
 
     def make_room(self, wanted: set[str]) -> None:
-        """Empty the cache if the `wanted` pictures do not all fit beside those of older data."""
+        """Empty the cache if it holds other pictures and the `wanted` ones do not all fit beside them.
+
+        Args:
+            wanted: digests of the pictures of a run.
+        """
         missing = len(wanted - self.by_digest.keys())
         if missing and len(self.by_digest) + missing > self.capacity and not wanted >= self.by_digest.keys():
             self.by_digest = {}
             self._write_index()
 
     def add(self, digest: str, features: Tensor) -> bool:
-        """Store the features of a picture, `[patches, vision_hidden]`; False if the cache is full.
+        """Store the features of a picture.
+
+        Args:
+            digest: digest of the picture.
+            features: `[patches, vision_hidden]`.
+
+        Returns:
+            False if the cache is full and the features were not stored.
 
         Raises:
-            ImageCapError: the disk is full.
+            ImageCapError: the file cannot be written, for example because the disk is full.
         """
         record = len(self.by_digest)
         if record >= self.capacity:
             return False
-        kept = features.detach().to("cpu", self.dtype).contiguous()
-        raw = kept.view(torch.int16) if self.dtype == torch.bfloat16 else kept
+        stored = features.detach().to("cpu", self.dtype).contiguous()
+        raw = stored.view(torch.int16) if self.dtype == torch.bfloat16 else stored
         try:
             with self.data.open("r+b" if self.data.exists() else "w+b") as file:
                 file.seek(record * self.record_bytes)
@@ -92,22 +104,22 @@ class FeatureCache:
         return True
 
     def read(self, digests: list[str]) -> Tensor:
-        """The features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU."""
+        """Read the features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU."""
         mapped = np.memmap(self.data, dtype=_NUMPY_DTYPES[self.dtype], mode="r").reshape(-1, *self.shape)
-        kept = torch.from_numpy(mapped[[self.by_digest[digest] for digest in digests]])
-        return kept.view(torch.bfloat16) if self.dtype == torch.bfloat16 else kept
+        features = torch.from_numpy(mapped[[self.by_digest[digest] for digest in digests]])
+        return features.view(torch.bfloat16) if self.dtype == torch.bfloat16 else features
 
     def _write_index(self) -> None:
         atomic_write_text(self.index, "".join(f"{digest}\n" for digest in self.by_digest))
 
 
 def feature_cache_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
-    """A hash of everything that features depend on, except for the pictures themselves.
+    """Hash of everything besides the picture that determines its features.
 
     Args:
-        model: of which the image processor and the encoder blocks that are used count.
-        dtype: of the features.
-        kernel: name of the attention kernel; different kernels differ in the last bits.
+        model: the captioner; image processor, feature layer and the encoder weights up to this layer are hashed.
+        dtype: dtype of the features.
+        kernel: name of the attention kernel; results of different kernels differ in the last bits.
     """
     config = model.llava.config
     total = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The forward pass of training: from packed rows and patch features to the summed loss."""
+"""The forward pass of training: from patch features and packed rows to the weighted sum of the label losses."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -13,15 +13,17 @@ from imagecap.train.packing import Branch, PackedRows, pack
 
 
 def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
-    """Last hidden states at the tokens that predict a label, `[labels, hidden]`.
+    """Last hidden states of the tokens that predict the labels, `[labels, hidden]`.
 
     Args:
-        features: patch features of the rows' pictures, `[pictures, patches, vision_hidden]`.
+        model: the captioner.
+        features: patch features, `[pictures, patches, vision_hidden]`.
+        rows: packed captions of the same pictures.
     """
     image = model.project(features)
     text = model.embed_tokens(rows.ids)
     end = rows.image_start + image.shape[1]
-    # under autocast the projector gives bfloat16; the residual stream stays in float32
+    # Under autocast the output of the projector has a 16-bit dtype. The hidden states between blocks stay in float32.
     exact = torch.promote_types(image.dtype, torch.float32)
     parts = [text[:, : rows.image_start], image, text[:, end:]]
     embeds = torch.cat([part.to(exact) for part in parts], dim=1)
@@ -36,21 +38,29 @@ def packed_loss(
     row_weights: Tensor,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """`sum(row_weights * cross_entropy)` over all labels of the rows, a scalar; see `chunked_cross_entropy`."""
+    """Weighted sum of the cross-entropy over all labels, a scalar.
+
+    Args:
+        model: the captioner.
+        features: patch features, `[pictures, patches, vision_hidden]`.
+        rows: packed captions of the same pictures.
+        row_weights: weight of each label, `[labels]`.
+        dtype: dtype of the matrix products with the head; see `chunked_cross_entropy`.
+    """
     hidden = hidden_states_at_labels(model, features, rows)
     return chunked_cross_entropy(hidden, model.lm_head.weight, rows.labels, row_weights, dtype)
 
 
 def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
-    """Run the stock text model on packed rows; returns its last hidden states `[pictures, tokens, hidden]`.
+    """Run the language model on packed rows; returns its last hidden states `[pictures, tokens, hidden]`.
 
-    The attention mask is 4-D, which transformers uses as it is. Without one, transformers would take positions that
-    start again for packed documents, and captions would not attend to their image.
+    The attention mask has four dimensions, which transformers uses without change. Without a mask, transformers would
+    read position ids that decrease as the start of another document, and captions would not attend to their image.
 
     Args:
-        decoder: the text model, without its head.
-        embeds: input embeddings `[pictures, tokens, hidden]`.
-        rows: of which mask and positions are used.
+        decoder: the language model without its head.
+        embeds: input embeddings, `[pictures, tokens, hidden]`.
+        rows: their attention mask and position ids are used.
     """
     mask = rows.attention_mask()
     if decoder.config._attn_implementation != "sdpa":  # other implementations add the mask to the scores
@@ -63,13 +73,17 @@ def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
 
 @torch.no_grad()
 def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -> None:
-    """Check on a few tokens that the language model respects an explicit attention mask and explicit positions.
+    """Check on a few tokens that the language model uses the given attention mask and position ids.
 
-    Recurrent models and those with attention biases of their own (ALiBi) do not: on packed rows they would train on
-    wrong hidden states without an error.
+    Recurrent models and models with ALiBi do not. On packed rows they would compute wrong hidden states without an
+    error.
+
+    Args:
+        model: the captioner.
+        dtype: autocast dtype of the training.
 
     Raises:
-        ImageCapError: the hidden states of a packed row differ from those of one row per caption.
+        ImageCapError: the model fails, or its hidden states of a packed row differ from those of one row per caption.
     """
     prefix, captions = [0], ((1, 2, 3), (4, 5), (2, 2, 4, 1))
     branches = [Branch((3, 1), caption) for caption in captions]
@@ -80,15 +94,16 @@ def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = tor
         with torch.autocast(model.device.type, dtype) if low else nullcontext():
             together = _states(model, packed)
             apart = torch.cat([_states(model, rows) for rows in alone])
-    except Exception as error:  # models without these arguments raise errors of any type
+    except Exception as error:  # models that lack these arguments raise different types of errors
         raise ImageCapError(_refusal(model, " ".join(str(error).split())[:200])) from error
     size = float(apart.abs().max())
-    # written so that NaN fails too
+    # `not ... <=` instead of `>`, so that NaN fails too
     if not float((together - apart).abs().max()) <= (5e-2 if low else 1e-2) * size:
         raise ImageCapError(_refusal(model, "it sees through the mask"))
 
 
 def _states(model: ImageCaptioner, rows: PackedRows) -> Tensor:
+    """Hidden states `[labels, hidden]` of the tokens that predict the labels, with embedded placeholders as image."""
     hidden = forward_packed(model.language_model, model.embed_tokens(rows.ids), rows)
     return hidden.flatten(0, 1).index_select(0, rows.predicts).float()
 

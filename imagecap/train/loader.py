@@ -1,4 +1,4 @@
-"""The loader: threads decode pictures and pack captions into micro-batches while the model computes."""
+"""The data loader: threads decode pictures and pack captions into micro-batches while the model computes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,10 @@ from imagecap.train.feature_cache import FeatureCache
 from imagecap.train.packing import PackedRows, pack
 from imagecap.train.plan import Plan, Step
 
-THREADS, THREADS_ON_GPU = 2, 8  # decoding is fast relative to a step on the CPU, but not on a GPU
-AHEAD = 2  # steps prepared ahead per thread, so that a slow one is not waited for
-AUGMENTATION_STREAM, TOKEN_DROPOUT_STREAM = 1, 2  # last part of a seed: keeps the random streams apart
+# A step on the CPU takes long compared with reading its pictures. A step on a GPU does not, so more threads read.
+THREADS, THREADS_ON_GPU = 2, 8
+AHEAD = 2  # steps prepared in advance per thread, so that training seldom waits for a slow one
+AUGMENTATION_STREAM, TOKEN_DROPOUT_STREAM = 1, 2  # last part of a seed, which makes the random numbers independent
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class MicroBatch:
         names: names of the pictures, for messages.
         rows: the packed captions.
         weights: weight of each label in the loss, `[labels]`.
-        cached: indices within the batch whose features are cached, and these features
-            `[pictures, patches, vision_hidden]`.
-        fresh: indices within the batch that must be encoded, and their pixel values `[pictures, 3, height, width]`.
+        cached: row indices of the pictures whose features are cached, and these features
+            `[cached pictures, patches, vision_hidden]`; None if there are none.
+        fresh: row indices of the other pictures, and their pixel values `[fresh pictures, 3, height, width]`; None if
+            there are none.
     """
 
     pictures: list[int]
@@ -45,7 +47,15 @@ class MicroBatch:
 
 
 class Loader:
-    """Makes the micro-batches of a plan, each process its share."""
+    """Makes the micro-batches of a plan; in a distributed training those of this process.
+
+    Args:
+        model: the captioner, for tokenizer and preprocessing.
+        plan: the pictures and captions of every step.
+        cache: cached patch features; None: all pictures are decoded and encoded.
+        max_pixels: maximum number of pixels of a picture.
+        group: the processes of a distributed training; None: one process.
+    """
 
     def __init__(
         self,
@@ -60,11 +70,11 @@ class Loader:
         self.before = model.prompt_ids("").before
 
     def pixels(self, picture: int, epoch: int | None = None) -> Tensor:
-        """Pixel values `[3, height, width]` of a picture of the plan.
+        """Read a picture; returns its pixel values `[3, height, width]`.
 
         Args:
-            picture: index in the plan.
-            epoch: seeds the augmentation; None: not augmented.
+            picture: index of the picture in the plan.
+            epoch: part of the seed of the augmentation; None: no augmentation.
         """
         sample, settings = self.plan.samples[picture], self.plan.settings
         image = load_image(sample.path, self.max_pixels)
@@ -75,14 +85,16 @@ class Loader:
         return self.model.preprocess([image])[0]
 
     def micro_batch(self, part: list[tuple[int, list[int]]], epoch: int | None) -> MicroBatch:
-        """The micro-batch of this process.
+        """Make the micro-batch of this process.
 
         Args:
-            part: indices of pictures, of all processes, with the indices of their captions.
-            epoch: seeds augmentation and token dropout; None: without them.
+            part: the micro-step of all processes: indices of pictures, each with the indices of its captions.
+            epoch: part of the seed of augmentation and token dropout; None: neither is applied.
         """
         mine = self.group.shard(part)
-        idle = not mine  # fewer pictures than processes are left: compute with one of another process, with weight 0
+        # With fewer pictures than processes, this process may have none. It then computes the first one with weight 0,
+        # because every process must take part in the all-reduce.
+        idle = not mine
         part = mine or part[:1]
         pictures = [picture for picture, _ in part]
         digests = [self.plan.samples[picture].digest for picture in pictures]
@@ -101,7 +113,7 @@ class Loader:
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
         fresh = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
-        # asynchronous copies to the device need pinned memory
+        # only copies from pinned memory are asynchronous
         pinned = self.model.device.type == "cuda"
         return MicroBatch(
             pictures=pictures,
@@ -113,7 +125,7 @@ class Loader:
         )
 
     def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[MicroBatch]]]:
-        """The steps in order with their micro-batches, which threads prepare ahead."""
+        """Yield the steps in order with their micro-batches, which threads prepare in advance."""
         threads = threads_for(self.model.device)
 
         def prepare(step: Step) -> tuple[Step, list[MicroBatch]]:

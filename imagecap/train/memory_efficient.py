@@ -1,9 +1,9 @@
-"""Memory-efficient RMS norms and gated MLPs: they save few tensors for the backward pass.
+"""Memory-efficient RMS norms and gated MLPs, which save fewer tensors for the backward pass.
 
-Stock modules save every intermediate result in float32. Here an RMS norm saves its input and one number per token, a
-gated product saves its two factors, and the backward pass recomputes the rest in few passes over memory. This is the
-idea of Liger Kernel (Hsu et al. 2024, arXiv:2410.10989), in plain torch. A module is replaced only if its output on
-random input equals that of the replacement.
+The modules of transformers save every intermediate result, in float32. Here an RMS norm saves its input and one scale
+per token, a gated product saves its two factors, and the backward pass recomputes the rest. This is the idea of Liger
+Kernel (Hsu et al. 2024, arXiv:2410.10989), in plain torch. Only the `forward` of a module is replaced, and only if both
+give the same output for a random input.
 """
 
 import types
@@ -35,7 +35,7 @@ class _RmsNorm(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (wide * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
-        # the derivative of a normalized vector is orthogonal to the vector
+        # The gradient with respect to x is orthogonal to x: its component along x is subtracted.
         grad_normed = wide * weight
         along = torch.linalg.vecdot(grad_normed, normed).div_(x.shape[-1]).unsqueeze(-1)
         return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None, None
@@ -59,13 +59,15 @@ class _GatedProduct(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS norm over the last dimension, computed in float32 at least.
 
-    Under autocast a float32 input gives an output of the autocast dtype: the matrix product that follows would cast it
-    anyway.
+    Under autocast the output of a float32 input has the autocast dtype, to which the next matrix product would cast it.
 
     Args:
         x: `[..., hidden]`.
         weight: `[hidden]`.
-        eps: is added to the mean square.
+        eps: added to the mean square.
+
+    Returns:
+        `[..., hidden]`.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
@@ -76,16 +78,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def gated_product(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`, of two tensors of the same shape and dtype."""
+    """`silu(gate) * up`; both tensors have the same shape and dtype."""
     out = _GatedProduct.apply(gate, up)
     assert isinstance(out, Tensor)
     return out
 
 
 def memory_efficient_forwards(model: ImageCaptioner) -> list[tuple[nn.Module, Any]]:
-    """The modules of the language model that can be replaced, each with its replacement of `forward`."""
+    """RMS norms and gated MLPs of the language model, each with a replacement of its `forward`.
+
+    The result is used by `replaced_forwards`. Modules whose output would differ are left out.
+    """
     found: list[tuple[nn.Module, Any]] = []
-    kinds: dict[type, bool] = {}
+    equal: dict[type, bool] = {}  # by type of module
     for module in model.language_model.modules():
         replacement: Any = None
         if hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
@@ -94,9 +99,9 @@ def memory_efficient_forwards(model: ImageCaptioner) -> list[tuple[nn.Module, An
             replacement = _mlp_forward
         if replacement is not None:
             kind = type(module)
-            if kind not in kinds:
-                kinds[kind] = _same_output(module, replacement)
-            if kinds[kind]:
+            if kind not in equal:
+                equal[kind] = _same_output(module, replacement)
+            if equal[kind]:
                 found.append((module, types.MethodType(replacement, module)))
     return found
 
@@ -111,7 +116,7 @@ def _mlp_forward(module: Any, x: Tensor) -> Any:
 
 @torch.no_grad()
 def _same_output(module: Any, replacement: Any) -> bool:
-    """Whether the replacement computes what the module does. Gemma's norms add 1 to the weight; some gates use GELU."""
+    """Whether module and replacement have the same output: norms of Gemma add 1 to the weight, some MLPs use GELU."""
     weight = next(module.parameters())
     x = torch.randn(7, weight.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
         weight.device, weight.dtype
@@ -122,7 +127,11 @@ def _same_output(module: Any, replacement: Any) -> bool:
 
 @contextmanager
 def replaced_forwards(modules: list[tuple[nn.Module, Any]]) -> Iterator[None]:
-    """Replace the `forward` of these modules inside a `with` block."""
+    """Replace the `forward` of modules within a `with` block.
+
+    Args:
+        modules: modules, each with its replacement.
+    """
     for module, forward in modules:
         module.forward = forward
     try:

@@ -1,15 +1,17 @@
-"""Packing of all captions of a picture into one row, in which they share the image tokens and the prompt.
+"""Sequence packing: all captions of a picture are in one row and share its image tokens and prompt.
 
-A row is a tree in depth-first order. Its root are the image tokens, every different prompt is a child of the root, and
-every caption is a child of its prompt. Usually all captions have the same prompt:
+A row is a tree in depth-first order. The root is the image, each distinct prompt is a child of the root, and each
+caption is a child of its prompt. A token attends to itself and to the earlier tokens on its path from the root. Usually
+all captions have the same prompt:
 
     image tokens | prompt | caption 1 | caption 2 | caption 3        keys that a token attends to
     i i i i i i    p p      a a a       b b b b     c c              a: i, p, earlier a's;  b: i, p, earlier b's
 
-The positions of each caption continue those of its prompt, as if it were the only caption. The last token of the prompt
-predicts the first token of each of its captions, so its hidden state is gathered once per caption. EOS is a label but
-not an input. Loss and gradients equal those of one row per caption (in float64 to 1e-15), while the image tokens, which
-are most of the work, are computed once. Molmo is trained on such message trees (Deitke et al. 2024, arXiv:2409.17146).
+The position ids of each caption continue those of its prompt, as if it were the only caption. The last token of the
+prompt predicts the first token of each of its captions, so its hidden state is gathered once per caption. EOS is a
+label but not an input. Loss and gradients equal those of one row per caption (in float64 to 1e-15), but the image
+tokens, which are most of the work, are computed once. Molmo is trained on such message trees (Deitke et al. 2024,
+arXiv:2409.17146).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +20,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SHARED = -1  # marks tokens that several prompts, or several captions, share
-PADDING = -2  # marks padding
+SHARED = -1  # number of prompt or caption of tokens that all prompts, or all captions of a prompt, share
+PADDING = -2  # number of prompt and caption of padding tokens
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Token ids of one caption: `prompt` are those between image and caption, `caption` ends with EOS."""
+    """Token ids of one caption and its prompt.
+
+    Attributes:
+        prompt: token ids between the image tokens and the caption.
+        caption: token ids of the caption, EOS included.
+    """
 
     prompt: tuple[int, ...]
     caption: tuple[int, ...]
@@ -35,15 +42,17 @@ class PackedRows:
     """A batch of packed rows, one per picture; all tensors are on the same device.
 
     Attributes:
-        ids: token ids `[pictures, tokens]`; placeholders at the image tokens.
-        positions: position ids `[pictures, tokens]`.
-        groups: number of the prompt that a token belongs to, `SHARED` or `PADDING`, `[pictures, tokens]`.
-        captions: likewise for captions, `[pictures, tokens]`; tokens of image and prompt are `SHARED`.
-        predicts: indices of the hidden states that predict the labels, in the flattened `[pictures * tokens]`,
-            `[labels]`.
+        ids: token ids, `[pictures, tokens]`; image tokens are placeholders.
+        positions: position ids, `[pictures, tokens]`.
+        groups: number of a token's prompt within the row, `[pictures, tokens]`; `SHARED` for image tokens and those
+            before them, `PADDING` for padding.
+        captions: number of a token's caption within the row, `[pictures, tokens]`; `SHARED` for tokens of image and
+            prompt, `PADDING` for padding.
+        predicts: for each label, the index of the token whose hidden state predicts it, `[labels]`; tokens are counted
+            in the flattened `[pictures * tokens]`.
         labels: token ids to predict, caption by caption, `[labels]`.
-        owners: number of the caption that a label belongs to, counted over the whole batch, `[labels]`.
-        image_start: index of the first image token in each row.
+        owners: for each label, the number of its caption within the batch, `[labels]`.
+        image_start: index of the first image token in every row.
     """
 
     ids: Tensor
@@ -56,6 +65,7 @@ class PackedRows:
     image_start: int
 
     def to(self, device: torch.device) -> "PackedRows":
+        """A copy on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "PackedRows":
@@ -70,7 +80,7 @@ class PackedRows:
         """Weights of the labels in the loss, `[labels]`.
 
         Args:
-            weighting: what has the same weight: every "token", every "caption" or every "picture".
+            weighting: the unit whose labels have a total weight of 1: "token", "caption" or "picture".
         """
         weights = torch.ones(len(self.labels), dtype=torch.float64)
         if weighting == "token":
@@ -85,8 +95,8 @@ class PackedRows:
     def attention_mask(self) -> Tensor:
         """The tree attention mask `[pictures, 1, tokens, tokens]`: True where a query (row) attends to a key (column).
 
-        A token attends to earlier tokens, and itself, of its image, its prompt and its caption. Only padding attends
-        to padding; it attends to the image too, so that no row of the softmax is empty.
+        A token attends to itself and to the earlier tokens of its image, prompt and caption. Padding attends to the
+        image and to earlier padding. Only padding attends to padding, and its hidden states are not used.
         """
         tokens = self.ids.shape[1]
         order = torch.arange(tokens, device=self.ids.device)
@@ -98,27 +108,27 @@ class PackedRows:
 
 
 def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int, image_tokens: int) -> PackedRows:
-    """Pack the captions of each picture into a row, padded to the longest row.
+    """Pack the captions of each picture into one row; rows are padded to the longest one.
 
     Args:
         rows: the captions of each picture, at least one each.
-        before: token ids before the image tokens (BOS, if any).
+        before: token ids before the image tokens, such as BOS.
         image_id: id of the image placeholder token.
         image_tokens: number of image tokens of a picture.
     """
     prefix = [*before, *[image_id] * image_tokens]
     columns: list[tuple[list[int], list[int], list[int], list[int]]] = []
-    predicts: list[tuple[int, int]] = []  # (row, position in the row)
+    predicts: list[tuple[int, int]] = []  # (row, index in the row)
     labels: list[int] = []
     owners: list[int] = []
-    number = 0
+    number = 0  # of the caption, in the batch
     for index, branches in enumerate(rows):
         ids, positions = list(prefix), list(range(len(prefix)))
         groups, captions = [SHARED] * len(prefix), [SHARED] * len(prefix)
         by_prompt: dict[tuple[int, ...], list[Branch]] = {}
         for branch in branches:
             by_prompt.setdefault(branch.prompt, []).append(branch)
-        caption = 0
+        caption = 0  # number of the caption, in the row
         for group, (prompt, members) in enumerate(by_prompt.items()):
             ids += prompt
             positions += range(len(prefix), len(prefix) + len(prompt))
@@ -128,12 +138,12 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
             last = len(ids) - 1 if prompt else len(prefix) - 1
             start = len(prefix) + len(prompt)
             for branch in members:
-                fed = branch.caption[:-1]
-                predicts += [(index, last), *((index, len(ids) + step) for step in range(len(fed)))]
-                ids += fed
-                positions += range(start, start + len(fed))
-                groups += [group] * len(fed)
-                captions += [caption] * len(fed)
+                inputs = branch.caption[:-1]
+                predicts += [(index, last), *((index, len(ids) + step) for step in range(len(inputs)))]
+                ids += inputs
+                positions += range(start, start + len(inputs))
+                groups += [group] * len(inputs)
+                captions += [caption] * len(inputs)
                 labels += branch.caption
                 owners += [number] * len(branch.caption)
                 caption += 1

@@ -1,10 +1,10 @@
-"""Self-critical training: the model learns from its own captions, weighted by their CIDEr.
+"""Self-critical sequence training (SCST): the model is trained on generated captions, weighted by their CIDEr.
 
-Beam search finds several captions of each picture. The reward of a caption is its CIDEr against the captions that
-people wrote, and its advantage is the reward minus the mean reward of the picture's other beams (self-critical
-sequence training: Rennie et al. 2017, arXiv:1612.00563; beams instead of samples: Cornia et al. 2020,
-arXiv:1912.08226; the baseline: Luo 2020, arXiv:2003.09971). The captions are packed like those of people, so the
-optimizer step is that of `step.py`; only the captions and the weights of their labels differ.
+Beam search generates several captions of each picture. The reward of a caption is its CIDEr against the reference
+captions. Its advantage is the reward minus the baseline, the mean reward of the other beams of the picture (SCST:
+Rennie et al. 2017, arXiv:1612.00563; beams instead of samples: Cornia et al. 2020, arXiv:1912.08226; the baseline: Luo
+2020, arXiv:2003.09971). Generated captions are packed like reference captions, so that `TrainStep.step` is the same.
+Only the captions and the weights of their labels, the advantages, differ.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,15 @@ from imagecap.train.packing import Branch, pack
 from imagecap.train.plan import Plan, Step, prompts_of, texts_in
 from imagecap.train.step import TrainStep
 
-MAX_CAPTION_TOKENS = 40  # captions of people have some 12 tokens; one that never ends must not delay the training
+MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time of captions without an end token
 
 
 class SelfCritical:
-    """Replaces the captions of a micro-batch by captions of the model.
+    """Replaces the reference captions of micro-batches by captions that the model generates.
+
+    Args:
+        train_step: holds the model.
+        plan: the training pictures with their reference captions.
 
     Raises:
         ImageCapError: the language model has too few positions for a prompt and a caption.
@@ -45,7 +49,7 @@ class SelfCritical:
         self.cider: dict[str, Cider] = {}
         self.prompts = [prompts_of(sample) for sample in self.plan.samples]
         for prompt in {prompt for prompts in self.prompts for prompt in prompts.values()}:
-            tokenize_prompt(train_step.model, prompt, self.settings)  # raises now what would fail in the first epoch
+            tokenize_prompt(train_step.model, prompt, self.settings)  # raises errors before training starts
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
             self.place[language] = {picture: place for place, picture in enumerate(pictures)}
@@ -53,53 +57,61 @@ class SelfCritical:
             self.cider[language] = Cider(prepare_references(references, language))
 
     def step(self, step: Step, micro_batches: Sequence[MicroBatch]) -> tuple[list[MicroBatch], int, float]:
-        """The micro-batches with captions of the model, the number of these captions, and their mean reward."""
-        made = [self._own_captions(batch) for batch in micro_batches]
+        """Replace the captions of the micro-batches of a step.
+
+        Args:
+            step: the step of all processes.
+            micro_batches: the micro-batches of this process.
+
+        Returns:
+            The new micro-batches of this process, the number of captions in all processes, and their mean reward.
+        """
+        made = [self._generate(batch) for batch in micro_batches]
         weight = self.beams * sum(len(self.prompts[picture]) for picture in step.pictures)
         rewards = torch.tensor([reward for _, reward in made], device=self.train_step.model.device).sum()
         return [batch for batch, _ in made], weight, self.train_step.group.all_reduce_sum(rewards).item() / weight
 
     @torch.no_grad()
-    def _own_captions(self, batch: MicroBatch) -> tuple[MicroBatch, float]:
-        """The micro-batch with captions of the present model, and the sum of their rewards.
+    def _generate(self, batch: MicroBatch) -> tuple[MicroBatch, float]:
+        """Replace the captions of a micro-batch by captions of the current model; also returns the sum of rewards.
 
-        The weight of a label is the advantage of its caption. If the captions were samples, the gradient of the
-        weighted loss would be the negative gradient of the expected reward (REINFORCE with a baseline).
+        The weight of a label is the advantage of its caption. For sampled captions the gradient of the weighted loss
+        estimates the negative gradient of the expected reward (REINFORCE with a baseline); beams only approximate this.
         """
         model = self.train_step.model
         features = self.train_step.features(batch)
-        weighed: list[list[tuple[Branch, float]]] = [[] for _ in batch.pictures]
+        branches: list[list[tuple[Branch, float]]] = [[] for _ in batch.pictures]  # per row: captions, advantages
         total = 0.0
-        wanted: dict[tuple[str, str], list[int]] = {}
+        rows_by_prompt: dict[tuple[str, str], list[int]] = {}
         for row, picture in enumerate(batch.pictures):
             for language, prompt in self.prompts[picture].items():
-                wanted.setdefault((language, prompt), []).append(row)
-        for (language, prompt), asked in wanted.items():
-            said = self._beam_search(features[asked], prompt)
-            places = [self.place[language][batch.pictures[row]] for row in asked for _ in range(self.beams)]
-            rewards = self.cider[language].score(places, [text for text, _ in said]).reshape(len(asked), self.beams)
+                rows_by_prompt.setdefault((language, prompt), []).append(row)
+        for (language, prompt), group in rows_by_prompt.items():
+            found = self._beam_search(features[group], prompt)
+            places = [self.place[language][batch.pictures[row]] for row in group for _ in range(self.beams)]
+            rewards = self.cider[language].score(places, [text for text, _ in found]).reshape(len(group), self.beams)
             total += float(rewards.sum())
-            others = (rewards.sum(1, keepdims=True) - rewards) / (self.beams - 1)
+            baselines = (rewards.sum(1, keepdims=True) - rewards) / (self.beams - 1)
             after = tuple(model.prompt_ids(prompt).after)
-            for number, row in enumerate(asked):
-                tokens = [ids for _, ids in said[number * self.beams : (number + 1) * self.beams]]
-                advantages = (rewards - others)[number].tolist()
-                weighed[row] += [
+            for number, row in enumerate(group):
+                tokens = [ids for _, ids in found[number * self.beams : (number + 1) * self.beams]]
+                advantages = (rewards - baselines)[number].tolist()
+                branches[row] += [
                     (Branch(after, tuple(ids)), value) for ids, value in zip(tokens, advantages, strict=True)
                 ]
-        rows = [[branch for branch, _ in row] for row in weighed]
+        rows = [[branch for branch, _ in row] for row in branches]
         packed = pack(rows, self.before, model.image_token_id, model.num_image_tokens)
-        weights = torch.tensor([value for row in weighed for _, value in row], dtype=torch.float64)[packed.owners]
-        if not batch.weights.any():  # this process has no pictures of its own in this step
+        weights = torch.tensor([value for row in branches for _, value in row], dtype=torch.float64)[packed.owners]
+        if not batch.weights.any():  # a placeholder of a process without pictures in this micro-step; see `Loader`
             return replace(batch, rows=packed, weights=torch.zeros_like(weights)), 0.0
         return replace(batch, rows=packed, weights=weights), total
 
     def _beam_search(self, features: Tensor, prompt: str) -> list[tuple[str, list[int]]]:
-        """Texts and tokens of all beams, picture by picture.
+        """Text and token ids of every beam; the beams of a picture are adjacent.
 
         Args:
             features: patch features, `[pictures, patches, vision_hidden]`.
-            prompt: of all pictures.
+            prompt: the prompt of all pictures.
         """
         model = self.train_step.model
         prompts = [tokenize_prompt(model, prompt, self.settings)] * len(features)

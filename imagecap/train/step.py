@@ -17,7 +17,7 @@ from imagecap.train.loader import MicroBatch
 from imagecap.train.matmul_attention import MATMUL_ATTENTION, matmul_attention
 from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
 
-GPU_ENCODER_BATCH = 32  # pictures that a frozen encoder takes at once on a GPU
+GPU_ENCODER_BATCH = 32  # batch size of a frozen encoder on a GPU
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class StepResult:
     """The outcome of an optimizer step.
 
     Attributes:
-        loss: mean loss of its label tokens, over all processes.
-        gradient_norm: before clipping.
-        non_finite: names of the pictures in micro-steps with a non-finite loss or gradient; empty if the step was made.
+        loss: weighted sum of the label losses over all processes, divided by `weight` of `TrainStep.step`.
+        gradient_norm: norm of the gradients before clipping.
+        non_finite: names of the pictures in the micro-batches whose loss is not finite. If all losses are finite but a
+            gradient is not, those of all micro-batches. If it is empty, the weights were updated (in float16 the
+            gradient scaler may have skipped the update).
     """
 
     loss: float
@@ -36,13 +38,13 @@ class StepResult:
 
 
 class TrainStep:
-    """Computes losses, gradients and optimizer steps of a model in one dtype.
+    """Computes losses, gradients and optimizer steps of a model.
 
     Args:
-        model: the captioner; which of its weights train is read from `requires_grad`.
-        dtype: dtype of the matrix products, by autocast; weights that train stay float32.
-        group: the processes that train together.
-        compiled: run the transformer blocks through torch.compile instead of our own kernels.
+        model: the captioner; the weights with `requires_grad` are trained.
+        dtype: autocast dtype of the matrix products; trained weights are float32.
+        group: the processes of a distributed training; None: one process.
+        compiled: run the transformer blocks by torch.compile, instead of `matmul_attention` and `memory_efficient`.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class TrainStep:
             self._forwards = compiled_blocks(model, encoder=self.encoder_trains)
         else:
             self._forwards = memory_efficient_forwards(model) if self._uses_matmul_attention else []
-        # float16 loses small gradients unless the loss is scaled up; the scale adapts itself
+        # In float16 small gradients underflow unless the loss is scaled; GradScaler adapts the scale.
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=dtype == torch.float16)
 
     @property
@@ -67,24 +69,26 @@ class TrainStep:
 
     @property
     def encoder_batch(self) -> int:
-        """Number of pictures that a frozen encoder takes at once.
+        """Batch size of a frozen encoder.
 
-        On the CPU it is one: features then depend on nothing but the picture, so that a run with a feature cache,
-        without one, or resumed gives the same numbers.
+        On the CPU it is 1. The features of a picture then do not depend on the batch, so that a run gives the same
+        numbers with a feature cache, without one, and after it is resumed.
         """
         return 1 if self.model.device.type == "cpu" else GPU_ENCODER_BATCH
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Autocast of matrix products to `dtype`; nothing in float32."""
+        """Autocast to `dtype`; no autocast if it is float32."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.model.device.type, self.dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Patch features `[pictures, patches, vision_hidden]` of pixel values, in the dtype of the feature cache.
+        """Compute patch features `[pictures, patches, vision_hidden]`.
+
+        Those of a frozen encoder have the dtype `feature_dtype`, that of the feature cache.
 
         Args:
-            pixels: `[pictures, 3, height, width]`.
+            pixels: pixel values, `[pictures, 3, height, width]`.
         """
         pixels = pixels.to(self.model.device, self.model.vision_tower.dtype, non_blocking=True)
         if self.encoder_trains:
@@ -108,12 +112,12 @@ class TrainStep:
         return mixed
 
     def loss(self, batch: MicroBatch, scale: float, *, weighted: bool = True) -> Tensor:
-        """Sum of a micro-batch's label losses times `scale`, a scalar.
+        """Sum of the label losses of a micro-batch, times `scale`, a scalar.
 
         Args:
-            batch: from the loader.
+            batch: the micro-batch.
             scale: factor of the sum, such as 1 / number of labels.
-            weighted: use the weights of the labels; otherwise each label counts the same.
+            weighted: multiply each label loss by its weight `batch.weights`.
         """
         rows = batch.rows.to(self.model.device)
         exact = torch.float64 if self.model.dtype == torch.float64 else torch.float32
@@ -127,7 +131,7 @@ class TrainStep:
             return packed_loss(self.model, features, rows, row_weights, dtype)
 
     def wrap_distributed(self) -> None:
-        """Wrap the loss in DistributedDataParallel; to be called again whenever other weights train."""
+        """Wrap the loss in DistributedDataParallel; call it again whenever the set of trained weights changes."""
         if self.group.size > 1:
             self._loss = DistributedDataParallel(
                 _Loss(self), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -136,21 +140,22 @@ class TrainStep:
     def step(
         self, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch], weight: float, max_norm: float
     ) -> StepResult:
-        """Make one optimizer step over micro-batches, or none if a loss or a gradient is not finite.
+        """Make one optimizer step over micro-batches (gradient accumulation).
 
-        The host waits for the device once, at the finite check, which must come before the weights change.
+        The weights are not updated if a loss or a gradient is not finite. This check is the only point at which the
+        host waits for the device.
 
         Args:
-            optimizer: of the weights that train.
-            micro_batches: of this process.
-            weight: divisor of the summed loss, over all processes.
+            optimizer: the optimizer of the trained weights.
+            micro_batches: the micro-batches of this process.
+            weight: divisor of the summed loss, such as the number of label tokens, over all processes.
             max_norm: gradients are clipped to this norm.
         """
         optimizer.zero_grad(set_to_none=True)
         losses = []
         for batch in micro_batches:
             last = batch is micro_batches[-1]
-            # checkpointed blocks run again in the backward pass, which must use the same kernels
+            # Gradient checkpointing runs blocks again in the backward pass, so `kernels` must include it.
             with self.kernels(), self._gradient_sync(last):
                 loss = self._loss(batch, self.group.size / weight)  # DDP averages gradients over processes
                 self.scaler.scale(loss).backward()
@@ -182,7 +187,7 @@ class TrainStep:
 
     @torch.no_grad()
     def mean_loss(self, batches: Iterator[list[MicroBatch]]) -> float:
-        """Unweighted mean loss over all label tokens of some batches, without gradients."""
+        """Mean loss per label token over batches, without label weights and gradients."""
         total, labels = torch.zeros((), dtype=torch.float64), 0
         for micro_batches in batches:
             for batch in micro_batches:
@@ -193,19 +198,19 @@ class TrainStep:
 
     @contextmanager
     def kernels(self) -> Iterator[None]:
-        """Run compiled blocks, or our attention, norms and gated products, in place of the stock modules."""
+        """Within the block, use the compiled blocks, or the attention, norms and MLPs of this package."""
         with matmul_attention(self.model, self._uses_matmul_attention), replaced_forwards(self._forwards):
             yield
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
-        """Let DDP all-reduce gradients only in the last micro-step of an optimizer step."""
+        """Context of a micro-step: DDP all-reduces gradients only in the last one of an optimizer step."""
         if last or not isinstance(self._loss, DistributedDataParallel):
             return nullcontext()
         return self._loss.no_sync()
 
 
 class _Loss(nn.Module):
-    """`TrainStep.loss` as a module, which DistributedDataParallel requires."""
+    """`TrainStep.loss` as a module, because DistributedDataParallel wraps modules only."""
 
     def __init__(self, train_step: TrainStep) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Validation during training: loss and CIDEr on the validation pictures, and which weights were best."""
+"""Validation during training: loss and CIDEr on the validation pictures, and the best validation so far."""
 
 import math
 from typing import Any
@@ -11,11 +11,17 @@ from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan, prompts_of, texts_in
 from imagecap.train.step import TrainStep
 
-MAX_CAPTION_TOKENS = 40  # captions of people have some 12 tokens; one that never ends must not delay the training
+MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time of captions without an end token
 
 
 class Validator:
-    """Computes the validation loss and, if `best_by` is CIDEr, the CIDEr of greedy captions."""
+    """Computes the validation loss and, if `best_by` is CIDEr, the CIDEr of greedy captions.
+
+    Args:
+        train_step: holds the model.
+        loader: loader of the validation plan.
+        settings: training settings.
+    """
 
     def __init__(self, train_step: TrainStep, loader: Loader, settings: TrainSettings) -> None:
         self.train_step, self.loader, self.plan = train_step, loader, loader.plan
@@ -23,7 +29,11 @@ class Validator:
         self._references: dict[str, References] = {}
 
     def validate(self) -> dict[str, float]:
-        """`val_loss` and `val_CIDEr` (the mean over languages); empty if there are no validation pictures."""
+        """Compute `val_loss` and, if `best_by` is CIDEr, `val_CIDEr`, the mean over languages.
+
+        Returns:
+            Value by name; empty if there are no validation pictures.
+        """
         if not self.plan.samples:
             return {}
         found = {
@@ -36,16 +46,16 @@ class Validator:
 
     @torch.no_grad()
     def _cider(self) -> dict[str, float]:
-        """CIDEr by language: each picture is captioned once per language that its captions are in."""
-        said: dict[str, dict[str, str]] = {}
+        """CIDEr by language: a picture is captioned once in each language of its reference captions."""
+        generated: dict[str, dict[str, str]] = {}  # language → picture → caption
         for (language, prompt), pictures in _by_prompt(self.plan).items():
-            captions = said.setdefault(language, {})
+            captions = generated.setdefault(language, {})
             for start in range(0, len(pictures), self.plan.settings.batch_size):
                 part = pictures[start : start + self.plan.settings.batch_size]
                 for picture, text in zip(part, self._captions(part, prompt), strict=True):
                     captions.setdefault(str(picture), text)
         scores = {}
-        for language, captions in sorted(said.items()):
+        for language, captions in sorted(generated.items()):
             if language not in self._references:
                 self._references[language] = prepare_references(
                     {picture: texts_in(self.plan.samples[int(picture)], language) for picture in captions}, language
@@ -54,6 +64,7 @@ class Validator:
         return scores
 
     def _captions(self, pictures: list[int], prompt: str) -> list[str]:
+        """Greedy captions of one batch of pictures, given by their indices in the plan."""
         from imagecap.generate.captioner import caption_features, evaluating
         from imagecap.generate.prompts import tokenize_prompt
 
@@ -62,14 +73,17 @@ class Validator:
         tokenized = tokenize_prompt(model, prompt, settings)
         features = self.train_step.features(self.loader.micro_batch([(picture, [0]) for picture in pictures], None))
         with self.train_step.autocast(), evaluating(model.llava):
-            made = caption_features(model, features, [tokenized] * len(pictures), settings)
-        return [each.text for each in made]
+            captions = caption_features(model, features, [tokenized] * len(pictures), settings)
+        return [caption.text for caption in captions]
 
 
 class BestValidation:
-    """Which validation was the best so far, and how many have followed without a better one.
+    """The best validation so far, and early stopping (`patience`).
 
-    Its state is the dict `state`, which is saved with the training state.
+    Args:
+        settings: training settings.
+        state: is read and updated, and saved with the training state: `value` and `step` of the best validation, and
+            `since`, the number of validations after it.
     """
 
     def __init__(self, settings: TrainSettings, state: dict[str, Any]) -> None:
@@ -78,7 +92,7 @@ class BestValidation:
         self.patience, self.state = settings.patience, state
 
     def is_better(self, found: dict[str, float], step: int) -> bool:
-        """Record a validation; returns whether it is the best so far."""
+        """Record the results of a validation at a step; returns whether it is the best so far."""
         value, best = found[self.name], self.state.get("value", math.nan)
         if "value" in self.state and not (math.isnan(best) or self.sign * value > self.sign * best):
             self.state["since"] += 1
