@@ -47,7 +47,7 @@ class GeneratedCaption:
         token_ids: the generated tokens, with the one that ended the caption.
         score: greedy and sampled captions: mean log-probability per token; beams: sum of log-probabilities divided by
             length ** length_penalty.
-        others: further captions of the same picture, where more than one was asked for.
+        others: the other captions of the same picture; empty unless `num_captions` is above 1.
     """
 
     text: str
@@ -106,7 +106,7 @@ def caption(
     Args:
         model: the captioner.
         images: RGB pictures, any number of them; they are taken one batch at a time.
-        prompts: one for all, or one per picture; None: `settings.prompt`, or else the model's own.
+        prompts: one for all, or one per picture; None: `settings.prompt`, else the default prompt of the model.
         settings: how captions are decoded.
         batch_size: pictures that are decoded together.
 
@@ -163,7 +163,7 @@ def _tasks(
 
 
 def _batches(tasks: Iterable[_Task], batch_size: int) -> Iterator[list[_Task]]:
-    """Group by prompt shape, so that no row of a batch is padded. Up to one batch of pictures per shape is held."""
+    """Group by prompt shape, so that batches need no padding. Up to one batch of pictures per shape is in memory."""
     waiting: dict[tuple[int, int], list[_Task]] = {}
     for task in tasks:
         batch = waiting.setdefault(task.prompt.shape, [])
@@ -222,7 +222,7 @@ def caption_features(
 def decode_batch(
     batch: StaticBatch, prefix: Tensor, rules: Rules, settings: GenerateSettings, uniforms: Tensor | None = None
 ) -> tuple[list[list[int]], list[float]]:
-    """Generate the captions of one batch as tokens, by beam search, sampling or greedily, as the settings say.
+    """Generate the token ids of the captions of one batch, by beam search, sampling or greedy decoding.
 
     Args:
         batch: made for `settings.num_beams` beams.

@@ -58,7 +58,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sca
         query: `[rows, tokens, heads, head_dim]`.
         keys: `[rows, key_heads, slots, head_dim]`.
         values: `[rows, key_heads, slots, head_dim]`.
-        mask: added to the scores, `[rows, 1, heads / key_heads * tokens, slots]`; None: every token sees all slots.
+        mask: added to the scores, `[rows, 1, heads / key_heads * tokens, slots]`; None: no slot is masked.
         scaling: factor of the scores.
 
     Returns:
@@ -138,8 +138,8 @@ def output_and_mlp(block: Any, hidden: Tensor, attended: Tensor) -> Tensor:
 def rms_norm(module: Any, hidden: Tensor) -> Tensor:
     """Root-mean-square norm by the weights of a stock module.
 
-    In float32 torch's fused function is used. Other dtypes go through the stock module, which computes in float32 and
-    rounds in an order of its own.
+    In float32 torch's fused function is used. Other dtypes use the stock module, because it computes in float32 and
+    rounds in a different order than the fused function.
     """
     if hidden.dtype == torch.float32:
         return nn.functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon)

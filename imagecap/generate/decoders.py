@@ -1,7 +1,7 @@
-"""What runs the language model token by token, chosen once when a captioner is opened.
+"""Decoders, which run the language model token by token; one is chosen when a captioner is opened.
 
-Three decoders give the same results: `StockDecoder` runs any language model as transformers has it, `WrittenOutDecoder`
-runs four families with fewer operations, and `CompiledDecoder` runs those four compiled ahead of time.
+Three decoders give the same results: `StockDecoder` calls any language model of transformers, `WrittenOutDecoder` runs
+four families with fewer operations, and `CompiledDecoder` runs those four compiled ahead of time.
 """
 
 import inspect
@@ -43,7 +43,7 @@ class Decoder(Protocol):
             cache: of the tokens before. Without a mask all rows must have one length.
             positions: of the tokens, `[rows, tokens]`; None: one token per row, whose position is its slot.
             mask: added to the attention scores, `[rows, 1, tokens, slots]`, where `slots` includes the new tokens of
-                the longest row; None: one token per row, which sees all slots.
+                the longest row; None: one token per row, which attends to all slots.
 
         Returns:
             Hidden states of the tokens, `[rows, tokens, hidden]`.
@@ -77,7 +77,7 @@ def decoder_of(model: "ImageCaptioner") -> Decoder:
 
 
 def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
-    """Check that the language model can decode as asked, before any work.
+    """Check, before decoding starts, that the language model supports the beams and the length.
 
     Args:
         model: the captioner.
@@ -85,7 +85,7 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
         tokens: length of the longest sequence, prefix and caption together.
 
     Raises:
-        ImageCapError: it cannot; the message says what to change.
+        ImageCapError: it does not; the message names the setting to change.
     """
     config = model.language_model.config
     name = type(model.language_model).__name__

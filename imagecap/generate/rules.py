@@ -1,6 +1,6 @@
 """Rules that change the model's scores before a token is chosen: repetition, minimum length, temperature, top-k, top-p.
 
-The logits processors are transformers' own, in its order, so that results equal those of its `generate`.
+The logits processors are those of transformers, in the order of its `generate`, so that results are equal.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A decoder for any language model, which runs as transformers has it."""
+"""A decoder for any language model: it calls the unchanged model of transformers."""
 
 from typing import Any
 

@@ -41,7 +41,8 @@ def augment(image: Image.Image, settings: TrainSettings, rng: np.random.Generato
 def token_dropout_mask(captions: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """The caption tokens to replace by padding in the input, a boolean mask `[pictures, tokens]`.
 
-    Word dropout (Bowman et al. 2016, arXiv:1511.06349): what the words before do not tell must be seen in the picture.
+    Word dropout (Bowman et al. 2016, arXiv:1511.06349): predictions then depend less on previous words and more on the
+    picture.
 
     Args:
         captions: `[pictures, tokens]`, as `PackedRows.captions`; negative outside of captions.

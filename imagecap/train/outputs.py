@@ -25,7 +25,7 @@ class TrainSummary:
         captions: captions per epoch.
         train_loss: mean loss of the label tokens of the last epoch.
         val_loss: the same over the validation pictures; None if there are none.
-        val_CIDEr: CIDEr of greedy captions of the validation pictures; None unless `best_by` asks for it.
+        val_CIDEr: CIDEr of greedy captions of the validation pictures; None unless `best_by` is CIDEr.
         best_step: the step whose weights are in `final/`, chosen by `best_by`; the losses are those of that
             step. None if `final/` holds the last weights.
         seconds: wall-clock time, that of interrupted processes of the same run included.

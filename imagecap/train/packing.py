@@ -89,6 +89,7 @@ class PackedRows:
         if weighting == "caption":
             return weights
         pictures = self.predicts // self.ids.shape[1]
+        # The labels of a caption have a total weight of 1, so the sum over a picture is its number of captions.
         captions = weights.new_zeros(len(self.ids)).index_add_(0, pictures, weights)
         return weights / captions.round()[pictures]
 

@@ -1,7 +1,7 @@
 """The learning-rate schedule and the phases of a training.
 
 A training has up to three phases: the projector alone (as in LLaVA; Liu et al. 2023, arXiv:2304.08485), then all
-weights that train, then self-critical epochs, which learn from the CIDEr of the model's own captions. By default there
+weights that train, then self-critical epochs, which train on generated captions and their CIDEr. By default there
 is the second one only.
 """
 
@@ -48,7 +48,7 @@ class Phases:
             weight.requires_grad_(not projector_only or part_of(name) == "projector")
 
     def learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate at a step; each phase has a warm-up and a schedule of its own."""
+        """Share of the peak learning rate at a step; each phase has a separate warm-up and schedule."""
         ends = [self.projector_end, self.self_critical_start, self.steps]
         end = next((end for end in ends if step < end), self.steps)
         start = max([0, *(each for each in ends if each < end)])
@@ -56,5 +56,5 @@ class Phases:
         return share * schedule_factor(step - start, end - start, self.settings.warmup_ratio, self.settings.schedule)
 
     def is_self_critical(self, step: int) -> bool:
-        """Whether a step, counted from 0, learns from the model's own captions instead of people's."""
+        """Whether a step, counted from 0, belongs to the self-critical phase, which trains on generated captions."""
         return step >= self.self_critical_start

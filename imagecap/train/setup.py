@@ -145,7 +145,7 @@ def require_pictures(training: Sequence[Sample]) -> None:
 
 
 def _restore(setup: TrainingSetup, folder: Path) -> None:
-    """Load the saved state of an interrupted run if `resume` is set; say what happens otherwise."""
+    """Load the saved state of an interrupted run if `resume` is set, and print whether a state is used."""
     if not setup.settings.train.resume:
         if (folder / STATE_FILE).exists():
             print_status(f"starting anew; the interrupted run in {folder} would have gone on with --resume")

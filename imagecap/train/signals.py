@@ -18,7 +18,7 @@ class DeferredSignals:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal number: 130 for Ctrl-C, 143 for SIGTERM (also if only another process was told)."""
+        """128 plus the signal number: 130 for Ctrl-C, 143 for SIGTERM (also if only another process got the signal)."""
         return 128 + (self.signal or signal.SIGTERM)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:

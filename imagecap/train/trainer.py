@@ -164,7 +164,7 @@ class _TrainingLoop:
         self._end_epoch()
 
     def _should_stop(self) -> bool:
-        """Whether any process was told to stop."""
+        """Whether any process has received a signal to stop."""
         return bool(self.group.all_reduce_max(int(bool(self.signals))))
 
     def _step(self, step: Step, micro_batches: list[MicroBatch]) -> tuple[float, float]:
