@@ -50,7 +50,7 @@ for name, call in {
         out[name] = [error.error_code, error.message]
 from imagecap.serve import scheduler
 def broken(*_): raise RuntimeError("secret detail")
-scheduler.prefixes = broken
+scheduler.embed_prefixes = broken
 try:
     model.predict(table)
 except MlflowException as error:
