@@ -130,7 +130,7 @@ class ContinuousBatch:
         """
         chosen = self._choose()
         ended = torch.isin(chosen, self._end_ids)
-        tokens, ends = torch.stack((chosen, ended.long())).tolist()  # one copy to the host
+        tokens, ends = torch.stack((chosen, ended.long())).tolist()  # both in one copy to the host
         finished: list[int] = []
         for place, (row, token, end) in enumerate(zip(self.rows, tokens, ends, strict=True)):
             row.tokens.append(token)

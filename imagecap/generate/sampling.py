@@ -81,7 +81,7 @@ def sample_captions(
         log_probabilities[index] += logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         if step + 1 == max_length:
             break
-        # `tolist` copies from device to host, once per step
+        # the only copy to the host in a step
         finished = [row for row, token in enumerate(chosen.tolist()) if token in end_ids]
         if len(finished) == batch.rows:
             break

@@ -55,7 +55,7 @@ class Timing:
     """Timing of a request.
 
     Attributes:
-        queued: seconds from the queue to a batch, the maximum over the pictures of the request.
+        queued: seconds that a picture waited in the queue, the maximum over the pictures of the request.
         tokens: number of tokens generated.
     """
 
