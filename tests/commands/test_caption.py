@@ -60,9 +60,16 @@ def run(model: Path, source: Path | str, output: Path, *flags: str) -> int:
     return main([*command, "--batch_size", "4", "--max_length", "6", *flags])
 
 
-def test_lines(saved: Path, folder: Path, tmp_path: Path, tiny_model: "ImageCaptioner") -> None:
-    run(saved, folder, tmp_path / "out.jsonl")
-    rows = {row["image"]: row for row in rows_of(tmp_path / "out.jsonl")}
+@pytest.fixture
+def captioned(saved: Path, folder: Path, tmp_path: Path) -> Path:
+    """The output file of a job over `folder`."""
+    output = tmp_path / "out.jsonl"
+    run(saved, folder, output)
+    return output
+
+
+def test_lines(captioned: Path, tiny_model: "ImageCaptioner") -> None:
+    rows = {row["image"]: row for row in rows_of(captioned)}
     assert list(rows) == [*(f"{n}.png" for n in range(9)), "broken.png", "cut.png", "子 folder/图 9.jpg"]
     expected = caption(tiny_model, [picture(n) for n in range(9)], None, SETTINGS.generate)
     for number, each in enumerate(expected):
@@ -73,21 +80,19 @@ def test_lines(saved: Path, folder: Path, tmp_path: Path, tiny_model: "ImageCapt
 
 
 def test_the_same_command_goes_on_and_takes_what_is_new(
-    saved: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Path, folder: Path, captioned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out.jsonl"
-    run(saved, folder, output)
-    whole = output.read_bytes()
+    whole = captioned.read_bytes()
     lines = whole.splitlines(keepends=True)
     for kept in (b"", lines[0], b"".join(lines[:5]) + lines[5][:7], b"".join(lines[:-1]), whole):
-        output.write_bytes(kept)
-        run(saved, folder, output)
-        assert [row["image"] for row in rows_of(output)] == [json.loads(line)["image"] for line in lines]
-        assert rows_of(output)[0] == json.loads(lines[0])
+        captioned.write_bytes(kept)
+        run(saved, folder, captioned)
+        assert [row["image"] for row in rows_of(captioned)] == [json.loads(line)["image"] for line in lines]
+        assert rows_of(captioned)[0] == json.loads(lines[0])
     picture(30).save(folder / "10.png")
     capsys.readouterr()
-    run(saved, folder, output)
-    assert len(rows_of(output)) == 13
+    run(saved, folder, captioned)
+    assert len(rows_of(captioned)) == 13
     assert "12 of 13 pictures were done before" in capsys.readouterr().err
 
 
@@ -148,20 +153,18 @@ def test_a_mistyped_model_leaves_nothing(
 
 
 def test_another_job_or_file_is_not_overwritten(
-    saved: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Path, folder: Path, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out.jsonl"
-    run(saved, folder, output)
-    before = output.read_bytes()
+    before = captioned.read_bytes()
     for out, flags, message in (
-        (output, ("--max_length", "5"), "another job (max_length was 6, now 5"),
+        (captioned, ("--max_length", "5"), "another job (max_length was 6, now 5"),
         (tmp_path / "mine.jsonl", (), "no caption job made it"),
         (tmp_path / "out.csv", (), "must end in .jsonl"),
     ):
         (tmp_path / "mine.jsonl").write_text('{"a": 1}\n')
         assert run(saved, folder, out, *flags) == EXIT_USER_ERROR
         assert message in capsys.readouterr().err
-    assert output.read_bytes() == before
+    assert captioned.read_bytes() == before
 
 
 def interruptible() -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from tests.model.helpers import run_python
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_clip, write_tiny_qwen
 
 STOCK = """
@@ -47,15 +46,9 @@ def test_saved_folder_opens_in_plain_transformers(tiny_bases: ModelSettings, tmp
     tiny_model.info["prompt"] = "Describe this image."
     tiny_model.save(tmp_path / "final")
     picture().save(tmp_path / "picture.png")
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, str(tmp_path / "final"), str(tmp_path / "picture.png")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    stock = json.loads(done.stdout)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    said = run_python(STOCK, tmp_path / "final", tmp_path / "picture.png", cwd=tmp_path, env=environment)
+    stock = json.loads(said)
     row = prompt_row(tiny_model)
     pixels = tiny_model.pixel_values([picture()])
     with torch.no_grad():
@@ -225,12 +218,17 @@ def bare_clip(folder: Path) -> None:
     shutil.copy(whole / "preprocessor_config.json", folder)
 
 
+def saved_and_loaded(bases: ModelSettings, folder: Path, **changes: str) -> tuple[ImageCaptioner, ImageCaptioner]:
+    """A captioner built from the changed settings, and the same one loaded from `folder` after saving."""
+    model = build(bases.model_copy(update=changes))
+    model.save(folder)
+    return model, load(folder)
+
+
 @pytest.mark.parametrize("write", [siglip, bare_clip])
 def test_other_towers(tiny_bases: ModelSettings, tmp_path: Path, write: object) -> None:
     write(tmp_path / "tower")  # type: ignore[operator]
-    model = build(tiny_bases.model_copy(update={"vision_model_name": str(tmp_path / "tower")}))
-    model.save(tmp_path / "final")
-    again = load(tmp_path / "final")
+    model, again = saved_and_loaded(tiny_bases, tmp_path / "final", vision_model_name=str(tmp_path / "tower"))
     row, pixels = prompt_row(again), again.pixel_values([picture()])
     assert model.num_image_tokens == 16
     with torch.no_grad():
@@ -244,9 +242,7 @@ def test_other_towers(tiny_bases: ModelSettings, tmp_path: Path, write: object) 
 @pytest.mark.parametrize("write", [write_llama, write_gpt2])
 def test_other_language_models(tiny_bases: ModelSettings, tmp_path: Path, write: object) -> None:
     write(tmp_path / "lm")  # type: ignore[operator]
-    model = build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
-    model.save(tmp_path / "final")
-    again = load(tmp_path / "final")
+    model, again = saved_and_loaded(tiny_bases, tmp_path / "final", language_model_name=str(tmp_path / "lm"))
     row, pixels = prompt_row(again), again.pixel_values([picture()])
     with torch.no_grad():
         ours = model.llava(input_ids=row, pixel_values=pixels).logits

@@ -1,11 +1,10 @@
 """Captioning from the command line imports nothing that the checkpoint and its settings do not need."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from imagecap.model.imagecap_arch import ImageCaptioner
+from tests.model.helpers import run_python
 from tests.tiny import picture
 
 CODE = """
@@ -28,14 +27,8 @@ def test_one_caption_imports_only_the_family_of_its_checkpoint(tiny_model: Image
     tiny_model.info["prompt"] = "Describe this image."
     tiny_model.save(tmp_path / "final")
     picture().save(tmp_path / "picture.png")
-    run = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path / "final"), str(tmp_path / "picture.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    status, added = json.loads(run.stdout.splitlines()[-1])
+    said = run_python(CODE, tmp_path / "final", tmp_path / "picture.png")
+    status, added = json.loads(said.splitlines()[-1])
     assert status == 0
     assert "imagecap.generate.captioner" in added
     assert [name for name in added if any(name == heavy or name.startswith(f"{heavy}.") for heavy in HEAVY)] == []

@@ -105,6 +105,17 @@ def run(
     return train(settings, model, samples, validation or [], state_folder=state, log=log, callback=callback)
 
 
+def make_loss_non_finite(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss of every batch with this picture NaN."""
+    features = TrainStep.features
+
+    def broken(self: TrainStep, batch: Any) -> Tensor:
+        values = features(self, batch)
+        return values * float("nan") if picture in batch.names else values
+
+    monkeypatch.setattr(TrainStep, "features", broken)
+
+
 def history(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "out" / "history.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

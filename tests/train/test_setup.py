@@ -16,10 +16,9 @@ from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.dry_run import dry_run
 from imagecap.train.state import STATE_FILE, resume_key
-from imagecap.train.step import TrainStep
 from imagecap.train.trainer import train
 from tests.train.conftest import MakeSamples
-from tests.train.helpers import assert_same_weights, history, run, settings_in
+from tests.train.helpers import assert_same_weights, history, make_loss_non_finite, run, settings_in
 
 
 def limit_positions(positions: int) -> Callable[[ImageCaptioner], None]:
@@ -123,13 +122,7 @@ def test_a_run_stopped_by_a_loss_that_is_not_finite_goes_on_without_the_step(
     tiny_bases: ModelSettings, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = make_samples(6)
-    features = TrainStep.features
-
-    def broken(self: TrainStep, batch: Any) -> torch.Tensor:
-        values = features(self, batch)
-        return values * float("nan") if "2.png" in batch.names else values
-
-    monkeypatch.setattr(TrainStep, "features", broken)
+    make_loss_non_finite("2.png", monkeypatch)
     run(tmp_path / "whole", build(tiny_bases), samples, on_non_finite="skip")
     with pytest.raises(ImageCapError, match="--resume --on_non_finite skip"):
         run(tmp_path / "parts", build(tiny_bases), samples)

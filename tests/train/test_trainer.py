@@ -17,7 +17,7 @@ from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.step import StepResult, TrainStep
 from imagecap.train.trainer import train
 from tests.train.conftest import MakeSamples
-from tests.train.helpers import assert_same_weights, history, run, settings_in
+from tests.train.helpers import assert_same_weights, history, make_loss_non_finite, run, settings_in
 
 
 class Log:
@@ -226,13 +226,7 @@ def test_a_loss_that_is_not_finite(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     samples = make_samples(4)
-    features = TrainStep.features
-
-    def broken(self: TrainStep, micro: Any) -> torch.Tensor:
-        values = features(self, micro)
-        return values * float("nan") if "2.png" in micro.names else values
-
-    monkeypatch.setattr(TrainStep, "features", broken)
+    make_loss_non_finite("2.png", monkeypatch)
     if setting == "stop":
         with pytest.raises(ImageCapError, match=r"not finite at step [12], pictures .*2\.png"):
             run(tmp_path, tiny_model, samples, on_non_finite=setting)
