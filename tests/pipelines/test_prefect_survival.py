@@ -69,10 +69,12 @@ class Orchestra:
         wait_for(lambda: self.runs()[run][0] in states, None)
         return self.runs()[run][1]
 
-    def stopped_stage(self) -> int:
-        """Wait for the training that has stopped itself."""
+    def start_stopping(self, num_epochs: int) -> tuple[str, int]:
+        """Start a training that stops itself, and wait for that; returns the run's id and that of the process."""
+        self.checkout.arm(STOP)
+        run = self.start("train-pipeline", train={"num_epochs": num_epochs})
         wait_for(lambda: stopped(self.checkout.stage()), self.worker.process)
-        return self.checkout.stage()
+        return run, self.checkout.stage()
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +87,7 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
 
 def test_the_flow_process_is_killed(orchestra: Orchestra) -> None:
     checkout = orchestra.checkout
-    checkout.arm(STOP)
-    first = orchestra.start("train-pipeline", train={"num_epochs": 5})
-    stage = orchestra.stopped_stage()
+    first, stage = orchestra.start_stopping(num_epochs=5)
     # meanwhile a second flow on this checkout is refused with the reason
     code = "from pipelines.flows import train_pipeline; print(train_pipeline(return_state=True).message)"
     said = checkout.run(sys.executable, "-c", code)
@@ -108,13 +108,10 @@ def test_the_flow_process_is_killed(orchestra: Orchestra) -> None:
 
 
 def test_the_worker_is_killed(orchestra: Orchestra) -> None:
-    checkout = orchestra.checkout
-    checkout.arm(STOP)
-    run = orchestra.start("train-pipeline", train={"num_epochs": 6})
-    stage = orchestra.stopped_stage()
+    run, stage = orchestra.start_stopping(num_epochs=6)
     orchestra.worker.kill_alone()
     os.kill(stage, signal.SIGCONT)
-    checkout.disarm()
+    orchestra.checkout.disarm()
     orchestra.wait(run, "Crashed", "Completed")  # its flow ends with it, or goes on: that is a race within Prefect
     wait_for(lambda: not psutil.pid_exists(stage), None)
     orchestra.worker.start()
@@ -124,13 +121,10 @@ def test_the_worker_is_killed(orchestra: Orchestra) -> None:
 
 
 def test_the_server_is_killed(orchestra: Orchestra) -> None:
-    checkout = orchestra.checkout
-    checkout.arm(STOP)
-    first = orchestra.start("train-pipeline", train={"num_epochs": 7})
-    stage = orchestra.stopped_stage()
+    first, stage = orchestra.start_stopping(num_epochs=7)
     orchestra.server.kill()
     os.kill(stage, signal.SIGCONT)
-    checkout.disarm()
+    orchestra.checkout.disarm()
     wait_for(lambda: not psutil.pid_exists(stage), None)
     orchestra.server.start()
     print(orchestra.runs()[first])

@@ -1,6 +1,7 @@
 """What several tests of the training use: captions to pack, the stock computation, and whole runs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from imagecap.train.packing import Branch, PackedRows, pack
 from imagecap.train.progress import MetricLogger, ProgressCallback
 from imagecap.train.step import TrainStep
 from imagecap.train.trainer import train
+from tests.tiny import picture
 from tests.train.conftest import MakeSamples
 
 ENGLISH, CHINESE = "Describe this image.", "描述这张图片。"
@@ -79,6 +81,17 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: f
         assert float((gradient - theirs[name]).abs().max()) <= relative * max(size, 1e-7), name
 
 
+def write_data(folder: Path, captions: Sequence[Sequence[str]], train: int) -> None:
+    """Write a data folder, a picture for each tuple of captions: the first `train` to train on, the others `val`."""
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number, texts in enumerate(captions):
+        picture(number).save(folder / "images" / f"{number}.png")
+        split = "train" if number < train else "val"
+        rows += [{"image": f"{number}.png", "caption": text, "split": split} for text in texts]
+    (folder / "captions.json").write_text(json.dumps(rows))
+
+
 def settings_in(folder: Path, **changes: Any) -> Settings:
     values = {
         "output_dir": str(folder / "out"),
@@ -105,13 +118,13 @@ def run(
     return train(settings, model, samples, validation or [], state_folder=state, log=log, callback=callback)
 
 
-def make_loss_non_finite(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_loss_non_finite(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss of every batch with this picture NaN."""
     features = TrainStep.features
 
     def broken(self: TrainStep, batch: Any) -> Tensor:
         values = features(self, batch)
-        return values * float("nan") if picture in batch.names else values
+        return values * float("nan") if image in batch.names else values
 
     monkeypatch.setattr(TrainStep, "features", broken)
 

@@ -13,7 +13,7 @@ import torch
 from imagecap.config import ModelSettings
 from imagecap.model.builder import load
 from tests.conftest import ROOT
-from tests.tiny import picture
+from tests.train.helpers import write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
 
@@ -21,15 +21,8 @@ CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Seven pictures to train on, so that the last step has one fewer than processes, and two to validate on."""
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for number in range(9):
-        picture(number).save(folder / "images" / f"{number}.png")
-        split = "train" if number < 7 else "val"
-        rows += [{"image": f"{number}.png", "caption": text, "split": split} for text in CAPTIONS[: 1 + number % 3]]
-    (folder / "captions.json").write_text(json.dumps(rows))
-    return folder
+    write_data(tmp_path / "data", [CAPTIONS[: 1 + number % 3] for number in range(9)], train=7)
+    return tmp_path / "data"
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ import torch
 from imagecap.config import ModelSettings
 from imagecap.model.builder import load
 from tests.conftest import ROOT
-from tests.tiny import picture
+from tests.train.helpers import write_data
 
 KILLS = 20
 EPOCHS = 16
@@ -44,15 +44,7 @@ def command(bases: ModelSettings, data: Path, output: Path) -> list[str]:
 @pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted(tiny_bases: ModelSettings, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    (data / "images").mkdir(parents=True)
-    rows = []
-    for number in range(14):
-        picture(number).save(data / "images" / f"{number}.png")
-        split = "train" if number < 12 else "val"
-        rows += [
-            {"image": f"{number}.png", "caption": text, "split": split} for text in ("a red cat", f"{number} blue dogs")
-        ]
-    (data / "captions.json").write_text(json.dumps(rows))
+    write_data(data, [("a red cat", f"{number} blue dogs") for number in range(14)], train=12)
     fault = tmp_path / "fault.json"
     environment = {
         **os.environ,

@@ -28,6 +28,17 @@ def normalise(groups: Sequence[Group], relation: str | None) -> Facts:
     return Facts(tuple(groups), relation)
 
 
+def _facts(
+    text: str, groups: list[Group], alone: str, relate: Callable[[str, list[Group]], Facts | None]
+) -> Facts | None:
+    """Read a text in which `<0>` and `<1>` stand for the groups: `alone` matches one, `relate` reads a pair."""
+    if len(groups) == 1:
+        return Facts(tuple(groups), None) if re.fullmatch(alone, text) else None
+    if len(groups) != 2 or groups[0].kind == groups[1].kind:
+        return None
+    return relate(text, groups)
+
+
 def read_caption(text: str, language: str) -> Facts | None:
     """Read what a caption claims; None if it is not a complete caption in the words of the scenes.
 
@@ -81,10 +92,10 @@ def _read_english(text: str) -> Facts | None:
 
     text = _EN_GROUP.sub(name, text)
     text = " ".join(_EN_FILLER.sub(" ", text).split())
-    if len(groups) == 1:
-        return Facts(tuple(groups), None) if re.fullmatch(r"<0>(?: (?:is|are))?", text) else None
-    if len(groups) != 2 or groups[0].kind == groups[1].kind:
-        return None
+    return _facts(text, groups, r"<0>(?: (?:is|are))?", _relate_english)
+
+
+def _relate_english(text: str, groups: list[Group]) -> Facts | None:
     text = re.sub(r"(?<=<\d>) (?:is|are)\b", "", text)
     if found := re.fullmatch(rf"<0> ({_EN_REL}) <1>", text):
         return normalise(groups, _EN_RELATION[found[1]])
@@ -130,10 +141,10 @@ def _read_chinese(text: str) -> Facts | None:
         return f"<{len(groups) - 1}>"
 
     text = _ZH_FILLER.sub("", _ZH_GROUP.sub(name, text))
-    if len(groups) == 1:
-        return Facts(tuple(groups), None) if re.fullmatch(r"(?:这?是)?的*有?<0>在?的?", text) else None
-    if len(groups) != 2 or groups[0].kind == groups[1].kind:
-        return None
+    return _facts(text, groups, r"(?:这?是)?的*有?<0>在?的?", _relate_chinese)
+
+
+def _relate_chinese(text: str, groups: list[Group]) -> Facts | None:
     text = re.sub(r"^的?有?", "", text)
     if found := re.fullmatch(rf"<0>(?:在|位于)<1>的?({_ZH_REL})", text):
         return normalise(groups, _ZH_RELATION[found[1]])
