@@ -68,7 +68,8 @@ def stage(settings):
     if Path("broken").exists():
         raise ImageCapError("data/captions.json is missing")
     out = {"prepare": "prepared", "train": "model", "evaluate": "evaluation"}[name]
-    Path(out).write_text(name + Path("epochs").read_text())
+    Path(out).mkdir(exist_ok=True)
+    (Path(out) / "result").write_text(name + Path("epochs").read_text())
 sys.exit(stages.run_stage(stage))
 """
 RUN = """\
@@ -112,7 +113,7 @@ def test_dvc_says_what_became_of_a_stage(pipeline: Path) -> None:
         assert train() == ("Completed", "ran")
         (pipeline / "epochs").write_text("1")
         assert train() == ("Restored", "restored")
-        assert (pipeline / "model").read_text() == "train1"
+        assert (pipeline / "model" / "result").read_text() == "train1"
 
 
 def test_a_stage_that_fails_says_why_and_with_which_status(pipeline: Path) -> None:
