@@ -40,7 +40,7 @@ lint: setup
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; hosted CI runs it"; fi
 
 test: lint
-	pytest -m "not long"
+	pytest -m "not long" -n auto --maxprocesses 4 --dist loadfile
 
 coverage: setup
 	pytest -m "not long" --cov=imagecap --cov=pipelines --cov-report=term --cov-report=xml
@@ -50,7 +50,7 @@ docs: setup
 	mkdocs build --strict
 
 test-long: setup
-	pytest -m long
+	pytest -m long -n auto --maxprocesses 2 --dist loadfile
 
 ui: setup
 	@MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) REPORT_PORT=$(REPORT_PORT) python -m pipelines.ui
