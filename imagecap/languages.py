@@ -12,7 +12,7 @@ Language = Literal["en", "zh"]
 
 @dataclass(frozen=True)
 class LanguageSpec:
-    """What has to be known of a language.
+    """Declaration of a language.
 
     Attributes:
         code: its ISO 639-1 code, as in the column `language` of captions.json.

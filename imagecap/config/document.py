@@ -1,4 +1,4 @@
-"""What is written about the settings elsewhere: the comments of params.yaml and the reference in docs/."""
+"""Documentation generated from the declared settings: the comments of params.yaml and the reference in docs/."""
 
 from imagecap.config.schema import Settings, section_class
 from imagecap.config.setting import changes_results, describe

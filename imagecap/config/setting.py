@@ -1,4 +1,4 @@
-"""How one setting is declared: its default, its limits, what it means, and whether results depend on it."""
+"""Declaration of one setting: its default, its limits, what it means, and whether results depend on it."""
 
 from collections.abc import Mapping
 from typing import Any, cast

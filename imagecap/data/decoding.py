@@ -41,7 +41,7 @@ def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | Pictur
 def map_pictures(
     work: Callable[[Image.Image], Result], paths: Sequence[Path], max_pixels: int, threads: int | None = None
 ) -> Iterator[Result | PictureError]:
-    """What `work` makes of each picture, in the order of `paths`, or the reason why the file cannot be read.
+    """Yield `work(picture)` for each path, in order, or the reason why the file cannot be read.
 
     Memory does not grow with the number of pictures, as long as results are small.
 

@@ -162,7 +162,7 @@ def _head_of(path: Path) -> tuple[bytes, int]:
 
 
 def _why_unidentified(head: bytes) -> str:
-    """What a file that no decoder accepts may be, judged by its first bytes."""
+    """Guess from its first bytes what a file is that no decoder accepts."""
     text = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the picture itself: run `git lfs pull`"

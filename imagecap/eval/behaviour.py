@@ -1,4 +1,4 @@
-"""What captions are like, apart from being right: length, repetition, variety, copies of training captions."""
+"""Statistics of captions apart from correctness: length, repetition, variety, copies of training captions."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -161,8 +161,8 @@ def reader_notes(
     return notes
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of ImageCap, Python and the installed packages that the numbers depend on."""
+def scoring_versions() -> dict[str, str]:
+    """Return the versions of ImageCap, Python and the installed packages that the numbers depend on."""
     found = {"imagecap": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "numpy", "pillow", "jieba", "pycocoevalcap"):
         try:

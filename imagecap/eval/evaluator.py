@@ -15,9 +15,9 @@ from imagecap.eval.evaluation import (
     Evaluation,
     join_floors,
     join_languages,
-    package_versions,
     reader_notes,
     result_rows,
+    scoring_versions,
 )
 from imagecap.eval.items import Item, captions_by_language, items_of
 from imagecap.eval.language_scores import score_language
@@ -124,7 +124,7 @@ def evaluate(
             "generate": settings.generate.model_dump(),
             "evaluate": settings.evaluate.model_dump(),
         },
-        versions=package_versions(),
+        versions=scoring_versions(),
         results=result_rows(items, generated, truncated, by_language, scored),
     )
 
@@ -182,7 +182,7 @@ def _clip_scorer(model: "ImageCaptioner", settings: Settings) -> "ClipScorer | N
 def _sampled_behaviour(
     model: "ImageCaptioner", items: Sequence[Item], settings: Settings, caption: CaptionFunction | None, language: str
 ) -> dict[str, float]:
-    """How varied the captions of the first pictures are when sampled at temperature 1, if the settings ask for it."""
+    """Measure how varied the captions of the first pictures are at temperature 1, if the settings ask for it."""
     count, items = settings.evaluate.diversity_samples, items[:DIVERSITY_PICTURES]
     if count < 2:
         return {}

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation say, as facts without words; `imagecap.report.wording` phrases them.
+"""Conclusions from the numbers of an evaluation, as values; `imagecap.report.wording` phrases them.
 
 A difference counts only where its 95 % confidence interval excludes zero: `verdict` is the one place that decides so,
 for comparisons, for floors and for the promotion of registered versions.

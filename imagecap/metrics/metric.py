@@ -1,4 +1,4 @@
-"""What a metric is: how captions are measured, and how the score of a set of captions follows from its members."""
+"""Declaration of a metric: scores of single captions, and how the score of a set follows from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class TokenizedCaptions:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a metric says of captions.
+    """Scores that a metric gives to captions.
 
     Attributes:
         per_image: scores of each caption. `[captions, names]`

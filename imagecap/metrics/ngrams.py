@@ -15,7 +15,7 @@ _BASE = np.int64(2**31)
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each n-gram of one order occurs in each caption.
+    """Counts of the n-grams of one order in each caption.
 
     Attributes:
         caption: index of the caption. `[entries]`, ascending
@@ -77,7 +77,7 @@ class References:
 
     @property
     def counts(self) -> Ints:
-        """How many references each image has. `[images]`"""
+        """Number of references of each image. `[images]`"""
         return np.bincount(self.image_of, minlength=len(self.images)).astype(np.int64)
 
     @cached_property

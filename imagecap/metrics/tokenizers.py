@@ -57,7 +57,7 @@ def tokenize(captions: Sequence[str], language: str = "en", tokenizer: str | Non
 
 
 def display_name(metric: str, language: str, tokenizer: str | None = None) -> str:
-    """How a metric is printed: plain for English with its default tokenizer, else as in `CIDEr[zh-char]`."""
+    """Return how a metric is printed: plain for English and its default tokenizer, else as in `CIDEr[zh-char]`."""
     name = resolve_tokenizer(language, tokenizer)
     if language == ENGLISH.code and name == ENGLISH.tokenizer:
         return metric

@@ -134,7 +134,7 @@ def _compile(
 
 
 def _hardware(device: torch.device) -> str:
-    """What of the hardware machine code depends on: the GPU's name, or the CPU's instruction sets."""
+    """Name the hardware that machine code depends on: the GPU, or the instruction sets of the CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} {torch.version.cuda}"
     try:

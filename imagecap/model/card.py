@@ -22,7 +22,7 @@ print(processor.decode(ids, skip_special_tokens=True).strip())
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card tells of the model itself.
+    """Facts about a model that its card states.
 
     Attributes:
         architecture: name of the stock class.

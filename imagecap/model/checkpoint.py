@@ -79,7 +79,7 @@ def _download(name: str) -> Path:
 
 
 def _missing_part(folder: Path) -> str | None:
-    """What a checkpoint lacks, such as "no config.json"; None if it is complete."""
+    """Return what a checkpoint lacks, such as "no config.json"; None if it is complete."""
     if not (folder / "config.json").is_file():
         return "no config.json"
     if not any((folder / file).is_file() for file in WEIGHTS):

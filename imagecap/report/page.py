@@ -137,7 +137,7 @@ def _data_uri(jpeg: bytes) -> str:
 
 
 def _card(result: Mapping[str, Any], thumbnails: _Thumbnails, side: int) -> dict[str, Any]:
-    """What the report shows of one result."""
+    """Return the fields of one result that the report shows."""
     metrics, language = result.get("metrics") or {}, result["language"] or ""
     return {
         "image": result["image"],

@@ -129,7 +129,7 @@ class Scheduler:
             ImageCapError: there is no prompt, or it is too long for the model.
             Exception: any exception that the model raised.
         """
-        missing = "params: prompt: the model brings none of its own; give one"
+        missing = "params: prompt: give a prompt; none is saved with the model"
         tokenized = tokenize_prompt(
             self._model, resolve_prompt(self._model, settings, prompt, missing=missing), settings
         )

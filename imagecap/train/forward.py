@@ -28,7 +28,7 @@ def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: Packe
     parts = [text[:, : rows.image_start], image, text[:, end:]]
     embeds = torch.cat([part.to(exact) for part in parts], dim=1)
     hidden = forward_packed(model.language_model, embeds, rows)
-    return hidden.flatten(0, 1).index_select(0, rows.predicts)
+    return hidden.flatten(0, 1).index_select(0, rows.label_positions)
 
 
 def packed_loss(
@@ -99,13 +99,13 @@ def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = tor
     size = float(apart.abs().max())
     # `not ... <=` instead of `>`, so that NaN fails too
     if not float((together - apart).abs().max()) <= (5e-2 if low else 1e-2) * size:
-        raise ImageCapError(_refusal(model, "it sees through the mask"))
+        raise ImageCapError(_refusal(model, "it ignores the attention mask"))
 
 
 def _states(model: ImageCaptioner, rows: PackedRows) -> Tensor:
     """Hidden states `[labels, hidden]` of the tokens that predict the labels, with embedded placeholders as image."""
     hidden = forward_packed(model.language_model, model.embed_tokens(rows.ids), rows)
-    return hidden.flatten(0, 1).index_select(0, rows.predicts).float()
+    return hidden.flatten(0, 1).index_select(0, rows.label_positions).float()
 
 
 def _refusal(model: ImageCaptioner, why: str) -> str:

@@ -34,8 +34,8 @@ class MicroBatch:
         weights: weight of each label in the loss, `[labels]`.
         cached: row indices of the pictures whose features are cached, and these features
             `[cached pictures, patches, vision_hidden]`; None if there are none.
-        fresh: row indices of the other pictures, and their pixel values `[fresh pictures, 3, height, width]`; None if
-            there are none.
+        uncached: row indices of the other pictures, and their pixel values `[other pictures, 3, height, width]`; None
+            if there are none.
     """
 
     pictures: list[int]
@@ -43,7 +43,7 @@ class MicroBatch:
     rows: PackedRows
     weights: Tensor
     cached: tuple[list[int], Tensor | None]
-    fresh: tuple[list[int], Tensor | None]
+    uncached: tuple[list[int], Tensor | None]
 
 
 class Loader:
@@ -112,7 +112,7 @@ class Loader:
             )
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
-        fresh = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
+        pixels = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
         # only copies from pinned memory are asynchronous
         pinned = self.model.device.type == "cuda"
         return MicroBatch(
@@ -121,7 +121,7 @@ class Loader:
             rows=packed.pinned() if pinned else packed,
             weights=torch.zeros_like(weights) if idle else weights,
             cached=(kept, features.pin_memory() if pinned and features is not None else features),
-            fresh=(missing, fresh.pin_memory() if pinned and fresh is not None else fresh),
+            uncached=(missing, pixels.pin_memory() if pinned and pixels is not None else pixels),
         )
 
     def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[MicroBatch]]]:

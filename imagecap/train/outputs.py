@@ -1,4 +1,4 @@
-"""What a training run writes: checkpoints, `train_summary.json` and `history.jsonl`."""
+"""Files that a training run writes: checkpoints, `train_summary.json` and `history.jsonl`."""
 
 import copy
 import json

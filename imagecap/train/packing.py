@@ -44,24 +44,24 @@ class PackedRows:
     Attributes:
         ids: token ids, `[pictures, tokens]`; image tokens are placeholders.
         positions: position ids, `[pictures, tokens]`.
-        groups: number of a token's prompt within the row, `[pictures, tokens]`; `SHARED` for image tokens and those
+        prompts: number of a token's prompt within the row, `[pictures, tokens]`; `SHARED` for image tokens and those
             before them, `PADDING` for padding.
         captions: number of a token's caption within the row, `[pictures, tokens]`; `SHARED` for tokens of image and
             prompt, `PADDING` for padding.
-        predicts: for each label, the index of the token whose hidden state predicts it, `[labels]`; tokens are counted
-            in the flattened `[pictures * tokens]`.
+        label_positions: for each label, the index of the token whose hidden state predicts it, in the flattened
+            `[pictures * tokens]`. `[labels]`
         labels: token ids to predict, caption by caption, `[labels]`.
-        owners: for each label, the number of its caption within the batch, `[labels]`.
+        label_captions: for each label, the number of its caption within the batch, `[labels]`.
         image_start: index of the first image token in every row.
     """
 
     ids: Tensor
     positions: Tensor
-    groups: Tensor
+    prompts: Tensor
     captions: Tensor
-    predicts: Tensor
+    label_positions: Tensor
     labels: Tensor
-    owners: Tensor
+    label_captions: Tensor
     image_start: int
 
     def to(self, device: torch.device) -> "PackedRows":
@@ -85,10 +85,10 @@ class PackedRows:
         weights = torch.ones(len(self.labels), dtype=torch.float64)
         if weighting == "token":
             return weights
-        weights /= torch.bincount(self.owners)[self.owners]
+        weights /= torch.bincount(self.label_captions)[self.label_captions]
         if weighting == "caption":
             return weights
-        pictures = self.predicts // self.ids.shape[1]
+        pictures = self.label_positions // self.ids.shape[1]
         # The labels of a caption have a total weight of 1, so the sum over a picture is its number of captions.
         captions = weights.new_zeros(len(self.ids)).index_add_(0, pictures, weights)
         return weights / captions.round()[pictures]
@@ -102,9 +102,9 @@ class PackedRows:
         tokens = self.ids.shape[1]
         order = torch.arange(tokens, device=self.ids.device)
         causal = order[:, None] >= order[None, :]
-        key_group, key_caption = self.groups[:, None, :], self.captions[:, None, :]
+        key_prompt, key_caption = self.prompts[:, None, :], self.captions[:, None, :]
         same_caption = (key_caption == SHARED) | (key_caption == self.captions[:, :, None])
-        related = (key_group == SHARED) | ((key_group == self.groups[:, :, None]) & same_caption)
+        related = (key_prompt == SHARED) | ((key_prompt == self.prompts[:, :, None]) & same_caption)
         return (related & causal)[:, None]
 
 
@@ -119,13 +119,13 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
     """
     prefix = [*before, *[image_id] * image_tokens]
     columns: list[tuple[list[int], list[int], list[int], list[int]]] = []
-    predicts: list[tuple[int, int]] = []  # (row, index in the row)
+    label_positions: list[tuple[int, int]] = []  # (row, index in the row)
     labels: list[int] = []
-    owners: list[int] = []
+    label_captions: list[int] = []
     number = 0  # of the caption, in the batch
     for index, branches in enumerate(rows):
         ids, positions = list(prefix), list(range(len(prefix)))
-        groups, captions = [SHARED] * len(prefix), [SHARED] * len(prefix)
+        prompt_numbers, captions = [SHARED] * len(prefix), [SHARED] * len(prefix)
         by_prompt: dict[tuple[int, ...], list[Branch]] = {}
         for branch in branches:
             by_prompt.setdefault(branch.prompt, []).append(branch)
@@ -133,23 +133,23 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
         for group, (prompt, members) in enumerate(by_prompt.items()):
             ids += prompt
             positions += range(len(prefix), len(prefix) + len(prompt))
-            groups += [group] * len(prompt)
+            prompt_numbers += [group] * len(prompt)
             captions += [SHARED] * len(prompt)
             # with an empty prompt, the last image token predicts the first token of a caption
             last = len(ids) - 1 if prompt else len(prefix) - 1
             start = len(prefix) + len(prompt)
             for branch in members:
                 inputs = branch.caption[:-1]
-                predicts += [(index, last), *((index, len(ids) + step) for step in range(len(inputs)))]
+                label_positions += [(index, last), *((index, len(ids) + step) for step in range(len(inputs)))]
                 ids += inputs
                 positions += range(start, start + len(inputs))
-                groups += [group] * len(inputs)
+                prompt_numbers += [group] * len(inputs)
                 captions += [caption] * len(inputs)
                 labels += branch.caption
-                owners += [number] * len(branch.caption)
+                label_captions += [number] * len(branch.caption)
                 caption += 1
                 number += 1
-        columns.append((ids, positions, groups, captions))
+        columns.append((ids, positions, prompt_numbers, captions))
     width = max(len(ids) for ids, *_ in columns)
     fill = (image_id, 0, PADDING, PADDING)
     padded = [
@@ -158,10 +158,10 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
     return PackedRows(
         ids=padded[0],
         positions=padded[1],
-        groups=padded[2],
+        prompts=padded[2],
         captions=padded[3],
-        predicts=torch.tensor([row * width + position for row, position in predicts]),
+        label_positions=torch.tensor([row * width + position for row, position in label_positions]),
         labels=torch.tensor(labels),
-        owners=torch.tensor(owners),
+        label_captions=torch.tensor(label_captions),
         image_start=len(before),
     )

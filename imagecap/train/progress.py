@@ -22,7 +22,7 @@ class MetricLogger(Protocol):
 
 @dataclass(frozen=True)
 class TrainingStatus:
-    """What a progress callback receives after each optimizer step.
+    """Argument of a progress callback, which is called after each optimizer step.
 
     Attributes:
         step: optimizer steps made.

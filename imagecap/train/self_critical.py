@@ -45,14 +45,14 @@ class SelfCritical:
             num_captions=self.beams,
             max_length=min(MAX_CAPTION_TOKENS, self.plan.settings.max_caption_tokens),
         )
-        self.place: dict[str, dict[int, int]] = {}
+        self.row_of_picture: dict[str, dict[int, int]] = {}
         self.cider: dict[str, Cider] = {}
         self.prompts = [prompts_of(sample) for sample in self.plan.samples]
         for prompt in {prompt for prompts in self.prompts for prompt in prompts.values()}:
             tokenize_prompt(train_step.model, prompt, self.settings)  # raises errors before training starts
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
-            self.place[language] = {picture: place for place, picture in enumerate(pictures)}
+            self.row_of_picture[language] = {picture: place for place, picture in enumerate(pictures)}
             references = {str(picture): texts_in(self.plan.samples[picture], language) for picture in pictures}
             self.cider[language] = Cider(prepare_references(references, language))
 
@@ -88,7 +88,7 @@ class SelfCritical:
                 rows_by_prompt.setdefault((language, prompt), []).append(row)
         for (language, prompt), group in rows_by_prompt.items():
             found = self._beam_search(features[group], prompt)
-            places = [self.place[language][batch.pictures[row]] for row in group for _ in range(self.beams)]
+            places = [self.row_of_picture[language][batch.pictures[row]] for row in group for _ in range(self.beams)]
             rewards = self.cider[language].score(places, [text for text, _ in found]).reshape(len(group), self.beams)
             total += float(rewards.sum())
             baselines = (rewards.sum(1, keepdims=True) - rewards) / (self.beams - 1)
@@ -101,7 +101,9 @@ class SelfCritical:
                 ]
         rows = [[branch for branch, _ in row] for row in branches]
         packed = pack(rows, self.before, model.image_token_id, model.num_image_tokens)
-        weights = torch.tensor([value for row in branches for _, value in row], dtype=torch.float64)[packed.owners]
+        weights = torch.tensor([value for row in branches for _, value in row], dtype=torch.float64)[
+            packed.label_captions
+        ]
         if not batch.weights.any():  # a placeholder of a process without pictures in this micro-step; see `Loader`
             return replace(batch, rows=packed, weights=torch.zeros_like(weights)), 0.0
         return replace(batch, rows=packed, weights=weights), total

@@ -30,7 +30,7 @@ BEST_FILE = "best.safetensors"
 
 @dataclass
 class TrainingProgress:
-    """How far a run has come; all of it is saved in the state.
+    """Position of a run in its plan, and its running means; saved in the state.
 
     Attributes:
         step: optimizer steps made.
@@ -79,7 +79,7 @@ class TrainingProgress:
 
 
 def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtype: torch.dtype) -> ResumeKey:
-    """What must be equal for a run to be resumed: settings that change results, dtype, data and initial weights."""
+    """Return what must be equal to resume a run: settings that change results, dtype, data and initial weights."""
     # what max_samples leaves of the pictures is in the digest of the data
     free = result_neutral("train") | {"max_samples"}
     chosen = {name: value for name, value in settings.train.model_dump().items() if name not in free}

@@ -100,15 +100,15 @@ class TrainStep:
 
     def features(self, batch: MicroBatch) -> Tensor:
         """Patch features `[pictures, patches, vision_hidden]` of a micro-batch, from the cache or the encoder."""
-        (kept, cached), (missing, pixels) = batch.cached, batch.fresh
+        (kept, cached), (missing, pixels) = batch.cached, batch.uncached
         if pixels is None:
             assert cached is not None
             return cached.to(self.model.device, non_blocking=True)
-        fresh = self.encode(pixels)
+        encoded = self.encode(pixels)
         if cached is None:
-            return fresh
-        mixed = fresh.new_empty(len(kept) + len(missing), *fresh.shape[1:])
-        mixed[missing], mixed[kept] = fresh, cached.to(fresh.device, non_blocking=True)
+            return encoded
+        mixed = encoded.new_empty(len(kept) + len(missing), *encoded.shape[1:])
+        mixed[missing], mixed[kept] = encoded, cached.to(encoded.device, non_blocking=True)
         return mixed
 
     def loss(self, batch: MicroBatch, scale: float, *, weighted: bool = True) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the stages of dvc.yaml have in common: settings, checks, and the way they end."""
+"""Common parts of the stages of dvc.yaml: settings, checks, and exit codes."""
 
 import json
 import os

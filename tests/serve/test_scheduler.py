@@ -191,7 +191,7 @@ def test_models_that_cannot_share_a_batch_are_decoded_apart(
 
 
 def test_what_is_asked_wrongly(model: "ImageCaptioner") -> None:
-    with pytest.raises(ImageCapError, match="brings none of its own"):
+    with pytest.raises(ImageCapError, match="none is saved with the model"):
         Scheduler(model).caption(PICTURES[:1], None, GREEDY)
     model.language_model.config.max_position_embeddings = 20
     with pytest.raises(ImageCapError, match="20 positions"):

@@ -170,6 +170,6 @@ def test_what_each_token_sees() -> None:
     expected = ["1.......", "11......", "111.....", "1111....", "11111...", "111..1..", "11....1.", "11....11"]
     seen = ["".join("1" if cell else "." for cell in row) for row in rows.attention_mask()[0, 0].tolist()]
     assert seen == expected
-    assert rows.predicts.tolist() == [2, 3, 4, 2, 5, 6, 7, 8 + 2]
+    assert rows.label_positions.tolist() == [2, 3, 4, 2, 5, 6, 7, 8 + 2]
     assert rows.labels.tolist() == [1, 2, 9, 4, 9, 3, 9, 9]
-    assert rows.owners.tolist() == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert rows.label_captions.tolist() == [0, 0, 0, 1, 1, 2, 2, 3]

@@ -49,8 +49,8 @@ def test_step_is_the_gradient_of_the_expected_reward(
 
     expected, rewards = torch.zeros((), dtype=torch.float64), []
     for micro in micro_steps:
-        captions: list[list[int]] = [[] for _ in range(int(micro.rows.owners.max()) + 1)]
-        for owner, label in zip(micro.rows.owners.tolist(), micro.rows.labels.tolist(), strict=True):
+        captions: list[list[int]] = [[] for _ in range(int(micro.rows.label_captions.max()) + 1)]
+        for owner, label in zip(micro.rows.label_captions.tolist(), micro.rows.labels.tolist(), strict=True):
             captions[owner].append(label)
         for picture in micro.pictures:
             image = load_image(samples[picture].path, 10_000_000)
@@ -93,7 +93,7 @@ def test_beams_depend_on_the_picture_only(tiny_bases: ModelSettings, make_sample
         part = [(picture, [0]) for picture in pictures]
         [micro], _, _ = critic.step(Step([part], 4), [loader.micro_batch(part, 4)])
         rows = micro.rows
-        return [rows.labels[rows.predicts // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
+        return [rows.labels[rows.label_positions // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
 
     assert said([0, 1, 2]) == [*said([0]), *said([1]), *said([2])]
     # the last one alone has captions in two languages: its features are not the first of the batch

@@ -10,7 +10,7 @@ from imagecap.eval.scenes.world import COLOURS, KINDS, PLACES, Group
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption claims.
+    """Claims of a caption.
 
     Attributes:
         groups: one or two groups; the left or upper one first.

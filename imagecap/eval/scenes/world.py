@@ -1,4 +1,4 @@
-"""What sample scenes are made of: kinds of objects, colours, places and relations, and the words for them."""
+"""Vocabulary of the sample scenes: kinds of objects, colours, places and relations, and the words for them."""
 
 from dataclasses import dataclass
 
@@ -141,7 +141,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Group:
-    """What a caption says of like things: how many, of which colour and kind."""
+    """Things of one kind and colour, and their number."""
 
     count: int
     colour: str

@@ -4,13 +4,14 @@
 `imagecap/config/model.py`.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import nn
 
 
-class ProjectorKind:
+class ProjectorKind(ABC):
     """How one kind of projector is built, trained and written into a stock checkpoint.
 
     Attributes:
@@ -25,6 +26,7 @@ class ProjectorKind:
     default_feature_layer: int
     patches_per_side = 1
 
+    @abstractmethod
     def config_arguments(self, text_hidden: int, patches: int) -> dict[str, Any]:
         """Arguments of the stock configuration that other kinds do not have.
 
@@ -32,13 +34,12 @@ class ProjectorKind:
             text_hidden: width of the language model.
             patches: number of patches in a picture.
         """
-        raise NotImplementedError
 
     def matches(self, config: Any) -> bool:
         """Whether a stock configuration describes this kind."""
         return bool(config.model_type == self.model_type)
 
-    def initialize(self, projector: Any) -> None:
+    def initialize(self, projector: Any) -> None:  # noqa: B027  (kinds may leave the weights as they are)
         """Change the initial weights, which are those of the stock module."""
 
     def set_trainable(self, projector: Any) -> None:
