@@ -9,7 +9,34 @@ from imagecap.languages import CHINESE, ENGLISH, LANGUAGES, Language
 class DataSettings(Section):
     """Which pictures and captions are read, and how they are split."""
 
-    data_path: str = setting("./data", "folder with captions.json and images/")
+    data_path: str = setting("./data", "folder with captions.json and images/, or in another format")
+    format: Literal[
+        "auto", "captions", "table", "imagefolder", "coco", "karpathy", "flickr8k", "flickr30k", "llava", "sidecar"
+    ] = setting(
+        "auto",
+        "format of the captions",
+        choices={
+            "auto": "recognised by its files",
+            "captions": "captions.json and images/",
+            "table": "captions.csv, .tsv, .jsonl or .parquet",
+            "imagefolder": "Hugging Face's metadata.csv, .jsonl or .parquet",
+            "coco": "COCO's images and annotations",
+            "karpathy": "Karpathy's splits",
+            "flickr8k": "lines of name, number, tab and caption",
+            "flickr30k": "Flickr30k's results.csv",
+            "llava": "LLaVA's conversations",
+            "sidecar": "a text file beside each picture",
+        },
+    )
+    images_path: str | None = setting(
+        None, "folder of the pictures that captions files name; absent: looked for in data_path"
+    )
+    image_column: str | None = setting(
+        None, "column of a table with the names of pictures; absent: recognised by its name"
+    )
+    caption_columns: str | None = setting(
+        None, "columns of a table with captions, parted by commas; absent: recognised by their names"
+    )
     language: Literal["all", Language] = setting(
         "all",
         "language of the captions that are used",

@@ -1,7 +1,8 @@
-"""Reading captions.json into rows, every field of which is checked. Pictures are not looked at here."""
+"""Reading captions.json, and checking every field of the rows of any format. Pictures are not looked at here."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,61 @@ CAPTIONS_FILE = "captions.json"
 _COLUMNS = frozenset({"image", "caption", "split", "language", "prompt"})
 
 
-def captions_file(folder: Path) -> Path:
-    """The captions file of a data folder: `captions` with an ending of `READERS`, or `captions.json` without any."""
-    files = (folder / f"captions{ending}" for ending in READERS)
-    return next((file for file in files if file.is_file()), folder / CAPTIONS_FILE)
+@dataclass(frozen=True)
+class RawRow:
+    """A row of a captions file in the columns of captions.json, before its fields are checked.
+
+    Attributes:
+        place: where the row is, for messages: "row 3", "line 7", "annotation 12".
+        value: the columns. Anything else than a dict is reported as a problem of the row.
+    """
+
+    place: str
+    value: Any
 
 
 def read_rows(file: Path, settings: DataSettings) -> tuple[list[CaptionRow], list[Problem]]:
-    """Read a captions file and check every row.
+    """Read captions.json and check every row; raises as `load_rows` does."""
+    return check_rows([RawRow(f"row {number}", value) for number, value in enumerate(load_rows(file), 1)], settings)
+
+
+def load_rows(file: Path) -> list[Any]:
+    """Read the list in captions.json.
 
     Raises:
         ImageCapError: the file is missing, is not JSON (the message names line and column), or holds no list of rows.
     """
-    values = READERS.get(file.suffix, _read_json)(file)
+    values = load_json(file)
     if not isinstance(values, list):
         raise ImageCapError(
             f'{file} must hold a list of rows such as {{"image": "a.jpg", "caption": "…"}}, not {_kind(values)}'
         )
     if not values:
         raise ImageCapError(f"{file} has no rows")
+    return values
+
+
+def check_rows(
+    raw: Iterable[RawRow | Problem], settings: DataSettings, numbered_from: int = 0, prefix: str = ""
+) -> tuple[list[CaptionRow], list[Problem]]:
+    """Check every field of the rows.
+
+    Args:
+        raw: the rows, and problems that were found while they were read.
+        settings: the prompts are used.
+        numbered_from: number of the rows before these.
+        prefix: text before the place of each row in messages, such as the name of the file.
+
+    Returns:
+        The rows that are in order, and the problems.
+    """
     rows: list[CaptionRow] = []
     problems: list[Problem] = []
-    for number, value in enumerate(values, 1):
-        row = _check_row(number, value, settings)
+    for number, each in enumerate(raw, numbered_from + 1):
+        if isinstance(each, Problem):
+            problems.append(replace(each, row=number, place=prefix + each.place) if each.place else each)
+            continue
+        row = _check_row(number, prefix + each.place, each.value, settings)
         if isinstance(row, CaptionRow):
             rows.append(row)
         else:
@@ -46,7 +79,12 @@ def read_rows(file: Path, settings: DataSettings) -> tuple[list[CaptionRow], lis
     return rows, problems
 
 
-def _read_json(file: Path) -> Any:
+def load_json(file: Path) -> Any:
+    """Parse a JSON file that may be UTF-8, UTF-16 or UTF-32; `NaN` is read as null.
+
+    Raises:
+        ImageCapError: the file is missing, cannot be read, or is not JSON (the message names line and column).
+    """
     try:
         raw = file.read_bytes()
     except FileNotFoundError:
@@ -69,7 +107,7 @@ def _read_json(file: Path) -> Any:
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            hint = "; one object a line (JSON Lines) is not read: put the rows in one list [ …, … ]"
+            hint = "; one object a line is JSON Lines: call the file captions.jsonl"
         raise ImageCapError(
             f"{file} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}{hint}"
         ) from None
@@ -77,10 +115,11 @@ def _read_json(file: Path) -> Any:
         raise ImageCapError(f"{file} cannot be read as JSON: {error}") from None
 
 
-def _check_row(number: int, value: Any, settings: DataSettings) -> CaptionRow | list[Problem]:
+def _check_row(number: int, place: str, value: Any, settings: DataSettings) -> CaptionRow | list[Problem]:
     """The checked row, or one problem for each field that is wrong."""
     if not isinstance(value, dict):
-        return [Problem(number, None, f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}')]
+        message = f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}'
+        return [Problem(number, None, message, place=place)]
     messages: list[str] = []
     image = _text(value, "image", messages)
     text = _text(value, "caption", messages)
@@ -107,9 +146,9 @@ def _check_row(number: int, value: Any, settings: DataSettings) -> CaptionRow | 
         messages.append("a further column holds half a character (a lone surrogate \\ud800 … \\udfff)")
     if messages or image is None or text is None:
         shown = image if image is not None and _is_unicode(image) else None
-        return [Problem(number, shown, message) for message in messages]
+        return [Problem(number, shown, message, place=place) for message in messages]
     prompt = optional["prompt"] or settings.prompt_of(language)
-    return CaptionRow(number, image, split, Caption(text.strip(), language, prompt, extra))
+    return CaptionRow(number, place, image, split, Caption(text.strip(), language, prompt, extra))
 
 
 def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
@@ -155,7 +194,3 @@ def _kind(value: Any) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-# Readers by the ending of the file. Each returns a list of objects with the columns of captions.json.
-READERS: dict[str, Callable[[Path], Any]] = {".json": _read_json}

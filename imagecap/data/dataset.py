@@ -1,7 +1,8 @@
 """Reading a data folder: every row and every picture is checked, rows are grouped by picture, pictures are split.
 
-A data folder holds `captions.json`, a list of rows `{"image": "a.jpg", "caption": "…"}`, and the pictures in `images/`.
-A row may also have the columns `split`, `language` and `prompt`; further columns are kept in `Caption.extra`.
+A data folder holds `captions.json`, a list of rows `{"image": "a.jpg", "caption": "…"}`, and the pictures in `images/`,
+or has another of the layouts in `imagecap.data.formats`. A row may also have the columns `split`, `language` and
+`prompt`; further columns are kept in `Caption.extra`.
 """
 
 import os
@@ -9,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import captions_file, read_rows
-from imagecap.data.grouping import Repeats, digest_files, rows_by_file, stop_on_errors
+from imagecap.data.captions_file import CAPTIONS_FILE
+from imagecap.data.formats import FORMATS, Source, find_source
+from imagecap.data.grouping import Repeats, add_rows_by_file, digest_files, stop_on_errors
 from imagecap.data.image_folder import read_image_folder
-from imagecap.data.picture_files import PictureFinder
 from imagecap.data.records import Caption, CaptionRow, Problem, Sample, Split, problem_lines
 from imagecap.data.splits import check_fractions, require_training, split_of
 from imagecap.errors import ImageCapError
@@ -26,8 +27,6 @@ __all__ = [
     "read_captions",
     "read_image_folder",
 ]
-
-IMAGES_FOLDER = "images"
 
 
 def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[list[Sample], list[Problem]]:
@@ -52,15 +51,16 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
     folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
-    file, images = captions_file(folder), folder / IMAGES_FOLDER
-    rows, problems = read_rows(file, settings)
-    if not images.is_dir():
-        raise ImageCapError(f"{images} is missing; the pictures that {file.name} names lie in it")
-
-    by_file, missing = rows_by_file(rows, PictureFinder(images))
+    # without any captions file, the message is about captions.json
+    source = find_source(folder, settings) or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
+    by_file: dict[Path, list[CaptionRow]] = {}
+    problems: list[Problem] = []
+    for _, finder, rows, bad in source.read(settings):
+        problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
+    file = source.files[0] if len(source.files) == 1 else folder
     digests, unreadable = digest_files(by_file, settings, str)
     splits, conflicts = _explicit_splits(by_file, digests)
-    problems = sorted([*problems, *missing, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
+    problems = sorted([*problems, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
     stop_on_errors(problems, file, settings)
 
     samples: list[Sample] = []
@@ -106,7 +106,8 @@ def _explicit_splits(
                 conflicts[digest] = Problem(
                     row.number,
                     row.image,
-                    f"the row puts the picture into {row.split}, but row {earlier.number} says {earlier.split}{same}",
+                    f"the row puts the picture into {row.split}, but {earlier.place} says {earlier.split}{same}",
+                    place=row.place,
                 )
     return splits, conflicts
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
 from imagecap.data.images import PictureError
-from imagecap.data.picture_files import PictureFinder
+from imagecap.data.picture_files import PictureFinders
 from imagecap.data.records import Caption, CaptionRow, Problem, problem_lines
 from imagecap.errors import ImageCapError
 
@@ -19,18 +19,17 @@ def rows_by_name(rows: Iterable[CaptionRow]) -> dict[str, list[CaptionRow]]:
     return by_name
 
 
-def rows_by_file(
-    rows: Iterable[CaptionRow], finder: PictureFinder
-) -> tuple[dict[Path, list[CaptionRow]], list[Problem]]:
-    """The rows of each picture file, in order of first appearance, and one problem for each name without a file."""
-    by_file: dict[Path, list[CaptionRow]] = {}
+def add_rows_by_file(
+    by_file: dict[Path, list[CaptionRow]], rows: Iterable[CaptionRow], finder: PictureFinders
+) -> list[Problem]:
+    """Add rows to those of each picture file; return a problem for each name without a file."""
     problems: list[Problem] = []
     for name, named in rows_by_name(rows).items():
         try:
             by_file.setdefault(finder.find(name), []).extend(named)
         except PictureError as error:
             problems.append(picture_problem(named, error))
-    return by_file, problems
+    return problems
 
 
 def digest_files(
@@ -58,15 +57,15 @@ def digest_files(
 def picture_problem(rows: Sequence[CaptionRow], error: PictureError) -> Problem:
     """The problem of a picture that cannot be used: one, however many rows name the picture."""
     more = f" ({len(rows)} rows name it)" if len(rows) > 1 else ""
-    return Problem(rows[0].number, rows[0].image, f"the picture {error.reason}{more}")
+    return Problem(rows[0].number, rows[0].image, f"the picture {error.reason}{more}", place=rows[0].place)
 
 
 class Repeats:
     """Finds rows that repeat an earlier one: the same picture content, caption, prompt and language."""
 
     def __init__(self) -> None:
-        self._first: dict[Hashable, int] = {}
-        self._example: tuple[CaptionRow, int] | None = None
+        self._first: dict[Hashable, CaptionRow] = {}
+        self._example: tuple[CaptionRow, CaptionRow] | None = None
         self.count = 0
 
     def captions(self, digest: str, rows: Iterable[CaptionRow]) -> tuple[Caption, ...]:
@@ -74,8 +73,8 @@ class Repeats:
         kept = []
         for row in sorted(rows, key=lambda row: row.number):
             caption = row.caption
-            first = self._first.setdefault((digest, caption.text, caption.prompt, caption.language), row.number)
-            if first == row.number:
+            first = self._first.setdefault((digest, caption.text, caption.prompt, caption.language), row)
+            if first is row:
                 kept.append(caption)
             else:
                 self.count += 1
@@ -88,8 +87,8 @@ class Repeats:
             return []
         row, first = self._example
         what = "1 row repeats" if self.count == 1 else f"{self.count} rows repeat"
-        message = f"{what} an earlier row (this one repeats row {first}); each is used once"
-        return [Problem(row.number, row.image, message, "warning")]
+        message = f"{what} an earlier row (this one repeats {first.place}); each is used once"
+        return [Problem(row.number, row.image, message, "warning", row.place)]
 
 
 def stop_on_errors(problems: Sequence[Problem], place: Path, settings: DataSettings) -> None:

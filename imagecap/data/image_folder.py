@@ -2,14 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import captions_file, read_rows
+from imagecap.data.formats import Source, find_source
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
-from imagecap.data.picture_files import PictureFinder
+from imagecap.data.picture_files import is_picture_name
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key
@@ -17,18 +16,6 @@ from imagecap.files import natural_key
 _log = logging.getLogger(__name__)
 
 _IMAGES = "images"
-
-# A folder may hold other files too, so that pictures are told by their endings. HEIC cannot be read, but is listed so
-# that it is reported and not ignored.
-_PICTURE_ENDINGS = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".ico", ".heic", ".heif"),
-}
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether the ending of a file name is that of a picture."""
-    return Path(name).suffix.lower() in _PICTURE_ENDINGS
 
 
 def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
@@ -89,35 +76,32 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:
     """Add the rows of the captions file, if there is one, to the pictures of `folder`; return their problems."""
-    home = next((place for place in (folder, folder.parent) if captions_file(place).is_file()), None)
-    if home is None:
+    source = find_source(folder, settings) or _source_above(folder, settings)
+    if source is None:
         return []
-    file = captions_file(home)
-    rows, problems = read_rows(file, settings)
-    finders = [PictureFinder(place) for place in dict.fromkeys((home / _IMAGES, home, folder)) if place.is_dir()]
+    home = source.folder
     belongs = (home / _IMAGES).is_dir() and folder in (home, home / _IMAGES)
+    problems: list[Problem] = []
     elsewhere: list[Problem] = []
-    for name, named in rows_by_name(rows).items():
-        found = _find(name, finders)
-        if isinstance(found, PictureError):
-            (problems if belongs else elsewhere).append(picture_problem(named, found))
-        elif folder in found.parents:
-            by_file.setdefault(found, []).extend(named)
+    for _, finder, rows, found in source.read(settings, home, folder):
+        problems += found
+        for name, named in rows_by_name(rows).items():
+            try:
+                path = finder.find(name)
+            except PictureError as error:
+                (problems if belongs else elsewhere).append(picture_problem(named, error))
+                continue
+            if folder in path.parents:
+                by_file.setdefault(path, []).extend(named)
     if elsewhere and not any(by_file.values()):
-        _log.warning("%s names none of the pictures in %s:\n%s", file, folder, problem_lines(elsewhere))
+        _log.warning("%s names none of the pictures in %s:\n%s", source.files[0], folder, problem_lines(elsewhere))
     return problems
 
 
-def _find(name: str, finders: Iterable[PictureFinder]) -> Path | PictureError:
-    """The file of a picture, looked up in one folder after the other, or the error of the first folder."""
-    error: PictureError | None = None
-    for finder in finders:
-        try:
-            return finder.find(name)
-        except PictureError as found:
-            error = error or found
-    assert error is not None
-    return error
+def _source_above(folder: Path, settings: DataSettings) -> Source | None:
+    """The captions file in the folder above, which must be called `captions`: other files there may be anybody's."""
+    source = find_source(folder.parent, settings) if any(folder.parent.glob("captions.*")) else None
+    return source if source is not None and source.files[0].stem == "captions" else None
 
 
 def _names(by_file: dict[Path, list[CaptionRow]], folder: Path) -> dict[Path, str]:

@@ -4,15 +4,40 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from imagecap.data.images import PictureError
+from imagecap.files import natural_key
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 # DVC may replace the files of a tracked folder by links into its cache (`dvc config cache.type symlink`). Files there
 # are named by the hash of their content, so that a link cannot be aimed at a file of somebody's choice.
 _DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+
+
+# A folder may hold other files too, so that pictures are told by their endings. HEIC cannot be read, but is listed so
+# that it is reported and not ignored.
+_PICTURE_ENDINGS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".ico", ".heic", ".heif"),
+}
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether the ending of a file name is that of a picture."""
+    return Path(name).suffix.lower() in _PICTURE_ENDINGS
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """Return the relative names of the pictures in a folder and its subfolders, in natural order, but hidden files."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(place).relative_to(folder)
+        found += [(below / name).as_posix() for name in names if is_picture_name(name) and not name.startswith(".")]
+    return sorted(found, key=natural_key)
 
 
 class PictureFinder:
@@ -96,6 +121,28 @@ class PictureFinder:
             by_stem = {_folded(Path(name).stem): name for name in reversed(names)}
             self._listings[folder] = by_name, by_stem
         return self._listings[folder]
+
+
+class PictureFinders:
+    """Looks up pictures in one folder after the other."""
+
+    def __init__(self, finders: Sequence[PictureFinder]) -> None:
+        self.finders = finders
+
+    def find(self, name: str) -> Path:
+        """The absolute path of a picture in the first folder that has it.
+
+        Raises:
+            PictureError: no folder has it; says what the first folder's finder says.
+        """
+        first: PictureError | None = None
+        for finder in self.finders:
+            try:
+                return finder.find(name)
+            except PictureError as error:
+                first = first or error
+        assert first is not None
+        raise first
 
 
 def _parts_of(name: str) -> list[str]:

@@ -34,13 +34,15 @@ class CaptionRow:
     """One row of a captions file whose fields are all in order.
 
     Attributes:
-        number: position in the file, from 1.
+        number: position in the captions files, from 1.
+        place: the same for messages: "row 3", or with the name of the file or another unit.
         image: name of the picture as written.
         split: None where the row names none.
         caption: the caption, with language and prompt filled in.
     """
 
     number: int
+    place: str
     image: str
     split: Split | None
     caption: Caption
@@ -70,25 +72,23 @@ class Problem:
     """Something that is wrong with the data. Rows with an error cannot be used; rows with a warning can.
 
     Attributes:
-        row: position of the row in captions.json, from 1; None where the problem is not that of one row.
+        row: position of the row in the captions files, from 1; None where the problem is not that of one row.
         image: name of the picture in that row, if it has one.
         message: a sentence without its full stop.
+        severity: whether what it concerns can be used.
+        place: the position for messages, where it is not "row N".
     """
 
     row: int | None
     image: str | None
     message: str
     severity: Literal["error", "warning"] = "error"
+    place: str | None = None
 
     def __str__(self) -> str:
-        place = " ".join(
-            part
-            for part in (
-                f"row {self.row}" if self.row is not None else "",
-                (f"({self.image})" if self.row is not None else self.image) if self.image else "",
-            )
-            if part
-        )
+        position = self.place or (f"row {self.row}" if self.row is not None else "")
+        shown = f"({self.image})" if position else self.image
+        place = " ".join(part for part in (position, shown if self.image else "") if part)
         return f"{place}: {self.message}" if place else self.message
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imagecap.data.image_folder import is_picture_name
+from imagecap.data.picture_files import is_picture_name
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key, read_json
 

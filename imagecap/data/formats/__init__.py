@@ -1,0 +1,165 @@
+"""Data formats: layouts in which captioned pictures lie, each in a file of its own, and how one is recognised.
+
+`FORMATS` declares the choices of the setting `format`. A new format is a subclass of `DataFormat` in a file here, an
+entry in `FORMATS`, and its name and meaning in `imagecap/config/data.py`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import CAPTIONS_FILE, RawRow, check_rows
+from imagecap.data.formats.captions import Captions
+from imagecap.data.formats.coco import Coco
+from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.formats.flickr import Flickr30k, FlickrToken
+from imagecap.data.formats.karpathy import Karpathy
+from imagecap.data.formats.llava import Llava
+from imagecap.data.formats.sidecar import Sidecar
+from imagecap.data.formats.table import ImageFolder, Table
+from imagecap.data.picture_files import PictureFinder, PictureFinders
+from imagecap.data.records import CaptionRow, Problem, Split
+from imagecap.errors import ImageCapError
+
+__all__ = ["FORMATS", "DataFormat", "RawRow", "Source", "find_source"]
+
+FORMATS: dict[str, DataFormat] = {
+    each.name: each
+    for each in (
+        Captions(),
+        Table(),
+        ImageFolder(),
+        Coco(),
+        Karpathy(),
+        FlickrToken(),
+        Flickr30k(),
+        Llava(),
+        Sidecar(),
+    )
+}
+
+_SAMPLED_NAMES = 20  # names of pictures that are looked for in subfolders
+_SEARCHED_FOLDERS = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """The captions files of a folder and their format."""
+
+    format: DataFormat
+    folder: Path
+    files: list[Path]
+
+    def read(
+        self, settings: DataSettings, *further: Path
+    ) -> Iterator[tuple[Path, PictureFinders, list[CaptionRow], list[Problem]]]:
+        """Read the captions files one after the other. Rows are numbered through.
+
+        Args:
+            settings: see `DataSettings`.
+            further: folders in which pictures are looked up last.
+
+        Yields:
+            The file, the finder of its pictures, its rows that are in order, and the problems of the others.
+
+        Raises:
+            ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
+        """
+        number = 0
+        for file in self.files:
+            folders = self._picture_folders(file, settings)
+            raw = list(self.format.rows(file, folders, settings))
+            if len(self.files) > 1 and (split := self.format.split_of(file)):
+                raw = [_with_split(row, split) for row in raw]
+            if isinstance(self.format, Captions):
+                finders = [*folders, *further]
+            else:
+                first = list(islice(_names(raw), _SAMPLED_NAMES))
+                finders = [*folders, *_folders_with(self.folder, first), *further]
+            prefix = f"{file.relative_to(self.folder).as_posix()} " if len(self.files) > 1 else ""
+            rows, problems = check_rows(raw, settings, number, prefix)
+            number += len(raw)
+            existing = [folder for folder in dict.fromkeys(finders) if folder.is_dir()]
+            if not existing:
+                raise ImageCapError(f"{finders[0]} is missing; the pictures that {file.name} names lie in it")
+            yield file, PictureFinders([PictureFinder(folder) for folder in existing]), rows, problems
+
+    def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
+        if settings.images_path is not None:
+            folder = Path(os.path.abspath(Path(settings.images_path).expanduser()))  # noqa: PTH100
+            if not folder.is_dir():
+                raise ImageCapError(f"the folder of pictures {folder}, which images_path names, does not exist")
+            return [folder]
+        return list(dict.fromkeys(self.format.picture_folders(file, self.folder)))
+
+
+def find_source(folder: Path, settings: DataSettings) -> Source | None:
+    """Recognise the format of a folder, or find the files of the format that `settings.format` names.
+
+    captions.json comes first; text files beside pictures count only where there is no captions file.
+
+    Returns:
+        The source; None if the format is to be recognised and the folder has none.
+
+    Raises:
+        ImageCapError: the folder has captions files of several formats, or none of the format that is named.
+    """
+    if settings.format != "auto":
+        chosen = FORMATS[settings.format]
+        files = chosen.files(folder)
+        if not files:
+            raise ImageCapError(f"{folder} has no captions files of format = {settings.format} ({chosen.title})")
+        return Source(chosen, folder, files)
+    last = FORMATS[Sidecar.name]
+    found: list[Source] = []
+    for each in FORMATS.values():
+        if each is last and found:
+            continue
+        files = each.files(folder)
+        if files:
+            found.append(Source(each, folder, files))
+            if each.name == Captions.name or files[0].name == CAPTIONS_FILE:
+                return found[-1]
+    if len(found) > 1:
+        names = "; ".join(f"{each.format.name}: {each.files[0].relative_to(folder).as_posix()}" for each in found)
+        raise ImageCapError(f"{folder} has captions files of several formats ({names}); choose one by format")
+    return found[0] if found else None
+
+
+def _names(raw: Iterable[RawRow | Problem]) -> Iterator[str]:
+    for row in raw:
+        name = row.value.get("image") if isinstance(row, RawRow) and isinstance(row.value, dict) else None
+        if isinstance(name, str):
+            yield name
+
+
+def _with_split(row: RawRow | Problem, split: Split) -> RawRow | Problem:
+    """The row in a split, unless it names one itself."""
+    if isinstance(row, Problem) or not isinstance(row.value, dict) or row.value.get("split"):
+        return row
+    return replace(row, value={**row.value, "split": split})
+
+
+def _folders_with(folder: Path, names: list[str]) -> list[Path]:
+    """Folders up to two levels below `folder` that hold one of the pictures, for layouts that name them freely."""
+    found: list[Path] = []
+    level = [folder]
+    seen = 0
+    for _ in range(2):
+        try:
+            level = [
+                Path(entry.path)
+                for place in level
+                for entry in sorted(os.scandir(place), key=lambda e: e.name)
+                if not entry.name.startswith(".") and entry.is_dir()
+            ]
+        except OSError:
+            break
+        seen += len(level)
+        if seen > _SEARCHED_FOLDERS:
+            break
+        found += [place for place in level if any(os.path.isfile(place / name) for name in names)]  # noqa: PTH113
+    return found

@@ -1,0 +1,58 @@
+"""COCO captions (Chen et al. 2015, arXiv:1504.00325): `images` {id, file_name}, `annotations` {image_id, caption}."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import RawRow, load_json
+from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.formats.json_files import json_captions_files, json_kind
+from imagecap.data.records import Problem, Split
+from imagecap.data.splits import split_named
+from imagecap.errors import ImageCapError
+
+
+class Coco(DataFormat):
+    """COCO's files of captions, such as `annotations/captions_train2017.json`; those of instances are left alone."""
+
+    name = "coco"
+    title = "COCO captions"
+
+    def files(self, folder: Path) -> list[Path]:
+        return json_captions_files(folder, self.name)
+
+    def reads(self, file: Path) -> bool:
+        return file.suffix == ".json" and json_kind(file) == self.name
+
+    def split_of(self, file: Path) -> Split | None:
+        return split_named(file.stem.rpartition("_")[2].rstrip("0123456789"))  # captions_train2017
+
+    def picture_folders(self, file: Path, folder: Path) -> list[Path]:
+        part = file.stem.rpartition("_")[2]  # train2017
+        homes = (folder / "images", folder, *([folder.parent] if file.parent == folder else []))
+        return [*(home / part for home in homes), *super().picture_folders(file, folder)]
+
+    def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
+        content = load_json(file)
+        if not isinstance(content, dict):
+            raise ImageCapError(f"{file} must hold COCO's object with images and annotations")
+        images, annotations = content.get("images"), content.get("annotations")
+        if not isinstance(images, list) or not isinstance(annotations, list):
+            raise ImageCapError(f"{file} must hold the lists images and annotations, as COCO's files of captions do")
+        names = {_identity(image.get("id")): image.get("file_name") for image in images if isinstance(image, dict)}
+        for number, annotation in enumerate(annotations, 1):
+            place = f"annotation {number}"
+            if not isinstance(annotation, dict):
+                yield RawRow(place, annotation)
+                continue
+            identity = _identity(annotation.get("image_id"))
+            if identity not in names:
+                yield Problem(None, None, f"image_id {annotation.get('image_id')} is not among images", place=place)
+                continue
+            further = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
+            yield RawRow(place, {"image": names[identity], **further})
+
+
+def _identity(value: object) -> str:
+    """An id as text: ids are compared by value, whether they are written as 7, 7.0 or "7"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,53 @@
+"""The interface of a data format: its captions files in a folder, and their rows in the columns of captions.json."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import RawRow
+from imagecap.data.records import Problem, Split
+
+
+class DataFormat(ABC):
+    """A layout of captions files and pictures.
+
+    Attributes:
+        name: its name in the setting `format`.
+        title: its name in messages.
+    """
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def files(self, folder: Path) -> list[Path]:
+        """Return the captions files of this format in a folder, in order of their names; empty if there are none."""
+
+    @abstractmethod
+    def reads(self, file: Path) -> bool:
+        """Whether a file is a captions file of this format, judged by its name or the beginning of its content."""
+
+    @abstractmethod
+    def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
+        """Read a captions file.
+
+        Args:
+            file: one of `files`.
+            folders: the folders in which pictures are looked up.
+            settings: `image_column` and `caption_columns` are used by formats that have columns.
+
+        Yields:
+            The rows in the order of the file, and warnings about rows that are left out.
+
+        Raises:
+            ImageCapError: the file cannot be read.
+        """
+
+    def split_of(self, file: Path) -> Split | None:
+        """Return the split of all rows of a captions file, judged by its name, where there is a file for each split."""
+        return None
+
+    def picture_folders(self, file: Path, folder: Path) -> list[Path]:
+        """Return the folders that names of pictures in a captions file may be relative to, the likeliest first."""
+        return [folder / "images", file.parent, folder]

@@ -1,0 +1,194 @@
+"""Tables of captions: CSV, TSV, JSON Lines and Parquet, with the columns of captions.json or of other names."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imagecap.config import DataSettings
+from imagecap.data.captions_file import RawRow
+from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.formats.text_files import first_line, text_lines
+from imagecap.data.records import Problem
+from imagecap.data.splits import split_named
+from imagecap.errors import ImageCapError, require_package
+
+ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+
+_IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "path", "filepath", "img")
+_CAPTION_NAMES = ("caption", "text", "sentence", "captions", "sentences", "comment", "description", "raw")
+_NUMBERED_CAPTION = re.compile(r"(?:caption|text|sentence|comment)s?_?\d+$")
+_FIELD_BYTES = 1 << 24  # the longest field of a CSV file that is read
+
+
+class Table(DataFormat):
+    """`captions.csv`, `.tsv`, `.jsonl` or `.parquet`, or Kaggle's `captions.txt`, which is a CSV file."""
+
+    name = "table"
+    title = "a table of captions"
+
+    def files(self, folder: Path) -> list[Path]:
+        named = [folder / f"captions{ending}" for ending in ENDINGS]
+        return [file for file in (*named, folder / "captions.txt") if file.is_file() and self.reads(file)]
+
+    def reads(self, file: Path) -> bool:
+        if file.suffix == ".txt":  # a heading with a column for the picture and one for the caption
+            columns = [column.strip().lower() for column in re.split(r"[,;\t|]", first_line(file))]
+            return bool({*columns} & {*_IMAGE_NAMES} and {*columns} & {*_CAPTION_NAMES})
+        return file.suffix.lower() in ENDINGS
+
+    def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
+        columns: _Columns | None = None
+        for number, row in enumerate(_read(file), 1):
+            place = f"row {number}"
+            if not isinstance(row, dict):
+                yield RawRow(place, row)
+                continue
+            if None in row:
+                yield Problem(None, None, "the row has more fields than the heading", place=place)
+                continue
+            if columns is None:
+                columns = _Columns(file, row, settings)
+            yield from (RawRow(place, values) for values in columns.of(row))
+
+
+class ImageFolder(Table):
+    """Hugging Face's imagefolder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, at the top or in each split.
+
+    The folders `train`, `validation` and `test` are the splits.
+    """
+
+    name = "imagefolder"
+    title = "Hugging Face imagefolder"
+
+    def files(self, folder: Path) -> list[Path]:
+        splits = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and split_named(sub.name)]
+        files = (place / f"metadata{ending}" for place in (folder, *splits) for ending in ENDINGS)
+        return [file for file in files if file.is_file()]
+
+    def reads(self, file: Path) -> bool:
+        return file.stem == "metadata" and file.suffix.lower() in ENDINGS
+
+    def picture_folders(self, file: Path, folder: Path) -> list[Path]:
+        return [file.parent]
+
+    def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
+        of_folder = split_named(file.parent.name)
+        for row in super().rows(file, folders, settings):
+            if isinstance(row, RawRow) and isinstance(row.value, dict) and not row.value.get("split"):
+                name = row.value.get("image")
+                first = name.partition("/")[0] if isinstance(name, str) and "/" in name else ""
+                split = of_folder or split_named(first)
+                if split:
+                    row = RawRow(row.place, {**row.value, "split": split})
+            yield row
+
+
+class _Columns:
+    """Which columns of a table hold the picture and the captions, found by name in its first row."""
+
+    def __init__(self, file: Path, row: Mapping[str, Any], settings: DataSettings) -> None:
+        names = list(row)
+        self.file = file
+        self.image = self._image(names, settings)
+        self.captions = self._captions(names, settings)
+
+    def of(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows of captions.json that a row of the table stands for: one per caption."""
+        used = {self.image, *self.captions}
+        further = {name: value for name, value in row.items() if name not in used}
+        image = {"image": row[self.image]} if self.image in row else {}
+        written = [row.get(name) for name in self.captions]
+        # empty cells beside filled ones are captions that the picture does not have
+        filled = [value for value in written if value not in (None, "", [])] or written[:1]
+        for value in filled:
+            for caption in value if isinstance(value, list) else [value]:
+                yield {**image, "caption": caption, **further}
+
+    def _image(self, names: Sequence[str], settings: DataSettings) -> str:
+        if settings.image_column is not None:
+            self._require(settings.image_column, names, "image_column")
+            return settings.image_column
+        found = next((name for name in _IMAGE_NAMES if name in names), None)
+        if found is None:
+            raise ImageCapError(
+                f"{self.file} has no column with the names of pictures; name it by image_column "
+                f"(the columns are {_listed(names)})"
+            )
+        return found
+
+    def _captions(self, names: Sequence[str], settings: DataSettings) -> list[str]:
+        if settings.caption_columns is not None:
+            chosen = [name.strip() for name in settings.caption_columns.split(",") if name.strip()]
+            for name in chosen:
+                self._require(name, names, "caption_columns")
+            return chosen
+        one = next(([name] for name in _CAPTION_NAMES if name in names), [])
+        found = one or [name for name in names if _NUMBERED_CAPTION.match(name.lower())]
+        if not found:
+            raise ImageCapError(
+                f"{self.file} has no column with captions; name one or several, parted by commas, by caption_columns "
+                f"(the columns are {_listed(names)})"
+            )
+        return found
+
+    def _require(self, name: str, names: Sequence[str], setting: str) -> None:
+        if name not in names:
+            raise ImageCapError(f"{self.file} has no column {name!r}, which {setting} names ({_listed(names)})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(str, names[:12]))
+    return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _read(file: Path) -> Iterator[Any]:
+    if file.suffix.lower() == ".parquet":
+        return _read_parquet(file)
+    return _read_json_lines(file) if file.suffix.lower() == ".jsonl" else _read_csv(file)
+
+
+def _read_json_lines(file: Path) -> Iterator[Any]:
+    for number, line in enumerate(text_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line, parse_constant=lambda _: None)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ImageCapError(f"{file} is not JSON Lines: line {number}: {reason}") from None
+
+
+def _read_csv(file: Path) -> Iterator[dict[Any, Any]]:
+    heading = first_line(file)
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t|", key=heading.count)
+    csv.field_size_limit(_FIELD_BYTES)
+    # the csv module joins lines of a quoted field itself, and needs their ends for that
+    reader = csv.DictReader((f"{line}\n" for line in text_lines(file)), delimiter=delimiter, strict=True)
+    try:
+        if not reader.fieldnames:
+            raise ImageCapError(f"{file} is empty; it must begin with the names of its columns")
+        reader.fieldnames = [name.strip() for name in reader.fieldnames]
+        yield from reader
+    except csv.Error as error:
+        raise ImageCapError(f"{file} is not a table: after line {reader.line_num}: {error}") from None
+
+
+def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+    require_package("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            inside = [field.name for field in table.schema_arrow if pa.types.is_struct(field.type)]
+            if any(name in _IMAGE_NAMES for name in inside):
+                raise ImageCapError(
+                    f"{file} holds the pictures themselves in its column {inside[0]!r}; a table must name picture files"
+                )
+            for batch in table.iter_batches(batch_size=4096):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ImageCapError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
