@@ -40,7 +40,7 @@ lint: setup
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; hosted CI runs it"; fi
 
 test: lint
-	pytest -m "not long" -n auto --maxprocesses 4 --dist loadfile
+	pytest -m "not long" -n auto --maxprocesses 4 --dist worksteal
 
 coverage: setup
 	pytest -m "not long" --cov=imagecap --cov=pipelines --cov-report=term --cov-report=xml
