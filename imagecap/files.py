@@ -3,29 +3,36 @@
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from imagecap.errors import ImageCapError
+from imagecap.staging import NEW, OLD, clear_leftovers, staged
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; at the end it is synced and renamed, after an exception it is removed.
+
+    The folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path)
+    with staged(path, NEW, folder=False) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        temporary.replace(path)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write to a temporary name beside `path`, sync, rename. The folder is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101  (mkstemp makes it private)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_writer(path) as file:
+        file.write(content)
 
 
 def atomic_write_text(path: Path, content: str) -> None:
@@ -63,8 +70,8 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    clear_leftovers(path)
+    with staged(path, NEW, folder=True) as temporary:
         write(temporary)
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -72,16 +79,30 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
                     os.fsync(opened.fileno())
                 file.chmod(0o666 & ~_umask())  # some libraries write files that only their owner may read
         temporary.chmod(0o777 & ~_umask())
-        old = None
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / "old"
-            path.rename(old)
-        temporary.rename(path)
-        if old is not None:
-            shutil.rmtree(old.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not path.exists():
+            temporary.rename(path)
+            return
+        with staged(path, OLD, folder=True) as aside:
+            path.rename(aside / "old")
+            temporary.rename(path)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be written in a folder, or that it can be made. Nothing is made.
+
+    Raises:
+        ImageCapError: it is not so; says why.
+    """
+    try:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ImageCapError(
+            f"nothing can be written in {folder} ({error.strerror}): choose another folder, or change its permissions"
+        ) from None
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:

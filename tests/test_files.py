@@ -1,12 +1,16 @@
 """File helpers."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from imagecap.files import natural_key
+from imagecap.errors import ImageCapError
+from imagecap.files import atomic_write_text, natural_key, replace_folder, require_writable
 from imagecap.generate.inputs import pictures_of
+from imagecap.staging import clear_leftovers
 
 ORDER = ["2.jpg", "10.jpg", "10²3.jpg", "A1.jpg", "a2.jpg", "b01.jpg", "b1.jpg", "b٣.jpg", "b4.jpg", "x².jpg", "①.jpg"]
 
@@ -22,3 +26,81 @@ def test_folders_of_any_names_are_listed(tmp_path: Path, pattern: str) -> None:
         (tmp_path / name).touch()
     (tmp_path / "①" / "½").mkdir(parents=True)
     assert [file.name for _, file in pictures_of(str(tmp_path / pattern))] == ORDER
+
+
+KILLED = """
+import os, pathlib, shutil, signal, sys
+from imagecap import files
+moment, place = sys.argv[1], pathlib.Path(sys.argv[2])
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+def write(folder):
+    (folder / "weights").write_text("new")
+    if moment == "writing":
+        die()
+if moment == "replacing":  # the old folder is aside, the new one not yet in its place
+    rename = pathlib.Path.rename
+    pathlib.Path.rename = lambda path, to: die() if path.name.endswith("-new") else rename(path, to)
+if moment == "removing":
+    shutil.rmtree = die
+if moment == "file":
+    os.fsync = die
+    files.atomic_write_text(place, "new")
+files.replace_folder(place, write)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "then"), [("writing", "old"), ("replacing", "old"), ("removing", "new"), ("file", None)]
+)
+def test_what_a_killed_process_leaves_is_cleared(tmp_path: Path, moment: str, then: str | None) -> None:
+    place = tmp_path / "final [1]"
+    if then is not None:
+        replace_folder(place, lambda folder: (folder / "weights").write_text("old") and None)
+    theirs = tmp_path / ".final [1].backup12"
+    theirs.touch()
+    dead = subprocess.run([sys.executable, "-c", KILLED, moment, str(place)], check=False)
+    assert dead.returncode == -9
+    assert len(list(tmp_path.glob(".final*"))) > 1
+    clear_leftovers(place)
+    assert list(tmp_path.glob(".*")) == [theirs]
+    if then is None:
+        assert not place.exists()
+        return
+    assert (place / "weights").read_text() == then
+    replace_folder(place, lambda folder: (folder / "weights").write_text("newer") and None)
+    assert (place / "weights").read_text() == "newer"
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        clear_leftovers(tmp_path / "final")
+        replace_folder(tmp_path / "final", lambda other: (other / "weights").touch())
+        (folder / "weights").write_text("mine")
+
+    replace_folder(tmp_path / "final", write)
+    assert (tmp_path / "final" / "weights").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [tmp_path / "final"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    place = tmp_path / "final"
+    replace_folder(place, lambda folder: (folder / "weights").write_text("old") and None)
+
+    def fail(folder: Path) -> None:
+        (folder / "weights").write_text("new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(place, fail)
+    assert (place / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    atomic_write_text(tmp_path / "file", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for place in (tmp_path / "file", tmp_path / "file" / "a", Path("/proc/a")):
+        with pytest.raises(ImageCapError, match=r"nothing can be written in .*: choose another folder"):
+            require_writable(place)
