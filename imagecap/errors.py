@@ -1,11 +1,10 @@
 """The exception that a user sees as a sentence instead of a traceback, and the exit codes of commands and stages."""
 
-import errno
 from importlib.util import find_spec
 
 EXIT_FAILED = 1  # something failed that may work another time, such as a full disk
 EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
-EXIT_INTERRUPTED = 130  # Ctrl-C or SIGTERM, as shells report it: 128 + SIGINT
+EXIT_INTERRUPTED = 130  # a stage was interrupted; as shells report Ctrl-C: 128 + SIGINT
 
 # The extra of pyproject.toml that brings each optional package.
 EXTRAS = {
@@ -17,6 +16,7 @@ EXTRAS = {
     "pandas": "pipeline",
     "prefect": "pipeline",
     "psutil": "pipeline",
+    "psycopg": "postgresql",
     "pycocoevalcap": "metrics",
     "ruamel": "pipeline",
 }
@@ -27,14 +27,6 @@ class ImageCapError(Exception):
 
     The command line prints it as `error: …` and exits with `EXIT_USER_ERROR`; the served model answers with a 400.
     """
-
-
-def disk_full(error: OSError) -> str | None:
-    """A sentence for the user if the error says that the disk is full; None for any other error."""
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return None
-    where = f" {error.filename}" if error.filename else ""
-    return f"{(error.strerror or 'no room').lower()}: cannot write{where}; make room and run the same command again"
 
 
 def install_hint(package: str) -> str:

@@ -1,8 +1,10 @@
 """File helpers: writes that a crash cannot leave half done, reading JSON, natural order of names."""
 
+import errno
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +105,40 @@ def require_writable(folder: Path) -> None:
         raise ImageCapError(
             f"nothing can be written in {folder} ({error.strerror}): choose another folder, or change its permissions"
         ) from None
+
+
+def require_writable_file(file: Path) -> None:
+    """Refuse a file that cannot be written, before the work that makes its content. Nothing is written or made.
+
+    Raises:
+        ImageCapError: `file` is a folder, no file can be made beside it (in the nearest folder that exists), or it is
+            another user's and may not be replaced.
+    """
+    if file.is_dir():
+        raise ImageCapError(f"{file} is a folder; give the name of a file to write")
+    folder = file.absolute().parent
+    place = folder
+    try:
+        while not os.path.lexists(place):
+            place = place.parent
+        handle, temporary = tempfile.mkstemp(NEW, f".{file.name}.", place)  # as `atomic_writer` does
+        os.close(handle)
+        Path(temporary).unlink()
+        if file.exists():
+            _require_replaceable(file)
+    except OSError as error:
+        where = "" if place == folder else f" in {place}"
+        raise ImageCapError(
+            f"{file} cannot be written: {(error.strerror or 'unknown').lower()}{where}; name another place, or make "
+            "this one writable"
+        ) from None
+
+
+def _require_replaceable(file: Path) -> None:
+    """Refuse another user's file in a folder such as /tmp, where only the owner of a file may replace it."""
+    folder, ours = file.parent.stat(), os.geteuid()
+    if folder.st_mode & stat.S_ISVTX and ours not in (0, folder.st_uid, file.lstat().st_uid):
+        raise PermissionError(errno.EPERM, "it belongs to another user")
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:

@@ -102,7 +102,7 @@ def train(
 
     Raises:
         ImageCapError: the data, a checkpoint or a setting is wrong; the message says which and what to do.
-        SystemExit: Ctrl-C or SIGTERM came; the state is saved, and `resume=True` continues.
+        SystemExit: Ctrl-C, SIGTERM, SIGHUP or the like came; the state is saved, and `resume=True` continues.
 
     Example:
         >>> import imagecap

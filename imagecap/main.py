@@ -8,7 +8,9 @@ from typing import Protocol
 
 from imagecap import __version__
 from imagecap.commands import caption, compare, eval, generate, lineage, register, reproduce, rollback, score, train
-from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full, missing_package
+from imagecap.errors import EXIT_USER_ERROR, ImageCapError, missing_package
+from imagecap.signals import exit_status, interrupting_signals
+from imagecap.system_errors import system_error
 
 
 class Command(Protocol):
@@ -45,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        COMMANDS[arguments.command][0].run(arguments)
+        with interrupting_signals():
+            COMMANDS[arguments.command][0].run(arguments)
+            sys.stdout.flush()  # here, where a full disk behind it becomes a sentence
     except ImageCapError as error:
         return _end(str(error), EXIT_USER_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exit_status(interrupt)
     except BrokenPipeError:  # `… | head` has read enough; Python would complain once more when it closes its output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ImportError as error:
@@ -58,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sentence is None:
             raise
         return _end(sentence, EXIT_USER_ERROR)
-    except OSError as error:
-        sentence = disk_full(error)
-        if sentence is None:
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
             raise
-        return _end(sentence, EXIT_FAILED)
+        return _end(*found)
     return 0
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
-from imagecap.errors import ImageCapError
+from imagecap.files import require_writable_file
 from pipelines import tasks
-from pipelines.shell import CommandFailed
+from pipelines.processes import end_like_sigterm
 from pipelines.tasks import HOUR, RETRIES
 
 
@@ -25,11 +25,12 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
     """
     try:
-        folder = fetch_model(model)
-        caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file))
-    except (ImageCapError, CommandFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+        require_writable_file(tasks.ROOT / output_file)
+        with end_like_sigterm():
+            folder = fetch_model(model)
+            caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file))
+    except Exception as error:
+        return tasks.failure(error)
     return Completed(message=f"captions by {model}: {output_file}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import BaseModel
 
 from imagecap.checkout import locked_md5, locked_stages, tracked_md5
@@ -27,14 +27,10 @@ from imagecap.config import (
 )
 from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
-from imagecap.locks import exclusive
 from pipelines import tasks
 from pipelines.artifacts import report_markdown
 from pipelines.dvc_command import dvc_status
-from pipelines.shell import CommandFailed
 from pipelines.tasks import HOUR, compare, evaluate_model, prepare_data, promote_or_keep, train_model, validate
-
-LOCKED = "another flow of this checkout"
 
 
 @flow(name="train-pipeline")
@@ -72,26 +68,24 @@ def train_pipeline(
     }
     given = {name: section.model_dump(exclude_unset=True) for name, section in sections.items() if section}
     try:
-        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+        with tasks.only_flow():
             return _run({name: values for name, values in given.items() if values})
-    except (ImageCapError, CommandFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    except Exception as error:
+        return tasks.failure(error)
 
 
 @flow(name="watch-data")
 def watch_data() -> State[Any]:
     """Run the pipeline only if the data folder has changed since the last training; for a schedule."""
     try:
-        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+        with tasks.only_flow():
             change = check_data()
             if change is None:
                 return Completed(name="Skipped", message="the data has not changed since the last training")
             get_run_logger().info("%s", change)
             return _run({})
-    except (ImageCapError, CommandFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    except Exception as error:
+        return tasks.failure(error)
 
 
 @task(name="check-data", timeout_seconds=6 * HOUR)

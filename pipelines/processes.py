@@ -4,7 +4,11 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from imagecap.signals import ALWAYS_HEEDED, END_SIGNALS, handle_end_signals, interrupt_once, restore_handlers
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,10 +40,23 @@ def die_with_parent() -> None:
             raise KeyboardInterrupt
 
 
-def interrupt_on_sigterm() -> None:
-    """Turn SIGTERM into a KeyboardInterrupt, so that state is saved as after Ctrl-C."""
+def interrupt_on_end_signals() -> None:
+    """Turn SIGTERM, SIGHUP and the like into a KeyboardInterrupt, so that state is saved as after Ctrl-C."""
+    handle_end_signals(interrupt_once())
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+@contextmanager
+def end_like_sigterm() -> Iterator[None]:
+    """Let the other signals that ask to end do what SIGTERM does, which Prefect handles in its flows.
+
+    Ctrl-C is left alone: it is a KeyboardInterrupt, which Prefect handles too.
+    """
+
+    def pass_on(_number: int, _frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = handle_end_signals(pass_on, [number for number in END_SIGNALS if number not in ALWAYS_HEEDED])
+    try:
+        yield
+    finally:
+        restore_handlers(before)

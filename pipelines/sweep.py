@@ -16,17 +16,15 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagecap.config import parse_settings, read_params
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_bytes, atomic_write_text
-from imagecap.locks import exclusive
 from imagecap.report.formatting import metric_label
 from pipelines import tasks
-from pipelines.flows import LOCKED
-from pipelines.shell import CommandFailed, stream_many
+from pipelines.shell import stream_many
 from pipelines.tasks import HOUR
 
 Value = bool | int | float | str | None
@@ -65,11 +63,10 @@ def sweep(
     """
     try:
         chosen = space_points(space, method, points, seed)
-        with exclusive(tasks.ROOT / "checkpoints" / ".flow.lock", LOCKED):
+        with tasks.only_flow():
             return _sweep(chosen, at_once, metric)
-    except (ImageCapError, CommandFailed) as error:
-        get_run_logger().error("%s", error)
-        return Failed(message=str(error))
+    except Exception as error:
+        return tasks.failure(error)
 
 
 def space_points(

@@ -15,8 +15,9 @@ from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.registry.tracking import PARENT_RUN, warn_on_failure
+from imagecap.system_errors import system_error
 from pipelines.dvc_command import run_dvc
-from pipelines.processes import interrupt_on_sigterm
+from pipelines.processes import interrupt_on_end_signals
 from pipelines.shell import CommandFailed
 from pipelines.stages.evaluate import tool_names
 
@@ -33,7 +34,8 @@ def try_point(asked: dict[str, Any], output: Path) -> None:
     flags = [part for change in changes for part in ("--set-param", change)]
     command = ["exp", "run", "--temp", "--name", asked["name"], *flags, "train"]
     run_dvc(command, lambda line: print(line, flush=True), Path.cwd())
-    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+    # beside the output, as the model may be larger than the system's temporary folder
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         atomic_write_json(
             output, {"experiment": asked["name"], **_validate(asked["name"], Path(folder), asked["parent"])}
         )
@@ -74,7 +76,7 @@ def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
 
 if __name__ == "__main__":
     try:
-        interrupt_on_sigterm()
+        interrupt_on_end_signals()
         try_point(json.loads(sys.argv[1]), Path(sys.argv[2]))
     except ImageCapError as error:
         print(f"error: {error}")
@@ -84,3 +86,9 @@ if __name__ == "__main__":
         sys.exit(EXIT_USER_ERROR if error.status == EXIT_USER_ERROR else EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        print(f"error: {found[0]}")
+        sys.exit(found[1])

@@ -6,21 +6,25 @@ Tasks are called directly, never with `.submit()`: a cancellation only interrupt
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
+from imagecap.locks import exclusive
 from imagecap.registry.versions import write_versions
+from imagecap.system_errors import system_error
 from pipelines.artifacts import ProgressArtifact
 from pipelines.dvc_command import dvc_status, run_dvc
 from pipelines.integrity import check_cache
 from pipelines.overrides import apply_overrides
+from pipelines.processes import end_like_sigterm
 from pipelines.shell import CommandFailed, stream
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +36,9 @@ def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     error = state.result(raise_on_failure=False)
     if isinstance(error, CommandFailed):
         return error.status != EXIT_USER_ERROR
+    refused = system_error(error) if isinstance(error, Exception) else None
+    if refused is not None:
+        return refused[1] != EXIT_USER_ERROR
     return not isinstance(error, ImageCapError)
 
 
@@ -41,6 +48,34 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.3,
     "retry_condition_fn": worth_retrying,
 }
+
+
+@contextmanager
+def only_flow() -> Iterator[None]:
+    """Let no other flow of this checkout run meanwhile, and end at any signal that asks to end as at SIGTERM.
+
+    Raises:
+        ImageCapError: another flow runs.
+    """
+    with exclusive(ROOT / "checkpoints" / ".flow.lock", "another flow of this checkout"), end_like_sigterm():
+        yield
+
+
+def failure(error: Exception) -> State[Any]:
+    """Return the state of a flow that failed, with a sentence for the user, which is also logged.
+
+    Raises:
+        Exception: `error` itself, if it is a bug.
+    """
+    if isinstance(error, ImageCapError | CommandFailed):
+        sentence = str(error)
+    else:
+        refused = system_error(error)
+        if refused is None:
+            raise error
+        sentence = refused[0]
+    get_run_logger().error("%s", sentence)
+    return Failed(message=sentence)
 
 
 def run(command: Sequence[str], name: str) -> None:

@@ -13,7 +13,8 @@ from threading import Thread
 
 from imagecap.errors import ImageCapError
 from imagecap.registry.store import connect, find_store
-from pipelines.processes import LAUNCHER, interrupt_on_sigterm
+from imagecap.system_errors import system_error
+from pipelines.processes import LAUNCHER, interrupt_on_end_signals
 from pipelines.stages import EVALUATION
 
 HOST = "127.0.0.1"
@@ -133,9 +134,14 @@ def _end(servers: list["subprocess.Popen[bytes]"]) -> None:
 
 if __name__ == "__main__":
     try:
-        interrupt_on_sigterm()
+        interrupt_on_end_signals()
         main()
     except ImageCapError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("ended")
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        sys.exit(f"error: {found[0]}")

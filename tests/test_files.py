@@ -1,14 +1,23 @@
 """File helpers."""
 
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_text, natural_key, replace_folder, require_writable
+from imagecap.files import (
+    atomic_write_text,
+    natural_key,
+    replace_folder,
+    require_writable,
+    require_writable_file,
+)
 from imagecap.generate.inputs import pictures_of
 from imagecap.staging import clear_leftovers
 
@@ -104,3 +113,53 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "a", Path("/proc/a")):
         with pytest.raises(ImageCapError, match=r"nothing can be written in .*: choose another folder"):
             require_writable(place)
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Be a user who may not write to the files of this one; only root can."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    os.seteuid(12345)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_that_can_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    require_writable_file(tmp_path / "new" / "folder" / "a.json")
+    (tmp_path / "b.json").write_text("old")
+    (tmp_path / "b.json").chmod(0o444)  # is replaced, not written
+    require_writable_file(tmp_path / "b.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["b.json"]
+    assert (tmp_path / "b.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("folder", "is a folder; give the name of a file to write"),
+        ("file/a.json", "cannot be written: not a directory"),
+        (f"{'n' * 250}.json", "cannot be written: file name too long"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageCapError, match=told):
+        require_writable_file(tmp_path / name)
+
+
+def test_files_of_another_user_are_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)  # as /tmp: anybody may make files, only their owners may replace them
+    (shared / "a.json").touch()
+    with another_user():
+        require_writable_file(shared / "b.json")
+        for refused in (tmp_path / "a.json", tmp_path / "new" / "a.json", shared / "a.json"):
+            with pytest.raises(ImageCapError, match=f"{refused} cannot be written: .*; name another place"):
+                require_writable_file(refused)

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagecap.commands import add_json, print_json
 from imagecap.errors import ImageCapError, install_hint
-from imagecap.files import atomic_write_json, read_json
+from imagecap.files import atomic_write_json, read_json, require_writable_file
 
 RESULTS = "evaluation/eval_results.json"
 SHOWN_PICTURES = 5
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.eval.compare import compare_results
     from imagecap.report.tables import format_changed_picture, format_comparison
 
+    if arguments.output_file is not None:
+        require_writable_file(arguments.output_file)
     resamples = EvaluateSettings().bootstrap_samples
     comparison = compare_results(
         load_results(arguments.baseline), load_results(arguments.candidate), resamples=resamples

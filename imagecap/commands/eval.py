@@ -6,8 +6,7 @@ from pathlib import Path
 from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.commands.compare import load_results
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json
+from imagecap.files import atomic_write_json, require_writable_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     output, report = arguments.output_file, arguments.report_file
     for file in (output, report):
         if file is not None:
-            _check_writable(file)
+            require_writable_file(file)
     from imagecap.data.dataset import read_captions, read_image_folder
 
     samples = read_image_folder(arguments.test_dir, settings.data)
@@ -74,16 +73,3 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"captions and scores of {len(found['results'])} pictures: {output}")
     if report is not None:
         print(f"report: {report}")
-
-
-def _check_writable(file: Path) -> None:
-    """Refuse a file that cannot be written before the captioning, which may take hours."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise ImageCapError(f"{file} is a folder; give the name of a file to write")
-        probe = file.with_name(f".{file.name}.probe")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ImageCapError(f"{file} cannot be written: {error.strerror}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from imagecap.commands import add_json, print_json
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json
+from imagecap.files import atomic_write_json, require_writable_file
 from imagecap.languages import LANGUAGES
 
 
@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.metrics.official import official_scores
     from imagecap.report.tables import format_scores
 
+    if arguments.output_file is not None:
+        require_writable_file(arguments.output_file)
     references, hypotheses = read_references(arguments.references), read_hypotheses(arguments.hypotheses)
     if arguments.language is not None:
         references = {arguments.language: _joined(references)}

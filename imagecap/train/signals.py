@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM during training: the current step is finished and the state saved before the process exits."""
+"""Signals during training: the current step is finished and the state saved before the process exits."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from imagecap.signals import handle_end_signals, restore_handlers
 
 
 class DeferredSignals:
@@ -24,19 +25,16 @@ class DeferredSignals:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        if self.signal is None:
+            self.signal = number
 
 
 @contextmanager
 def deferred_signals() -> Iterator[DeferredSignals]:
-    """Defer SIGINT and SIGTERM for the length of the block; in threads other than the main one nothing is deferred."""
+    """Defer the signals that ask to end for the length of the block; in threads other than the main one, none."""
     signals = DeferredSignals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = handle_end_signals(signals.handle)
     try:
         yield signals
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore_handlers(before)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imagecap.config import Settings, read_params
-from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError, disk_full
+from imagecap.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.registry.versions import VERSIONS_FILE, changed_packages
+from imagecap.system_errors import system_error
 from pipelines.integrity import check_cache
-from pipelines.processes import die_with_parent, interrupt_on_sigterm
+from pipelines.processes import die_with_parent, interrupt_on_end_signals
 
 PREPARED = Path("prepared")
 MODEL = Path("model")
@@ -33,15 +34,16 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
         reads: returns the folders that the stage reads, by their paths in dvc.yaml.
 
     Returns:
-        The exit status: 0, `EXIT_FAILED` if the disk is full, `EXIT_USER_ERROR` after an `ImageCapError`, and
-        `EXIT_INTERRUPTED` after an interruption, after which the same command continues from the last saved state.
+        The exit status: 0, `EXIT_FAILED` for what may work another time, such as a full disk, `EXIT_USER_ERROR` for
+        what the user has to mend, and `EXIT_INTERRUPTED` after an interruption, after which the same command continues
+        from the last saved state.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("PYTHONHASHSEED", "0")
     try:
-        interrupt_on_sigterm()
+        interrupt_on_end_signals()
         die_with_parent()
         _remove_leftovers()
         settings = read_params()
@@ -50,13 +52,13 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
         stage(settings)
     except ImageCapError as error:
         return _end(EXIT_USER_ERROR, f"error: {error}")
-    except OSError as error:
-        message = disk_full(error)
-        if message is None:
-            raise
-        return _end(EXIT_FAILED, f"error: {message}")
     except KeyboardInterrupt:
         return _end(EXIT_INTERRUPTED, "interrupted; the same command goes on from the last saved state")
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        return _end(found[1], f"error: {found[0]}")
     return _end(0)
 
 

@@ -24,6 +24,8 @@ NEUTRAL = {
     "imagecap/files.py",
     "imagecap/locks.py",
     "imagecap/registry",
+    "imagecap/signals.py",
+    "imagecap/system_errors.py",
     "pipelines/__init__.py",
     "pipelines/integrity.py",
     "pipelines/processes.py",

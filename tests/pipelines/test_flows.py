@@ -62,7 +62,7 @@ import sys
 from pathlib import Path
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from pipelines import stages
-stages.interrupt_on_sigterm = stages.die_with_parent = lambda: None
+stages.interrupt_on_end_signals = stages.die_with_parent = lambda: None
 def stage(settings):
     name = sys.argv[1]
     if Path("broken").exists():

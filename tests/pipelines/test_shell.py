@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 # A stage as DVC would run it: a child of a child, which asks to die with its parent.
 STAGE = """
 import os, signal, sys, time
-from pipelines.processes import die_with_parent, interrupt_on_sigterm
-interrupt_on_sigterm()
+from pipelines.processes import die_with_parent, interrupt_on_end_signals
+interrupt_on_end_signals()
 die_with_parent()
 try:
     print(f"stage {os.getpid()}", flush=True)  # in here: the signal may come as soon as this is read

@@ -161,7 +161,7 @@ def test_no_test_pictures_is_said(place: Path, settings: Settings, monkeypatch: 
 def test_a_stage_ends_with_a_sentence_and_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.stages.interrupt_on_sigterm", lambda: None)
+    monkeypatch.setattr("pipelines.stages.interrupt_on_end_signals", lambda: None)
     monkeypatch.setattr("pipelines.stages.die_with_parent", lambda: None)
     monkeypatch.chdir(tmp_path)
     assert run_stage(prepare) == EXIT_USER_ERROR
