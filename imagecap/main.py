@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from imagecap import __version__
-from imagecap.commands import caption, compare, eval, generate, lineage, register, reproduce, rollback, score, train
+from imagecap.commands import (
+    caption,
+    compare,
+    eval,
+    export,
+    generate,
+    inspect,
+    lineage,
+    register,
+    reproduce,
+    rollback,
+    score,
+    train,
+)
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError, missing_package
 from imagecap.signals import exit_status, interrupting_signals
 from imagecap.system_errors import system_error
@@ -27,6 +40,8 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "generate": (generate, "caption one picture"),
     "caption": (caption, "caption any number of pictures into a file"),
     "score": (score, "score captions from any source as coco-caption does"),
+    "inspect": (inspect, "say what a data folder holds, before training on it"),
+    "export": (export, "write a data folder in another format"),
     "compare": (compare, "compare two evaluations picture by picture"),
     "register": (register, "register the pipeline's model in MLflow"),
     "rollback": (rollback, "make an earlier version champion again"),

@@ -1,7 +1,7 @@
 """Command-line flags made from the declared settings, and settings made from the flags and a `--config` file."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -13,8 +13,16 @@ _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
 
-def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str]) -> None:
-    """Add `--config` and a flag for every setting of `sections`; defaults are left to `settings_from_flags`."""
+def add_flags(
+    parser: argparse.ArgumentParser, sections: Sequence[str], renamed: Mapping[str, str] | None = None
+) -> None:
+    """Add `--config` and a flag for every setting of `sections`; defaults are left to `settings_from_flags`.
+
+    Args:
+        parser: the parser of a command.
+        sections: names of the sections.
+        renamed: flags of settings whose names the command uses for something else.
+    """
     parser.set_defaults(sections=tuple(sections))
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file with settings, such as params.yaml; flags take precedence over it"
@@ -23,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser, sections: Sequence[str]) -> None:
         declared = section_class(section)
         group = parser.add_argument_group(section, declared.__doc__)
         for name, field in declared.model_fields.items():
-            _add_flag(group, name, field)
+            _add_flag(group, name, field, (renamed or {}).get(name, name))
 
 
 def settings_from_flags(arguments: argparse.Namespace) -> Settings:
@@ -54,11 +62,12 @@ def parse_boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo, flag: str) -> None:
     shown = describe(field).replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(
-            f"--{name}",
+            f"--{flag}",
+            dest=name,
             nargs="?",
             const=True,
             type=parse_boolean,
@@ -67,12 +76,13 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> No
             help=f"{shown} (default: {str(field.default).lower()})",
         )
         group.add_argument(
-            f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            f"--no_{flag}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
         return
     default = "none" if field.default is None else field.default
     group.add_argument(
-        f"--{name}",
+        f"--{flag}",
+        dest=name,
         metavar=_metavar(field),
         default=argparse.SUPPRESS,
         type=_none_or_text if field.default is None else str,

@@ -29,7 +29,15 @@ __all__ = [
 ]
 
 
-def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[list[Sample], list[Problem]]:
+def source_of(folder: Path, settings: DataSettings) -> Source:
+    """Return the captions files of a data folder; without any, a captions.json that is reported as missing."""
+    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
+    return find_source(folder, settings) or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
+
+
+def read_captions(
+    settings: DataSettings, folder: Path | None = None, *, need_training: bool = True
+) -> tuple[list[Sample], list[Problem]]:
     """Read a data folder. Every row is checked and every picture is decoded once.
 
     Samples are in the order of their first rows. Two files with equal pixels are two samples in the same split, and a
@@ -39,6 +47,7 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
         settings: `on_bad_data` decides whether errors stop the reading or leave out what they concern. `language`
             keeps the captions in one language, after everything has been checked.
         folder: the data folder; None: `settings.data_path`.
+        need_training: refuse data without a training picture.
 
     Returns:
         The samples, and the problems: warnings and, with `on_bad_data` "skip", errors.
@@ -51,8 +60,7 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
     folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
-    # without any captions file, the message is about captions.json
-    source = find_source(folder, settings) or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
+    source = source_of(folder, settings)
     by_file: dict[Path, list[CaptionRow]] = {}
     problems: list[Problem] = []
     for _, finder, rows, bad in source.read(settings):
@@ -80,7 +88,8 @@ def read_captions(settings: DataSettings, folder: Path | None = None) -> tuple[l
     problems += repeats.problems()
     if not samples:
         _raise_nothing_left(file, settings, found, problems)
-    require_training(samples, settings)
+    if need_training:
+        require_training(samples, settings)
     return samples, problems
 
 

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -17,6 +17,9 @@ from imagecap.report.highlights import highlights, listed
 from imagecap.report.tables import comparison_rows
 from imagecap.report.wording import WORDINGS, headlines, html_language, language_name
 from imagecap.report.wording_en import GALLERY_TITLES
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HIGHLIGHTS = 8
 HIGHLIGHT_SIDE = 360
@@ -41,15 +44,7 @@ def write_report(
         history: learning curves: rows with `step` and numbers by name.
         comparison: with an earlier model as the baseline; its pictures are looked up in `pictures` too.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("imagecap.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.globals |= {"t": in_all_languages, "both": attributes_in_all_languages, "html_language": html_language}
     thumbnails = _Thumbnails(pictures)
     results, languages = evaluation["results"], list(evaluation["data"]["languages"])
@@ -91,6 +86,24 @@ def write_report(
     atomic_write_text(path, content)
 
 
+def template_environment() -> "Environment":
+    """The environment of the templates in `templates/`: values are escaped, and a missing one is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("imagecap.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def jpeg_uri(jpeg: bytes) -> str:
+    """The data URI of a JPEG."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
 def in_all_languages(text: str) -> Markup:
     """Mark up an English text in every wording; the style sheet shows the one that the reader chose.
 
@@ -128,12 +141,8 @@ class _Thumbnails:
         key = (name, side)
         if key not in self._made:
             picture = self._pictures.get(name)
-            self._made[key] = None if picture is None else _data_uri(thumbnail_jpeg(open_picture(picture), side))
+            self._made[key] = None if picture is None else jpeg_uri(thumbnail_jpeg(open_picture(picture), side))
         return self._made[key]
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
 def _card(result: Mapping[str, Any], thumbnails: _Thumbnails, side: int) -> dict[str, Any]:

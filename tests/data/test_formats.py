@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from imagecap.data.identity import data_digest
+from imagecap.config import DataSettings
+from imagecap.data.dataset import read_captions
+from imagecap.data.export import export
+from imagecap.data.identity import data_digest, split_digest
 from tests.data.layouts import LAYOUTS, Folder, own
 
 
@@ -25,3 +28,12 @@ def test_every_layout_gives_the_same_data(
         parts[name] = data_digest(samples), [(Path(s.image).name, s.split) for s in samples]
     assert sorted(parts["other"][1]) == sorted(parts["reference"][1])
     assert parts["other"][0] == parts["reference"][0]
+
+
+@pytest.mark.parametrize("name", ["coco", "imagefolder", "jsonl"])
+def test_photographs_keep_their_digest(shared: Path, tmp_path: Path, name: str) -> None:
+    samples, _ = read_captions(DataSettings(), shared / "data" / "coco-cc")
+    export(samples, name, tmp_path / "out")
+    again, problems = read_captions(DataSettings(), tmp_path / "out")
+    assert problems == []
+    assert (data_digest(again), split_digest(again)) == (data_digest(samples), split_digest(samples))

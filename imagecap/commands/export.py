@@ -1,0 +1,38 @@
+"""`run.py export`: write a data folder in another format."""
+
+import argparse
+from pathlib import Path
+
+from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.export import EXPORTS
+from imagecap.errors import ImageCapError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="the data folder")
+    parser.add_argument("output", type=Path, metavar="OUT", help="the folder to write, which must not exist")
+    parser.add_argument("--format", dest="to", required=True, choices=tuple(EXPORTS), help="the format to write")
+    add_flags(parser, ("data",), renamed={"format": "source_format"})
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Copy the pictures and write their captions in another format.
+
+    Raises:
+        ImageCapError: the data cannot be read, `OUT` exists, or the format cannot hold the data.
+    """
+    from imagecap.data.dataset import read_captions
+    from imagecap.data.export import export
+    from imagecap.data.records import problem_lines
+
+    settings = settings_from_flags(arguments).data
+    if not arguments.data.is_dir():
+        raise ImageCapError(f"the data folder {arguments.data} does not exist")
+    if arguments.output.exists():
+        raise ImageCapError(f"{arguments.output} exists already; name a folder that does not")
+    samples, problems = read_captions(settings, arguments.data, need_training=False)
+    if problems:
+        print(problem_lines(problems))
+    captions = export(samples, arguments.to, arguments.output)
+    print(f"{arguments.output}: {len(samples)} pictures, {captions} captions in the format {arguments.to}")
