@@ -12,7 +12,8 @@ from torch import Tensor
 from imagecap.errors import ImageCapError
 from imagecap.generate.cache import KeyValueCache
 from imagecap.generate.stock_decoder import GROUPED_SDPA, StockDecoder
-from imagecap.generate.written_out_decoder import WrittenOutDecoder, has_full_attention
+from imagecap.generate.written_out_decoder import WrittenOutDecoder
+from imagecap.model.language_model.utils import attention_window
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -108,9 +109,8 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
             f"beams need a mask of their own, which {config._attn_implementation} attention does not take: "
             "load the model with attn_implementation='sdpa', or set num_beams to 1"
         )
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in layer_types or not layer_types
-    if window is not None and slides and tokens > window:
+    window = attention_window(config)
+    if window is not None and tokens > window:
         raise ImageCapError(
             f"{name} attends over {window} tokens, but picture, prompt and caption may need {tokens}: "
             f"lower max_length by {tokens - window}, or set num_beams to 1"
@@ -120,7 +120,7 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
 def supports_continuous_batching(model: "ImageCaptioner") -> bool:
     """Whether rows of different lengths can share a batch: that takes positions and masks, and no sliding window."""
     config = model.language_model.config
-    return _takes_positions(model.language_model) and _takes_masks(config) and has_full_attention(config)
+    return _takes_positions(model.language_model) and _takes_masks(config) and attention_window(config) is None
 
 
 def _takes_positions(language_model: Any) -> bool:

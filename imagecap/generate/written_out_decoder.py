@@ -16,6 +16,7 @@ from imagecap.generate.decoder_blocks import (
     rotary_embedding,
 )
 from imagecap.generate.stock_decoder import GROUPED_SDPA
+from imagecap.model.language_model.utils import attention_window
 
 # By name: importing a class would load the code of its family, which this checkpoint may not need.
 _FAMILIES = {"llama": "LlamaModel", "mistral": "MistralModel", "qwen2": "Qwen2Model", "qwen3": "Qwen3Model"}
@@ -39,7 +40,7 @@ class WrittenOutDecoder:
         return (
             (kind.__module__, kind.__name__) == (module, _FAMILIES.get(config.model_type))
             and config._attn_implementation in ("sdpa", GROUPED_SDPA)
-            and has_full_attention(config)
+            and attention_window(config) is None
         )
 
     def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
@@ -73,10 +74,3 @@ class WrittenOutDecoder:
             hidden = output_and_mlp(block, hidden, attend(query, keys, values, mask, block.self_attn.scaling))
         cache.advance(embeddings.shape[1])
         return rms_norm(self._language_model.norm, hidden)
-
-
-def has_full_attention(config: Any) -> bool:
-    """Whether every layer attends over all earlier tokens, without a sliding window."""
-    return set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"} and not (
-        getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
-    )

@@ -89,13 +89,7 @@ def estimate_memory(setup: TrainingSetup) -> Memory:
     With `captions_per_image` the longest row has that many captions, the longest ones of a picture. What two pictures
     save more than one is saved by every picture; the rest, such as weights that autocast has cast, is saved once.
     """
-    model, options, limit = setup.model, setup.settings.train, setup.settings.train.captions_per_image
-
-    def tokens(branches: Sequence[Branch]) -> int:
-        return sum(len(branch.prompt) + len(branch.caption) for branch in branches)
-
-    chosen = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in setup.plan.branches]
-    longest = max(chosen, key=tokens)
+    model, options, longest = setup.model, setup.settings.train, setup.plan.longest_row
     one, two = _saved_bytes(setup, [longest]), _saved_bytes(setup, [longest, longest])
     recomputed = 0
     if options.gradient_checkpointing:

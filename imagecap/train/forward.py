@@ -1,15 +1,13 @@
 """The forward pass of training: from patch features and packed rows to the weighted sum of the label losses."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.loss import chunked_cross_entropy
-from imagecap.train.packing import Branch, PackedRows, pack
+from imagecap.train.packing import PackedRows
 
 
 def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
@@ -69,48 +67,3 @@ def forward_packed(decoder: Any, embeds: Tensor, rows: PackedRows) -> Tensor:
         )
     output = decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=rows.positions, use_cache=False)
     return output.last_hidden_state
-
-
-@torch.no_grad()
-def check_attention_mask_support(model: ImageCaptioner, dtype: torch.dtype = torch.float32) -> None:
-    """Check on a few tokens that the language model uses the given attention mask and position ids.
-
-    Recurrent models and models with ALiBi do not. On packed rows they would compute wrong hidden states without an
-    error.
-
-    Args:
-        model: the captioner.
-        dtype: autocast dtype of the training.
-
-    Raises:
-        ImageCapError: the model fails, or its hidden states of a packed row differ from those of one row per caption.
-    """
-    prefix, captions = [0], ((1, 2, 3), (4, 5), (2, 2, 4, 1))
-    branches = [Branch((3, 1), caption) for caption in captions]
-    packed = pack([branches], prefix, 0, 2).to(model.device)
-    alone = [pack([[branch]], prefix, 0, 2).to(model.device) for branch in branches]
-    low = dtype != torch.float32
-    try:
-        with torch.autocast(model.device.type, dtype) if low else nullcontext():
-            together = _states(model, packed)
-            apart = torch.cat([_states(model, rows) for rows in alone])
-    except Exception as error:  # models that lack these arguments raise different types of errors
-        raise ImageCapError(_refusal(model, " ".join(str(error).split())[:200])) from error
-    size = float(apart.abs().max())
-    # `not ... <=` instead of `>`, so that NaN fails too
-    if not float((together - apart).abs().max()) <= (5e-2 if low else 1e-2) * size:
-        raise ImageCapError(_refusal(model, "it ignores the attention mask"))
-
-
-def _states(model: ImageCaptioner, rows: PackedRows) -> Tensor:
-    """Hidden states `[labels, hidden]` of the tokens that predict the labels, with embedded placeholders as image."""
-    hidden = forward_packed(model.language_model, model.embed_tokens(rows.ids), rows)
-    return hidden.flatten(0, 1).index_select(0, rows.label_positions).float()
-
-
-def _refusal(model: ImageCaptioner, why: str) -> str:
-    kind = model.llava.config.text_config.model_type
-    return (
-        f"language models of type {kind} cannot train on captions that share their picture ({why}); "
-        "use one with plain attention and rotary or learned positions (Qwen, Llama, Mistral, GPT-2, …)"
-    )

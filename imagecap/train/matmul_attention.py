@@ -27,12 +27,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     Args:
         query: `[batch, heads, queries, head_dim]`.
         key: `[batch, key_heads, keys, head_dim]`; `heads / key_heads` consecutive query heads share a key head.
-        value: `[batch, key_heads, keys, head_dim]`.
+        value: `[batch, key_heads, keys, value_dim]`.
         bias: added to the scores, `[batch, 1, queries, keys]`: 0, or a large negative number where a key is masked.
         scale: factor of the scores.
 
     Returns:
-        `[batch, heads, queries, head_dim]`.
+        `[batch, heads, queries, value_dim]`.
     """
     batch, heads, queries, size = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
@@ -45,7 +45,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
         else:
             expanded = bias[:, None].expand(batch, key_heads, heads // key_heads, queries, keys)
             scores = torch.baddbmm(expanded.reshape(*rows.shape[:2], keys), rows, columns, alpha=scale)
-        mixed = torch.bmm(torch.softmax(scores, dim=-1), value.reshape(batch * key_heads, keys, size))
+        mixed = torch.bmm(torch.softmax(scores, dim=-1), value.reshape(batch * key_heads, keys, value.shape[-1]))
     return ungroup_queries(mixed.unflatten(0, (batch, key_heads)), queries)
 
 
@@ -61,10 +61,11 @@ def _forward(
 ) -> tuple[Tensor, None]:
     """`attend` as a function of transformers' `AttentionInterface`.
 
-    It calls sdpa attention instead if there are more than `MAX_KEYS` keys, if attention is causal without a mask, or if
-    there is dropout, a soft cap, a position bias or an attention sink.
+    It calls sdpa attention instead if there are more than `MAX_KEYS` keys, if attention is causal without a mask, if
+    heads have masks of their own, or if there is dropout, a soft cap, a position bias or an attention sink.
     """
     unsupported = any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")) or dropout > 0
+    unsupported |= attention_mask is not None and attention_mask.shape[1] != 1
     causal = attention_mask is None and bool(others.get("is_causal", getattr(module, "is_causal", False)))
     if unsupported or causal or key.shape[2] > MAX_KEYS:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -76,7 +77,8 @@ def _forward(
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     dtype = value.dtype  # after norms and rotary embedding, queries and keys may be float32
     bias = None if attention_mask is None else attention_mask.to(dtype)
-    return attend(query.to(dtype), key.to(dtype), value, bias, scale).transpose(1, 2), None
+    mixed = attend(query.to(dtype), key.to(dtype), value, bias, scale)
+    return mixed.transpose(1, 2).contiguous(), None  # as that of sdpa: some models view it
 
 
 @contextmanager

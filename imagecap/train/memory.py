@@ -3,10 +3,13 @@
 import ctypes
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
@@ -16,7 +19,8 @@ def enable_gradient_checkpointing(model: ImageCaptioner) -> None:
     """Recompute activations of the language model's blocks in the backward pass instead of storing them.
 
     Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174). Stock blocks recompute only in training mode. It is set
-    on the blocks alone and not on their submodules, where it would enable dropout.
+    on the blocks alone and not on their submodules, where it would enable dropout. It is off while a block computes,
+    because some blocks (OPT, XGLM, BioGPT) apply dropout themselves.
 
     Raises:
         ImageCapError: the language model does not support gradient checkpointing.
@@ -27,6 +31,20 @@ def enable_gradient_checkpointing(model: ImageCaptioner) -> None:
     model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     for block in blocks:
         block.training = True
+        vars(block)["_gradient_checkpointing_func"] = partial(_compute_twice, block)
+
+
+def _compute_twice(block: torch.nn.Module, forward: Callable[..., Any], *arguments: Any) -> Any:
+    """Run the `forward` of a block without storing its activations, and in evaluation mode both times."""
+
+    def evaluating(*arguments: Any) -> Any:
+        block.training = False
+        try:
+            return forward(*arguments)
+        finally:  # torch ends the second time by an exception, when it has what it needs
+            block.training = True
+
+    return checkpoint(evaluating, *arguments, use_reentrant=False)
 
 
 def checkpointing_blocks(model: ImageCaptioner) -> list[torch.nn.Module]:

@@ -12,6 +12,7 @@ from imagecap.config import TrainSettings
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model.utils import attention_window
 from imagecap.train.packing import Branch
 
 
@@ -74,6 +75,13 @@ class Plan:
             (len(branch.prompt) + len(branch.caption) - 1 for row in self.branches for branch in row), default=0
         )
 
+    @property
+    def longest_row(self) -> list[Branch]:
+        """Captions of the longest packed row that a step may have; with `captions_per_image` the longest so many."""
+        limit = self.settings.captions_per_image
+        rows = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in self.branches]
+        return max(rows, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
+
     def steps_per_epoch(self) -> int:
         micro = math.ceil(len(self.samples) / self.micro_size)
         return math.ceil(micro / self.settings.gradient_accumulation_steps)
@@ -124,11 +132,11 @@ def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
     """
     config: Any = model.llava.config.text_config
     longest = max(plan.longest for plan in plans)
-    limits = {"max_position_embeddings": "positions", "n_positions": "positions"}
-    if getattr(config, "use_sliding_window", True):
-        limits["sliding_window"] = "tokens in its sliding window"
-    for name, what in limits.items():
-        limit = getattr(config, name, None)
+    limits = {
+        "positions": getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None),
+        "tokens in its sliding window": attention_window(config),
+    }
+    for what, limit in limits.items():
         if limit is not None and longest > limit:
             raise ImageCapError(
                 f"picture, prompt and the longest caption are {longest} tokens, but the language model has {limit} "

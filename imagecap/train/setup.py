@@ -13,7 +13,6 @@ from imagecap.errors import ImageCapError
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import ProcessGroup
-from imagecap.train.forward import check_attention_mask_support
 from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
 from imagecap.train.optimizer import build_optimizer
 from imagecap.train.plan import Plan, check_lengths
@@ -30,6 +29,7 @@ from imagecap.train.state import (
     trainable_weights,
 )
 from imagecap.train.step import TrainStep
+from imagecap.train.trial import check_packed_rows
 
 
 @dataclass
@@ -109,10 +109,10 @@ def prepare_training(
     if options.best_by is not None and not validation_plan.samples:
         raise ImageCapError("best_by needs validation pictures: set validation_fraction, or a `split` of val")
     check_lengths(model, [plan, validation_plan])
-    check_attention_mask_support(model, dtype)
     data_digest = training_digest([*plan.samples, *validation_plan.samples])
     key = resume_key(settings, model, data_digest, dtype)
     train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile)
+    check_packed_rows(train_step, plan.longest_row)
     weights = trainable_weights(model)
     optimizer = build_optimizer(model, options)
     setup = TrainingSetup(

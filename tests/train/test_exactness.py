@@ -11,11 +11,13 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.train.forward import check_attention_mask_support, packed_loss
+from imagecap.train.forward import packed_loss
 from imagecap.train.matmul_attention import matmul_attention
 from imagecap.train.memory import enable_gradient_checkpointing
 from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
 from imagecap.train.packing import Branch, pack
+from imagecap.train.step import TrainStep
+from imagecap.train.trial import check_packed_rows
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_qwen
 from tests.train.helpers import CASES, assert_close, encode, gradients, packed, plain_losses
 
@@ -143,7 +145,7 @@ def test_other_models(tiny_bases: ModelSettings, tmp_path: Path, kind: str) -> N
         else:
             write_tiny_qwen(tmp_path / "lm", bos=True, tie_word_embeddings=False)
         model = build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
-    check_attention_mask_support(model)
+    check_packed_rows(TrainStep(model, torch.float32), encode(model, CASES["prompts of their own"])[0])
     # stock eager attention has its softmax in float32
     relative = 1e-5 if kind == "eager" else 1e-10
     compare(model.double(), [CASES["ragged"], CASES["prompts of their own"]], relative)
@@ -159,7 +161,7 @@ def test_a_model_that_sees_through_the_mask_is_refused(tiny_bases: ModelSettings
     BloomForCausalLM(BloomConfig(vocab_size=size, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(tmp_path / "lm")
     model = build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
     with pytest.raises(ImageCapError, match="type bloom cannot train"):
-        check_attention_mask_support(model)
+        check_packed_rows(TrainStep(model, torch.float32), encode(model, CASES["ragged"])[0])
 
 
 def test_what_each_token_sees() -> None:

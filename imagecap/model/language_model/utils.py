@@ -1,5 +1,6 @@
 """The language model: loading a causal LM and its tokenizer, special tokens, and which blocks train."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,43 @@ def image_token(tokenizer: Any, language_model: Any) -> str:
     return ADDED_IMAGE_TOKEN
 
 
+def attention_window(config: Any) -> int | None:
+    """Number of tokens that the layers with the shortest reach attend to; None: every layer attends to all tokens.
+
+    Args:
+        config: of a language model; families name their windows differently.
+    """
+    layers = {*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())}
+    windows = []
+    if getattr(config, "use_sliding_window", True) and (not layers or "sliding_attention" in layers):
+        windows.append(getattr(config, "sliding_window", None))
+    if "chunked_attention" in layers:
+        windows.append(getattr(config, "attention_chunk_size", None))
+    if "local" in layers:  # GPT-Neo
+        windows.append(getattr(config, "window_size", None))
+    return min((window for window in windows if window is not None), default=None)
+
+
 def transformer_blocks(text_model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks of a text model: its longest list of modules of one kind.
+    """The transformer blocks of a text model: its longest list of modules.
+
+    The list may lie deeper, as in OPT (`decoder.layers`). Lists inside of blocks, such as experts, do not count.
 
     Raises:
         ImageCapError: the model has no list of blocks.
     """
-    lists = [child for child in text_model.children() if isinstance(child, nn.ModuleList) and len(child)]
+    lists = [modules for modules in _outer_lists(text_model) if len(modules)]
     if not lists:
         raise ImageCapError("this language model has no list of blocks, so its last blocks cannot be told apart")
     return max(lists, key=len)
+
+
+def _outer_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outer_lists(child)
 
 
 def freeze_except_last(text_model: nn.Module, head: nn.Module, blocks: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ UNUSED = ("post_layernorm.", "head.")
 
 
 def load_tower(folder: Path, name: str) -> Any:
-    """Load the vision part of a CLIP or SigLIP checkpoint, in float32.
+    """Load the vision part of a CLIP or SigLIP checkpoint, in float32; MetaCLIP 2 becomes a CLIP.
 
     Args:
         folder: the checkpoint.
@@ -47,13 +48,27 @@ def load_tower(folder: Path, name: str) -> Any:
             "a fixed picture size is needed (openai/clip-vit-base-patch16, google/siglip2-base-patch16-224, …)"
         )
     failure = f"vision_model_name: the weights of {name} cannot be read"
-    tower, missing = load_weights(MODEL_MAPPING[type(vision)], folder, failure, config=vision, dtype=torch.float32)
+    converted = vision.model_type == "metaclip_2_vision_model"
+    stock: Any = import_module("transformers").MetaClip2VisionModel if converted else MODEL_MAPPING[type(vision)]
+    tower, missing = load_weights(stock, folder, failure, config=vision, dtype=torch.float32)
     missing = [key for key in missing if not key.startswith(UNUSED)]
     if missing:
         raise ImageCapError(
             f"vision_model_name: {name} has no usable weights for {missing[0]}: it is not a complete encoder"
         )
-    return tower
+    return _as_clip(tower) if converted else tower
+
+
+def _as_clip(tower: Any) -> Any:
+    """The encoder of MetaCLIP 2 as a CLIP, which has the same modules; `AutoModel`, and so LLaVA, does not know it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    fields = {name: value for name, value in tower.config.to_dict().items() if name != "model_type"}
+    with torch.device("meta"):
+        clip = CLIPVisionModel(CLIPVisionConfig(**fields))
+    clip.load_state_dict(tower.state_dict(), assign=True)
+    clip.embeddings.position_ids = tower.embeddings.position_ids
+    return clip.eval()
 
 
 def num_blocks_used(tower: Any, layer: int) -> int:
