@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from imagecap.printable import printable
+
 EXIT_FAILED = 1  # something failed that may work another time, such as a full disk
 EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
 EXIT_INTERRUPTED = 130  # a stage was interrupted; as shells report Ctrl-C: 128 + SIGINT
@@ -26,7 +28,11 @@ class ImageCapError(Exception):
     """An error that the user can fix: the message names the file, row, field or setting and what to do.
 
     The command line prints it as `error: …` and exits with `EXIT_USER_ERROR`; the served model answers with a 400.
+    Bytes of file names that are not UTF-8 are written as `printable` does, as answers and logs must be UTF-8.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def install_hint(package: str) -> str:

@@ -38,8 +38,8 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_text(path: Path, content: str) -> None:
-    """Write `content` as UTF-8; see `atomic_write_bytes`."""
-    atomic_write_bytes(path, content.encode("utf-8"))
+    r"""Write `content` as UTF-8, lone surrogates as `\udNNN`; see `atomic_write_bytes`."""
+    atomic_write_bytes(path, content.encode("utf-8", "backslashreplace"))  # in JSON an escape of the same character
 
 
 def atomic_write_json(path: Path, content: Any) -> None:

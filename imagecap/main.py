@@ -22,6 +22,7 @@ from imagecap.commands import (
     train,
 )
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError, missing_package
+from imagecap.printable import adapt_terminal
 from imagecap.signals import exit_status, interrupting_signals
 from imagecap.system_errors import system_error
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or one of `imagecap.errors` after a sentence on standard error that says what to do.
     """
+    adapt_terminal()
     arguments = _parser().parse_args(argv)
     # The libraries print less than by default; a user who wants more sets the variables.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

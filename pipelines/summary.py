@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagecap.config import read_params
 from imagecap.errors import ImageCapError
+from imagecap.printable import adapt_terminal
 from imagecap.report.tables import format_evaluation
 from pipelines.stages import EVALUATION
 from pipelines.stages.evaluate import evenly_spaced
@@ -53,6 +54,7 @@ def summary() -> str:
 
 
 if __name__ == "__main__":
+    adapt_terminal()
     try:
         print(summary())
     except ImageCapError as error:

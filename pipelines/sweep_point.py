@@ -14,6 +14,7 @@ from imagecap.config import parse_settings
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
+from imagecap.printable import adapt_terminal
 from imagecap.registry.tracking import PARENT_RUN, warn_on_failure
 from imagecap.system_errors import system_error
 from pipelines.dvc_command import run_dvc
@@ -75,6 +76,7 @@ def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:
 
 
 if __name__ == "__main__":
+    adapt_terminal()
     try:
         interrupt_on_end_signals()
         try_point(json.loads(sys.argv[1]), Path(sys.argv[2]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 from imagecap.errors import ImageCapError
+from imagecap.printable import adapt_terminal
 from imagecap.registry.store import connect, find_store
 from imagecap.system_errors import system_error
 from pipelines.processes import LAUNCHER, interrupt_on_end_signals
@@ -133,6 +134,7 @@ def _end(servers: list["subprocess.Popen[bytes]"]) -> None:
 
 
 if __name__ == "__main__":
+    adapt_terminal()
     try:
         interrupt_on_end_signals()
         main()

@@ -5,6 +5,7 @@ Modules of this package import nothing heavy (torch, transformers, mlflow) at th
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,5 +23,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print a result as JSON on standard output."""
-    print(json.dumps(content, ensure_ascii=False, indent=2))
+    """Print a result as JSON on standard output; in ASCII if the encoding of the output lacks one of its characters."""
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2)
+    print(text)

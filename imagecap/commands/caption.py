@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="PATH",
-        help="a folder, a pattern in quotes, a list (.txt), or a captions.json",
+        help="a folder, a pattern in quotes, a list (.txt), a captions.json, or a picture",
     )
     parser.add_argument(
         "--output_file", required=True, type=Path, metavar="FILE", help="ends in .jsonl, .parquet or .json"
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     `.jsonl` it also captions the pictures that were added since.
 
     Raises:
-        ImageCapError: no pictures, no model, another kind of file, or an output of another job.
+        ImageCapError: no pictures, none that can be read, no model, another kind of file, or an output of another job.
         SystemExit: interrupted (`EXIT_INTERRUPTED`); the captions made so far are kept.
     """
     settings = settings_from_flags(arguments)
@@ -86,6 +86,11 @@ def run(arguments: argparse.Namespace) -> None:
         if left:
             _caption(settings, model_path, left, journal, arguments.batch_size)
         captioned, failed = _finish(journal, output_file)
+    if captioned == 0:
+        if kind == ".json":
+            output_file.unlink()  # it is empty, and the same command shall work when the pictures can be read
+        where = "the reasons are above" if kind == ".json" else f"{output_file} holds the reasons"
+        raise ImageCapError(f"none of the {failed:,} pictures could be read; {where}")
     if arguments.json:
         print_json({"output_file": str(output_file), "captioned": captioned, "failed": failed})
     else:

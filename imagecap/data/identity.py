@@ -6,6 +6,7 @@ stored in prepared data, checkpoints, training states and reports and compared l
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def folder_digest(folder: Path) -> str:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(folder).as_posix()}\0{content}\n"))
     return digest.hexdigest()
 
 

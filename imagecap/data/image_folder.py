@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from imagecap.config import DataSettings
+from imagecap.data.folders import entries_of, is_file, is_same
 from imagecap.data.formats import Source, find_source
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
@@ -12,6 +13,7 @@ from imagecap.data.picture_files import is_picture_name
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key
+from imagecap.printable import printable
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +42,8 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100  (also resolves `images/..`)
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
-    by_file: dict[Path, list[CaptionRow]] = {
-        path: [] for path in (*_pictures_in(folder), *_pictures_in(folder / _IMAGES))
-    }
+    places = [folder] if is_same(folder, folder / _IMAGES) else [folder, folder / _IMAGES]
+    by_file: dict[Path, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
     problems = _add_references(by_file, folder, settings)
     names = _names(by_file, folder)
     digests, unreadable = digest_files(by_file, settings, names.__getitem__)
@@ -69,8 +70,8 @@ def _pictures_in(folder: Path) -> list[Path]:
         return []
     return [
         folder / entry.name
-        for entry in os.scandir(folder)
-        if is_picture_name(entry.name) and not entry.name.startswith(".") and entry.is_file()
+        for entry in entries_of(folder)
+        if is_picture_name(entry.name) and not entry.name.startswith(".") and is_file(entry)
     ]
 
 
@@ -109,7 +110,7 @@ def _names(by_file: dict[Path, list[CaptionRow]], folder: Path) -> dict[Path, st
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path, rows in by_file.items():
-        relative = path.relative_to(folder).as_posix()
+        relative = printable(path.relative_to(folder).as_posix())
         name = rows[0].image if rows else relative.removeprefix(f"{_IMAGES}/")
         names[path] = relative if name in taken else name
         taken.add(names[path])

@@ -7,8 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagecap.data.folders import walk
 from imagecap.data.images import PictureError
 from imagecap.files import natural_key
+from imagecap.printable import file_name
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -25,19 +27,20 @@ _PICTURE_ENDINGS = {
 }
 
 
-def is_picture_name(name: str) -> bool:
+def is_picture_name(name: str | Path) -> bool:
     """Whether the ending of a file name is that of a picture."""
     return Path(name).suffix.lower() in _PICTURE_ENDINGS
 
 
 def pictures_below(folder: Path) -> list[str]:
-    """Return the relative names of the pictures in a folder and its subfolders, in natural order, but hidden files."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder)
-        found += [(below / name).as_posix() for name in names if is_picture_name(name) and not name.startswith(".")]
-    return sorted(found, key=natural_key)
+    """Return the relative names of the pictures in a folder and its subfolders (see `walk`), in natural order.
+
+    Raises:
+        ImageCapError: a folder cannot be read.
+    """
+    found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
+    found = sorted(filter(is_picture_name, found), key=lambda path: [natural_key(part) for part in path.parts])
+    return [path.as_posix() for path in found]
 
 
 class PictureFinder:
@@ -57,13 +60,14 @@ class PictureFinder:
     def find(self, name: str) -> Path:
         """The absolute path of a picture, below the folder's own (unresolved) path.
 
-        The name and the file may be in different Unicode forms (NFC and NFD, as with files from a Mac).
+        The name and the file may be in different Unicode forms (NFC and NFD, as with files from a Mac). A name that
+        `printable` wrote finds its file too.
 
         Raises:
             PictureError: the name leads out of the folder, or there is no such file. The message names a file that
                 differs in capitals or extension only.
         """
-        parts = _parts_of(name)
+        parts = _parts_of(file_name(name))
         written = "/".join(parts)
         forms = (written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written))
         for form in dict.fromkeys(forms):

@@ -1,72 +1,105 @@
 """The pictures of a bulk job, given as a folder, a glob pattern, a list of paths, a captions file or one file."""
 
+import codecs
+import fnmatch
 import glob
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from imagecap.data.picture_files import is_picture_name
+from imagecap.data.folders import entries_of, walk
+from imagecap.data.picture_files import is_picture_name, pictures_below
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key, read_json
+from imagecap.printable import file_name, printable
 
 Picture = tuple[str, Path]  # name of the picture in results, path of its file
 
 
 def pictures_of(source: str) -> list[Picture]:
-    """Name and path of every picture, without duplicate names, in a fixed order.
+    r"""Name and path of every picture, without duplicate names, in a fixed order.
 
     Args:
-        source: one of these:
+        source: one of these. A file or folder of this very name comes before a pattern.
 
-            - a folder: all pictures in it and in its subfolders, named by their relative paths;
-            - a glob pattern with `*`, `?` or `[`: the pictures that it matches;
-            - a `.txt` file: one path per line, relative to the folder of the file;
+            - a folder: all pictures in it and in its subfolders, named by their relative paths. Links to folders are
+              followed;
+            - a `.txt` file: one path per line, relative to the folder of the file, or to the current folder if none of
+              the paths leads to a file from there. Blanks around a path, quotes around it and lines that start with
+              `#` are left out, unless a file of this very name exists. The paths may be separated by NUL characters;
             - a `.json` file: a list of rows; the path in `image` is relative to the folder `images` beside the file,
               or to the folder of the file if there is no such folder;
-            - any other file: this picture.
+            - any other file: this picture;
+            - a glob pattern with `*`, `?` or `[`: the pictures that it matches. `**` is any number of folders.
 
-    The pictures are not opened: an unreadable file is found when it is captioned.
+    Bytes of a file name that are not UTF-8 are `\xNN` in the name. The pictures are not opened: an unreadable file is
+    found when it is captioned.
 
     Raises:
-        ImageCapError: `source` does not exist, or has no pictures.
+        ImageCapError: `source` does not exist, or has no pictures, or two of its files would have the same name.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  (Path.expanduser raises an error for an unknown user)
+    if not source.strip():
+        raise ImageCapError("no pictures are named: give a folder, a pattern, a list (.txt) or a captions file (.json)")
     if path.is_dir():
-        found = list(_walk(path, path))
-    elif any(character in source for character in "*?["):
-        names = sorted(glob.glob(os.path.expanduser(source), recursive=True), key=natural_key)  # noqa: PTH111, PTH207
-        found = [(name, Path(name)) for name in names if os.path.isfile(name) and is_picture_name(name)]  # noqa: PTH113
-    elif path.suffix.lower() == ".json":
+        found = [(name, path / name) for name in pictures_below(path)]
+    elif path.is_file() and path.suffix.lower() == ".json":
         found = _read_captions_file(path)
-    elif path.suffix.lower() == ".txt":
-        found = [(line, path.parent / line) for line in _lines(path)]
+    elif path.is_file() and path.suffix.lower() == ".txt":
+        found = _read_list(path)
     elif path.is_file():
         found = [(path.name, path)]
+    elif glob.has_magic(source):
+        found = _matching(path)
     else:
         raise ImageCapError(
             f"{source} is neither a folder, a pattern, a list (.txt), a captions file (.json) nor a file"
         )
-    found = list(dict(found).items())
-    if not found:
+    pictures: dict[str, Path] = {}
+    for name, file in found:
+        name = printable(name)
+        if pictures.setdefault(name, file) != file:
+            raise ImageCapError(f"two files would be called {name} in the results; rename one of them")
+    if not pictures:
         raise ImageCapError(f"there is no picture in {source}")
-    return found
+    return list(pictures.items())
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Picture]:
-    """Pictures in a folder and its subfolders, in natural order; hidden files and linked folders are left out."""
-    try:
-        entries = {
-            entry.name: entry.is_dir(follow_symlinks=False)
-            for entry in os.scandir(folder)
-            if not entry.name.startswith(".")
-        }
-    except OSError as error:
-        raise ImageCapError(f"the folder {folder} cannot be read: {error.strerror}") from None
-    for name in sorted(entries, key=natural_key):
-        if entries[name]:
-            yield from _walk(folder / name, root)
-        elif is_picture_name(name):
-            yield (folder / name).relative_to(root).as_posix(), folder / name
+def _matching(pattern: Path) -> list[Picture]:
+    """The pictures that a pattern matches, in natural order."""
+    start, parts = (Path(pattern.anchor), pattern.parts[1:]) if pattern.anchor else (Path(), pattern.parts)
+    names = {str(path) for path in _matches(start, parts) if is_picture_name(path.name)}
+    return [(name, Path(name)) for name in sorted(names, key=natural_key)]
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """The files below a folder whose relative paths match the parts of a pattern.
+
+    A part that is the name of a file or folder stands for it alone, also if it has brackets. `glob.glob` would take the
+    brackets for a pattern, and follow a loop of links 40 times.
+    """
+    part, *rest = parts
+    if part == "**":
+        for below, names in walk(folder):
+            if rest:
+                yield from _matches(below, rest)
+            else:
+                yield from (below / name for name in names)
+        return
+    if os.path.lexists(folder / part):
+        names = [part]
+    elif glob.has_magic(part):
+        entries = [entry.name for entry in entries_of(folder)]
+        names = [name for name in fnmatch.filter(entries, part) if part.startswith(".") or not name.startswith(".")]
+    else:
+        names = []
+    for name in names:
+        path = folder / name
+        if rest and path.is_dir():
+            yield from _matches(path, rest)
+        elif not rest and path.is_file():
+            yield path
 
 
 def _read_captions_file(path: Path) -> list[Picture]:
@@ -77,12 +110,54 @@ def _read_captions_file(path: Path) -> list[Picture]:
         raise ImageCapError(f"{path} must hold a list of rows with `image`")
     images = path.parent / "images"
     folder = images if images.is_dir() else path.parent
-    return [(row["image"], folder / row["image"]) for row in rows]
+    names = [row["image"] for row in rows]
+    return [(name, folder / (_existing(folder, (name, file_name(name))) or name)) for name in names]
 
 
-def _lines(path: Path) -> list[str]:
+def _read_list(path: Path) -> list[Picture]:
+    """The pictures of a list of paths; see `pictures_of`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImageCapError(f"{path} cannot be read as a list of paths: {error}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ImageCapError(f"{path} cannot be read: {error.strerror}") from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = raw.decode("utf-16", "replace")
+    else:
+        text = raw.decode("utf-8-sig", "surrogateescape")  # `find` writes the bytes of a name as they are
+    lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
+    written = [(_plain(line), _forms(line)) for line in lines if line.strip()]
+    # The first folder from which one of the paths leads to a file is that of all of them.
+    places = (path.parent, Path())
+    place = next((place for place in places if any(_existing(place, forms) for _, forms in written)), None)
+    first = next((plain for plain, _ in written if not plain.startswith("#")), None)
+    if place is None and first is not None:
+        raise ImageCapError(
+            f"no path in {path} leads to a file, neither from the folder of the list nor from the current folder; the "
+            f"first is {first}"
+        )
+    place = place or path.parent
+    found = []
+    for plain, forms in written:
+        comment = plain.startswith("#")
+        name = plain if len(forms) == 1 and not comment else _existing(place, forms) or ("" if comment else plain)
+        if name:
+            found.append((name, place / name))
+    return found
+
+
+def _plain(line: str) -> str:
+    """A line of a list without the blanks and quotes around it."""
+    bare = line.strip()
+    return bare[1:-1] if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'" else bare
+
+
+def _forms(line: str) -> tuple[str, ...]:
+    """What a line of a list may name: itself, or itself without blanks and quotes, in either Unicode form."""
+    plain = _plain(line)
+    normal = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    return tuple(dict.fromkeys((line, line.strip(), plain, *normal, file_name(plain))))
+
+
+def _existing(folder: Path, names: Iterable[str]) -> str | None:
+    """The first of the names of which there is a file."""
+    return next((name for name in names if os.path.isfile(folder / name)), None)  # noqa: PTH113  (any characters)

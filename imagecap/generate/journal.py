@@ -66,7 +66,7 @@ class Journal:
         """
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
-            self._file.write(lines.encode())
+            self._file.write(lines.encode(errors="backslashreplace"))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imagecap.config import Settings, read_params
 from imagecap.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
+from imagecap.printable import adapt_terminal
 from imagecap.registry.versions import VERSIONS_FILE, changed_packages
 from imagecap.system_errors import system_error
 from pipelines.integrity import check_cache
@@ -38,6 +39,7 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
         what the user has to mend, and `EXIT_INTERRUPTED` after an interruption, after which the same command continues
         from the last saved state.
     """
+    adapt_terminal()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

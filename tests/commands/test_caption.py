@@ -143,6 +143,33 @@ def test_bad_sources(tmp_path: Path, source: str, message: str) -> None:
         pictures_of(str(tmp_path / source))
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "json"])
+def test_file_names_that_are_not_utf_8(saved: Path, tmp_path: Path, kind: str) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, name in enumerate(("a.png", os.fsdecode("照.png".encode("gbk")), os.fsdecode(b"caf\xe9.png"))):
+        picture(number).save(images / name)
+    output = tmp_path / f"out.{kind}"
+    assert run(saved, images, output) == 0
+    if kind == "jsonl":
+        rows = rows_of(output)
+    else:
+        table = pd.read_parquet(output) if kind == "parquet" else pd.read_json(output)
+        rows = table.to_dict("records")
+    assert sorted(row["image"] for row in rows) == ["\\xd5\\xd5.png", "a.png", "caf\\xe9.png"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "json"])
+def test_a_job_without_a_caption_fails(
+    saved: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    output = tmp_path / f"out.{kind}"
+    assert run(saved, tmp_path / "bad.png", output) == EXIT_USER_ERROR
+    assert "none of the 1 pictures could be read" in capsys.readouterr().err
+    assert output.exists() == (kind != "json"), "the other kinds hold the reasons"
+
+
 @pytest.mark.parametrize("name", ["typo", "in"])
 def test_a_mistyped_model_leaves_nothing(
     saved: Path, folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,7 @@
 """`run.py eval` from folder to files."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,22 @@ def test_results_report_floors_and_comparison(saved: Path, tmp_path: Path, capsy
     assert "6 captions compared" in said
     assert "look like training pictures" in said
     assert "Against the model before" in report.read_text(encoding="utf-8")
+
+
+def test_file_names_that_are_not_utf_8(saved: Path, tmp_path: Path) -> None:
+    output, report = tmp_path / "results.json", tmp_path / "report.html"
+    test = data(tmp_path / "test", range(2), "test")
+    (test / "images" / "1.png").rename(test / "images" / os.fsdecode("照.png".encode("gbk")))
+    captions = test / "captions.json"
+    captions.write_text(captions.read_text().replace("1.png", r"\\xd5\\xd5.png"))
+    picture(3).save(test / "images" / os.fsdecode(b"caf\xe9.png"))
+    command = ["eval", "--model_path", str(saved), "--test_dir", str(test), "--output_file", str(output)]
+    assert main([*command, "--report_file", str(report), *SETTINGS]) == 0
+    rows = json.loads(output.read_bytes())["results"]
+    assert {row["image"]: len(row["references"]) for row in rows} == {r"\xd5\xd5.png": 2, "0.png": 2, r"caf\xe9.png": 0}
+    shown = report.read_text(encoding="utf-8")
+    assert r"\xd5\xd5.png" in shown
+    assert shown.count("data:image/jpeg") >= 2
 
 
 def test_a_bad_output_is_said_before_any_work(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

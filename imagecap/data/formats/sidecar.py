@@ -11,6 +11,7 @@ from imagecap.data.picture_files import pictures_below
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError
+from imagecap.printable import printable
 
 _ENDINGS = (".txt", ".caption")
 _TAGS = 4  # a caption with this many commas and no word between most of them is a list of tags
@@ -26,7 +27,11 @@ class Sidecar(DataFormat):
     title = "text files beside pictures"
 
     def files(self, folder: Path) -> list[Path]:
-        return [folder] if any(_text_of(folder / name) for name in pictures_below(folder)) else []
+        try:
+            names = pictures_below(folder)
+        except ImageCapError:  # a subfolder that may not be read, in a folder that need not be of this format
+            return []
+        return [folder] if any(_text_of(folder / name) for name in names) else []
 
     def reads(self, file: Path) -> bool:
         return False  # its files are folders
@@ -41,7 +46,7 @@ class Sidecar(DataFormat):
             if text is None:
                 without += 1
                 continue
-            place = text.relative_to(file).as_posix()
+            place = printable(text.relative_to(file).as_posix())
             try:
                 lines = [line.strip() for line in text_lines(text) if line.strip()]
             except ImageCapError:
@@ -53,7 +58,7 @@ class Sidecar(DataFormat):
             tags += _looks_like_tags(caption)
             first = name.partition("/")[0] if "/" in name else ""
             split = split_named(first)
-            yield RawRow(place, {"image": name, "caption": caption, **({"split": split} if split else {})})
+            yield RawRow(place, {"image": printable(name), "caption": caption, **({"split": split} if split else {})})
         for number, what in (
             (without, "pictures have no text file beside them and are left out"),
             (further, "text files have further lines, of which only the first is used"),
