@@ -58,7 +58,7 @@ def map_pictures(
         try:
             with open_image(path, max_pixels) as opened:
                 if opened.width * opened.height < LARGE_PIXELS:
-                    return work(decode_image(opened))
+                    return work(decode_image(opened, path))
             with one_large:  # opened anew, so that its pixels are freed before the next large picture is decoded
                 return work(load_image(path, max_pixels))
         except PictureError as error:

@@ -5,13 +5,18 @@ Pillow's global state is not changed, so that every function may be called from 
 
 import io
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from imagecap.data.metadata import without_metadata
 from imagecap.errors import ImageCapError
+from imagecap.printable import printable
 
 # Raster formats with a clear signature. Pillow also opens EPS, by running Ghostscript, and formats that it guesses from
 # a loose header (TGA, PCX, …); neither is safe with files of unknown origin.
@@ -36,6 +41,9 @@ _TRANSPOSE = {
 }
 
 
+Result = TypeVar("Result")
+
+
 class PictureError(ImageCapError):
     """A picture that cannot be used.
 
@@ -44,7 +52,7 @@ class PictureError(ImageCapError):
 
     def __init__(self, reason: str, name: str = "the picture") -> None:
         super().__init__(f"{name} {reason}")
-        self.reason = reason
+        self.reason = printable(reason)
 
 
 def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
@@ -63,7 +71,7 @@ def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
     """
     try:
         with open_image(source, max_pixels) as opened:
-            return decode_image(opened)
+            return decode_image(opened, source)
     except PictureError as error:
         if isinstance(source, bytes):
             raise
@@ -71,7 +79,10 @@ def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
 
 
 def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read and check the header of a picture; see `load_image`. The caller closes the returned file."""
+    """Read and check the header of a picture; see `load_image`. The caller closes the returned file.
+
+    If damaged metadata keeps the header from being read, the returned file is a copy in memory without it.
+    """
     if isinstance(source, bytes):
         head, size = source[:64], len(source)
     else:
@@ -79,15 +90,19 @@ def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
     if size == 0:
         raise PictureError("is empty (0 bytes)")
     try:
-        opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
-    except UnidentifiedImageError:
-        raise PictureError(_why_unidentified(head)) from None
+        opened = _open(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         # Pillow's own limit, above which it opens nothing; max_pixels cannot lift it without global state.
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         raise PictureError(f"has more than the {limit} pixels that are accepted") from None
     except Exception as error:  # a damaged header can make a plugin raise anything
-        raise PictureError(_damaged(error)) from error
+        found = _first(_open, source)
+        if found is None:
+            damaged = PictureError(
+                _why_unidentified(head) if isinstance(error, UnidentifiedImageError) else _damaged(error)
+            )
+            raise damaged from error
+        opened = found
     width, height = opened.size
     reason = None
     if width * height > max_pixels:
@@ -100,20 +115,50 @@ def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
     return opened
 
 
-def decode_image(opened: ImageFile.ImageFile) -> Image.Image:
-    """Decode an opened picture into upright RGB without metadata; see `load_image`."""
+def decode_image(opened: ImageFile.ImageFile, source: Path | bytes) -> Image.Image:
+    """Decode a picture that was opened from `source` into upright RGB without metadata; see `load_image`."""
     try:
-        opened.load()
-        image = to_rgb(opened)
-        turn = _TRANSPOSE.get(_orientation(opened))
-        if turn is not None:
-            image = image.transpose(turn)
+        return _decode(opened)
     except PictureError:
         raise
     except Exception as error:  # damaged data can make a decoder raise anything
-        raise PictureError(_damaged(error)) from error
+        size = opened.size
+        image = None if isinstance(error, MemoryError) else _first(lambda content: _read(content, size), source)
+        if image is None:
+            raise PictureError(_damaged(error)) from error
+        return image
+
+
+def _open(source: Path | bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+
+
+def _decode(opened: ImageFile.ImageFile) -> Image.Image:
+    opened.load()
+    image = to_rgb(opened)
+    turn = _TRANSPOSE.get(_orientation(opened))
+    if turn is not None:
+        image = image.transpose(turn)
     image.info = {}
     return image
+
+
+def _read(content: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode a picture whose header was checked before, when it was of this size."""
+    with _open(content) as opened:
+        if opened.size != size:
+            raise PictureError("has two sizes")
+        return _decode(opened)
+
+
+def _first(read: Callable[[bytes], Result], source: Path | bytes) -> Result | None:
+    """What `read` makes of a damaged picture without its metadata; None if that does not help."""
+    with suppress(OSError):
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        for bare in without_metadata(content):
+            with suppress(Exception):  # as damaged as the picture itself
+                return read(bare)
+    return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

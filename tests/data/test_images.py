@@ -173,6 +173,93 @@ def png_header(width: int, height: int) -> bytes:
     return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
 
+def png_chunk(name: bytes, data: bytes, crc: int | None = None) -> bytes:
+    return (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) if crc is None else crc)
+    )
+
+
+PNG_METADATA = {
+    "a long text": png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"node " * 400_000)),
+    "a long text in Unicode": png_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(b"x" * 2_000_000)),
+    "a long colour profile": png_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(1_500_000))),
+    "many texts": png_chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 1_000_000)) * 70,
+    "a wrong checksum": png_chunk(b"tEXt", b"k\0v", 7),
+    "a wrong length": b"\0\xff\xff\xfftEXtk\0v",
+    "an unknown compression": png_chunk(b"zTXt", b"k\0\7x"),
+    "an empty profile": png_chunk(b"iCCP", b""),
+    "a short gamma": png_chunk(b"gAMA", b"1"),
+    "a short density": png_chunk(b"pHYs", b"1"),
+    "a short animation": png_chunk(b"acTL", b"1"),
+    "a name that is not ASCII": png_chunk(b"t\xffXt", b"x"),
+}
+
+
+@pytest.mark.parametrize("metadata", PNG_METADATA)
+def test_damaged_metadata_of_png_is_no_damage_to_the_picture(metadata: str, make_picture) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encoded(make_picture(1, (30, 20)), "PNG", exif=exif)
+    chunk, expected = PNG_METADATA[metadata], load_image(whole, LIMIT)
+    assert expected.size == (20, 30)
+    for content in (whole[:33] + chunk + whole[33:], whole[:-12] + chunk + whole[-12:]):
+        assert load_image(content, LIMIT).tobytes() == expected.tobytes()
+    assert load_image(whole[:-12] + chunk[: len(chunk) // 2], LIMIT).tobytes() == expected.tobytes()
+
+
+def jpeg_segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        jpeg_segment(0xE0, b"JFIF"),
+        jpeg_segment(0xE1, b"Exif\0\0junk"),
+        jpeg_segment(0xE2, b"ICC_PROFILE\0"),
+        jpeg_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\1\0\2\xb0\4\0\1\0\0\0\xff\xff\xff\xff\0\0\0\0"),
+        jpeg_segment(0xED, b"Photoshop 3.0\x008BIM\3\xed\0\0\0\0\0\xff12"),
+        jpeg_segment(0xEE, b"Adobe\0"),
+        jpeg_segment(0xFE, b"x" * 60_000),
+    ],
+)
+def test_damaged_metadata_of_jpeg_is_no_damage_to_the_picture(segment: bytes, make_picture) -> None:
+    whole = encoded(make_picture(1, (30, 20)), "JPEG")
+    for content in (whole[:2] + segment + whole[2:], whole[:20] + segment + whole[20:]):
+        assert load_image(content, LIMIT).tobytes() == load_image(whole, LIMIT).tobytes()
+
+
+def test_damaged_metadata_of_webp_is_no_damage_to_the_picture(make_picture) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    extra = {"exif": exif, "icc_profile": b"p" * 50, "xmp": b"<x>" * 50}
+    whole = encoded(make_picture(1, (30, 20)), "WEBP", lossless=True, **extra)
+    turned, upright = load_image(whole, LIMIT).tobytes(), make_picture(1, (30, 20)).tobytes()
+    place = whole.index(b"EXIF")
+    too_long = struct.pack("<I", 0xFFFFFFF)
+    for content, expected in (
+        (whole[:-40], turned),
+        (whole[:4] + too_long + whole[8:], turned),
+        (whole[: place + 4] + too_long + whole[place + 8 :], upright),
+        (whole[: place + 20], upright),
+    ):
+        assert load_image(content, LIMIT).tobytes() == expected
+
+
+def test_damaged_metadata_of_tiff_is_no_damage_to_the_picture(make_picture) -> None:
+    texts = {270: "x" * 300, 306: "2020", 700: b"<x>", 34675: b"p" * 50}
+    for compression in (None, "tiff_lzw"):
+        whole = encoded(make_picture(1, (30, 20)), "TIFF", compression=compression, tiffinfo=texts)
+        (start,) = struct.unpack_from("<I", whole, 4)
+        (count,) = struct.unpack_from("<H", whole, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length, _ = struct.unpack_from("<HHII", whole, place)
+            if tag in texts:
+                entry = struct.pack("<HHII", tag, kind, length, 0xFFFFFFF0)
+                content = whole[:place] + entry + whole[place + 12 :]
+                assert load_image(content, LIMIT).tobytes() == make_picture(1, (30, 20)).tobytes()
+
+
 @pytest.mark.parametrize("size", [(1001, 1000), (10_000, 9_500), (14_000, 14_000), (60_000, 60_000)])
 @pytest.mark.filterwarnings("error")
 def test_absurd_size_is_refused_before_decoding(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
