@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-from imagecap.config.setting import Section, setting
+from imagecap.config.setting import HIGHEST_SEED, LOWEST_SEED, Section, setting
 from imagecap.languages import CHINESE, ENGLISH, LANGUAGES, Language
 
 
 class DataSettings(Section):
     """Which pictures and captions are read, and how they are split."""
 
-    data_path: str = setting("./data", "folder with captions.json and images/, or in another format")
+    data_path: str = setting("./data", "folder with captions.json and images/, or in another format", path=True)
     format: Literal[
         "auto", "captions", "table", "imagefolder", "coco", "karpathy", "flickr8k", "flickr30k", "llava", "sidecar"
     ] = setting(
@@ -29,7 +29,7 @@ class DataSettings(Section):
         },
     )
     images_path: str | None = setting(
-        None, "folder of the pictures that captions files name; absent: looked for in data_path"
+        None, "folder of the pictures that captions files name; absent: looked for in data_path", path=True
     )
     image_column: str | None = setting(
         None, "column of a table with the names of pictures; absent: recognised by its name"
@@ -52,7 +52,9 @@ class DataSettings(Section):
     )
     validation_fraction: float = setting(0.1, "share of the pictures in the validation set", ge=0, lt=1)
     test_fraction: float = setting(0.1, "share of the pictures in the test set", ge=0, lt=1)
-    split_seed: int = setting(0, "seed of the split into training, validation and test set")
+    split_seed: int = setting(
+        0, "seed of the split into training, validation and test set", ge=LOWEST_SEED, le=HIGHEST_SEED
+    )
     prompt_en: str = setting(ENGLISH.prompt, "prompt for English captions that have none of their own")
     prompt_zh: str = setting(CHINESE.prompt, "prompt for Chinese captions that have none of their own")
 

@@ -1,7 +1,7 @@
 """Documentation generated from the declared settings: the comments of params.yaml and the reference in docs/."""
 
 from imagecap.config.schema import Settings, section_class
-from imagecap.config.setting import changes_results, describe
+from imagecap.config.setting import changes_results, describe, limits_of
 
 
 def with_comments(params: str) -> str:
@@ -43,13 +43,13 @@ def reference() -> str:
             "",
             str(declared.__doc__),
             "",
-            "| setting | default | meaning |",
-            "| --- | --- | --- |",
+            "| setting | default | limits | meaning |",
+            "| --- | --- | --- | --- |",
         ]
         for name, field in declared.model_fields.items():
             mark = "" if changes_results(field) else " ○"
             meaning = describe(field).replace("|", "\\|")
-            lines.append(f"| `{name}`{mark} | `{_shown(field.default)}` | {meaning} |")
+            lines.append(f"| `{name}`{mark} | `{_shown(field.default)}` | {limits_of(field)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

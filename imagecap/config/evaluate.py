@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-from imagecap.config.setting import Section, setting
+from imagecap.config.setting import MOST, Section, setting
 
 
 class EvaluateSettings(Section):
     """How a trained captioner is evaluated."""
 
-    eval_batch_size: int = setting(32, "pictures captioned at once", gt=0)
+    eval_batch_size: int = setting(32, "pictures captioned at once", gt=0, le=100_000)
     bootstrap_samples: int = setting(
-        1000, "bootstrap resamples behind the 95 % confidence intervals; 0: no intervals", ge=0
+        1000, "bootstrap resamples behind the 95 % confidence intervals; 0: no intervals", ge=0, le=100_000
     )
     tokenizer_zh: Literal["char", "jieba", "jieba+ptb", "given"] = setting(
         "char",
@@ -25,9 +25,10 @@ class EvaluateSettings(Section):
     clip_model: str | None = setting(
         None,
         "CLIP model for CLIPScore: a model id on the Hugging Face hub or a local folder; absent: no CLIPScore",
+        path=True,
     )
     diversity_samples: int = setting(
-        0, "captions sampled for each of 50 pictures to measure how varied they are; 0: none", ge=0
+        0, "captions sampled for each of 50 pictures to measure how varied they are; 0: none", ge=0, le=1000
     )
 
     def tokenizer_of(self, language: str) -> str | None:
@@ -51,7 +52,7 @@ class PromoteSettings(Section):
         changes_results=False,
     )
     minimum_difference: float = setting(
-        0.0, "the new version must be better by more than this", ge=0, changes_results=False
+        0.0, "the new version must be better by more than this", ge=0, le=1000, changes_results=False
     )
     require_interval: bool = setting(
         True,
@@ -62,5 +63,6 @@ class PromoteSettings(Section):
         None,
         "number of newest versions to keep besides those in use; absent: all",
         gt=0,
+        le=MOST,
         changes_results=False,
     )

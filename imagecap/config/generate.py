@@ -1,29 +1,45 @@
 """Settings of decoding."""
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from imagecap.config.setting import Section, setting
+from imagecap.config.setting import HIGHEST_SEED, LOWEST_SEED, Section, setting
+
+# Logits divided by less may overflow in float32.
+LOWEST_TEMPERATURE = 1e-6
 
 
 class GenerateSettings(Section):
     """How captions are decoded."""
 
     prompt: str | None = setting(None, "prompt text; absent: the default prompt of the model's language")
-    max_length: int = setting(64, "largest number of new tokens", gt=0)
-    min_length: int = setting(0, "smallest number of new tokens before a caption may end", ge=0)
-    num_beams: int = setting(1, "beams of beam search; 1: greedy, or sampling if temperature is above 0", gt=0)
-    length_penalty: float = setting(1.0, "beam scores are divided by the length to this power")
-    temperature: float = setting(0.0, "temperature of sampling; 0: greedy or beam search", ge=0)
-    top_k: int = setting(0, "sample among this many most probable tokens; 0: all", ge=0)
+    max_length: int = setting(64, "largest number of new tokens", gt=0, le=100_000)
+    min_length: int = setting(0, "smallest number of new tokens before a caption may end", ge=0, le=100_000)
+    num_beams: int = setting(1, "beams of beam search; 1: greedy, or sampling if temperature is above 0", gt=0, le=1000)
+    length_penalty: float = setting(1.0, "beam scores are divided by the length to this power", ge=-1, le=5)
+    temperature: float = setting(0.0, "temperature of sampling; 0: greedy or beam search", ge=0, le=1e6)
+    top_k: int = setting(0, "sample among this many most probable tokens; 0: all", ge=0, le=10_000_000)
     top_p: float = setting(1.0, "sample among the most probable tokens of this total probability", gt=0, le=1)
-    repetition_penalty: float = setting(1.0, "above 1 lowers the scores of tokens that occurred before", gt=0)
-    sample_seed: int = setting(0, "seed of sampling")
-    no_repeat_ngram_size: int = setting(0, "length of n-grams that may occur only once; 0: no limit", ge=0)
-    num_captions: int = setting(1, "captions per picture: the best beams, or as many samples", gt=0)
-    caption_start: str = setting("", "text that every caption starts with; the model continues it")
+    repetition_penalty: float = setting(
+        1.0, "above 1 lowers the scores of tokens that occurred before", ge=0.01, le=100
+    )
+    sample_seed: int = setting(0, "seed of sampling", ge=LOWEST_SEED, le=HIGHEST_SEED)
+    no_repeat_ngram_size: int = setting(0, "length of n-grams that may occur only once; 0: no limit", ge=0, le=1000)
+    num_captions: int = setting(1, "captions per picture: the best beams, or as many samples", gt=0, le=1000)
+    caption_start: str = setting(
+        "",
+        "text that every caption starts with; the model continues it, and itself writes the blank before the next word",
+    )
+
+    @field_validator("caption_start")
+    @classmethod
+    def _strip(cls, start: str) -> str:
+        """Remove outer white space: a blank belongs to the token of the word after it, which the model generates."""
+        return start.strip()
 
     @model_validator(mode="after")
     def _agree(self) -> "GenerateSettings":
+        if 0 < self.temperature < LOWEST_TEMPERATURE:
+            raise ValueError(f"temperature ({self.temperature}) must be 0 or at least {LOWEST_TEMPERATURE}")
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError(
                 "num_beams above 1 and temperature above 0 exclude each other: "

@@ -11,16 +11,18 @@ class ModelSettings(Section):
     """What the captioner is built from, and which parts of it are trained."""
 
     model_path: str | None = setting(
-        None, "saved captioner to continue from; the model names and the projector are then ignored"
+        None, "saved captioner to continue from; the model names and the projector are then ignored", path=True
     )
     vision_model_name: str = setting(
-        "openai/clip-vit-base-patch16", "vision encoder: a model id on the Hugging Face hub or a local folder"
+        "openai/clip-vit-base-patch16",
+        "vision encoder: a model id on the Hugging Face hub or a local folder",
+        path=True,
     )
     language_model_name: str = setting(
-        "Qwen/Qwen3-0.6B", "causal language model: a model id on the Hugging Face hub or a local folder"
+        "Qwen/Qwen3-0.6B", "causal language model: a model id on the Hugging Face hub or a local folder", path=True
     )
     vision_feature_layer: int = setting(
-        -2, "index of the vision encoder's hidden states that are projected; -1 is the last layer"
+        -2, "index of the vision encoder's hidden states that are projected; -1 is the last layer", ge=-1000, le=1000
     )
     projector: Literal["mlp", "linear", "pixel_shuffle"] = setting(
         "mlp",
@@ -36,14 +38,18 @@ class ModelSettings(Section):
         None,
         "number of the language model's last blocks to train; 0: none of the language model; absent: all of it",
         ge=0,
+        le=1000,
     )
     lora_rank: int | None = setting(
         None,
         "train LoRA adapters of this rank in the language model's blocks instead of their weights; they are merged "
         "into the weights at the end",
         gt=0,
+        le=4096,
     )
-    lora_alpha: float = setting(16.0, "scale of the LoRA adapters, whose output is multiplied by alpha / rank", gt=0)
+    lora_alpha: float = setting(
+        16.0, "scale of the LoRA adapters, whose output is multiplied by alpha / rank", gt=0, le=100_000
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "ModelSettings":

@@ -88,9 +88,18 @@ def with_changes(
         for item in error.errors(include_url=False):
             reason = item["msg"].removeprefix("Value error, ")
             # a location of one part is a whole section: settings that exclude each other, which the reason names
-            setting = f"{spelled.format(item['loc'][-1])} {item['input']}: " if len(item["loc"]) > 1 else ""
+            setting = f"{spelled.format(item['loc'][-1])} {_shown(item['input'])}: " if len(item["loc"]) > 1 else ""
             problems.append(setting + reason)
         raise ImageCapError("; ".join(problems)) from None
+
+
+def _shown(value: object) -> str:
+    """A refused value for a message, shortened."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integers of thousands of digits
+        return "(a number of thousands of digits)"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def read_params(path: str = "params.yaml") -> Settings:
@@ -108,7 +117,7 @@ def read_params(path: str = "params.yaml") -> Settings:
         raise ImageCapError(f"{path} is missing{hint}") from None
     except OSError as error:
         raise ImageCapError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an integer of thousands of digits
         raise ImageCapError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
         raise ImageCapError(f"{path} must hold sections such as `train:`, not a {type(values).__name__}")

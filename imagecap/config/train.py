@@ -4,38 +4,42 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from imagecap.config.setting import Section, setting
+from imagecap.config.setting import HIGHEST_SEED, MOST, Section, setting
 
 
 class TrainSettings(Section):
     """How the captioner is trained."""
 
     output_dir: str = setting(
-        "./outputs", "folder for final/, train_summary.json and the training state", changes_results=False
+        "./outputs", "folder for final/, train_summary.json and the training state", path=True, changes_results=False
     )
-    batch_size: int = setting(4, "pictures per micro-step, each with all its captions", gt=0)
-    num_epochs: int = setting(3, "passes over the training set", gt=0)
+    batch_size: int = setting(4, "pictures per micro-step, each with all its captions", gt=0, le=100_000)
+    num_epochs: int = setting(3, "passes over the training set", gt=0, le=1_000_000)
     projector_epochs: int = setting(
-        0, "number of first epochs, out of num_epochs, that train the projector alone, with its own schedule", ge=0
+        0,
+        "number of first epochs, out of num_epochs, that train the projector alone, with its own schedule",
+        ge=0,
+        le=1_000_000,
     )
     cider_epochs: int = setting(
         0,
         "number of last epochs, out of num_epochs, that maximise the CIDEr of the model's own captions "
         "(self-critical sequence training)",
         ge=0,
+        le=1_000_000,
     )
-    cider_beams: int = setting(5, "captions per picture in cider_epochs, found by beam search", gt=1)
-    cider_rate: float = setting(0.1, "factor on the learning rates in cider_epochs", gt=0)
-    max_samples: int | None = setting(None, "largest number of training pictures; absent: all", gt=0)
+    cider_beams: int = setting(5, "captions per picture in cider_epochs, found by beam search", gt=1, le=1000)
+    cider_rate: float = setting(0.1, "factor on the learning rates in cider_epochs", gt=0, le=1000)
+    max_samples: int | None = setting(None, "largest number of training pictures; absent: all", gt=0, le=MOST)
     captions_per_image: int | None = setting(
-        None, "captions drawn at random per picture and epoch; absent: all of them", gt=0
+        None, "captions drawn at random per picture and epoch; absent: all of them", gt=0, le=MOST
     )
-    max_caption_tokens: int = setting(128, "tokens after which training captions are cut", gt=1)
-    learning_rate: float = setting(1e-3, "peak learning rate of the projector", gt=0)
-    language_model_learning_rate: float = setting(2e-5, "peak learning rate of the language model", gt=0)
-    vision_model_learning_rate: float = setting(2e-6, "peak learning rate of the vision encoder", gt=0)
-    lora_learning_rate: float = setting(2e-4, "peak learning rate of the LoRA adapters", gt=0)
-    weight_decay: float = setting(0.01, "weight decay of AdamW, for matrices only", ge=0)
+    max_caption_tokens: int = setting(128, "tokens after which training captions are cut", gt=1, le=100_000)
+    learning_rate: float = setting(1e-3, "peak learning rate of the projector", gt=0, le=10)
+    language_model_learning_rate: float = setting(2e-5, "peak learning rate of the language model", gt=0, le=10)
+    vision_model_learning_rate: float = setting(2e-6, "peak learning rate of the vision encoder", gt=0, le=10)
+    lora_learning_rate: float = setting(2e-4, "peak learning rate of the LoRA adapters", gt=0, le=10)
+    weight_decay: float = setting(0.01, "weight decay of AdamW, for matrices only", ge=0, le=10)
     warmup_ratio: float = setting(
         0.03, "share of the steps in which the learning rate rises linearly from 0", ge=0, lt=1
     )
@@ -57,21 +61,21 @@ class TrainSettings(Section):
             "picture": "every picture, as the mean over its captions",
         },
     )
-    gradient_accumulation_steps: int = setting(1, "micro-steps per update of the weights", gt=0)
+    gradient_accumulation_steps: int = setting(1, "micro-steps per update of the weights", gt=0, le=100_000)
     gradient_checkpointing: bool = setting(
         False, "recompute the language model's activations in the backward pass: slower, with less memory"
     )
-    max_grad_norm: float = setting(1.0, "norm to which gradients are clipped", gt=0)
-    train_seed: int = setting(0, "seed of the new weights and of the order of pictures")
+    max_grad_norm: float = setting(1.0, "norm to which gradients are clipped", gt=0, le=1e6)
+    train_seed: int = setting(0, "seed of the new weights and of the order of pictures", ge=0, le=HIGHEST_SEED)
     on_non_finite: Literal["stop", "skip"] = setting(
         "stop",
         "what to do when the loss or a gradient is not finite",
         choices={"stop": "save the state and stop", "skip": "leave out the update and go on"},
         changes_results=False,
     )
-    validate_every: int | None = setting(None, "steps between two validations; absent: every epoch", gt=0)
+    validate_every: int | None = setting(None, "steps between two validations; absent: every epoch", gt=0, le=MOST)
     validation_pictures: int | None = setting(
-        None, "largest number of pictures that a validation uses; absent: all", gt=0
+        None, "largest number of pictures that a validation uses; absent: all", gt=0, le=MOST
     )
     best_by: Literal["val_loss", "CIDEr"] | None = setting(
         None,
@@ -80,13 +84,17 @@ class TrainSettings(Section):
         choices={"val_loss": "lowest validation loss", "CIDEr": "highest CIDEr of greedy captions"},
     )
     patience: int | None = setting(
-        None, "stop after this many validations in a row in which best_by has not improved; absent: never", gt=0
+        None,
+        "stop after this many validations in a row in which best_by has not improved; absent: never",
+        gt=0,
+        le=MOST,
     )
-    log_every: int = setting(10, "steps between two logged lines and metrics", gt=0, changes_results=False)
+    log_every: int = setting(10, "steps between two logged lines and metrics", gt=0, le=MOST, changes_results=False)
     save_every: int = setting(
         500,
         "steps between two saved training states; there is one after every epoch too",
         gt=0,
+        le=MOST,
         changes_results=False,
     )
     resume: bool = setting(
@@ -107,7 +115,9 @@ class TrainSettings(Section):
     feature_cache: bool = setting(
         True, "keep the frozen vision encoder's features on disk instead of recomputing them", changes_results=False
     )
-    feature_cache_gb: float = setting(8.0, "largest size of the feature cache, in GB", gt=0, changes_results=False)
+    feature_cache_gb: float = setting(
+        8.0, "largest size of the feature cache, in GB", gt=0, le=1e6, changes_results=False
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "TrainSettings":

@@ -139,7 +139,8 @@ def search_captions(
 
     Returns:
         Token ids of `rows * captions` captions, each with its end token, and their scores (`sequences_scores` of
-        transformers). The captions of a row are adjacent, best first.
+        transformers). The captions of a row are adjacent, best first. A score is NaN if there is no such caption,
+        because the rules exclude too many tokens or the model's scores are not finite.
     """
     rows = logits.shape[0]
     search = _Search.start(rows, beams, max_length, logits.device)
@@ -154,7 +155,8 @@ def search_captions(
         if finished:
             leaving = torch.tensor(finished, device=logits.device)
             tokens[search.index[leaving]] = search.best_tokens[leaving, :captions]
-            scores[search.index[leaving]] = search.best_scores[leaving, :captions]
+            missing = ~(search.best_ended & search.best_scores.isfinite())
+            scores[search.index[leaving]] = search.best_scores.masked_fill(missing, torch.nan)[leaving, :captions]
         if len(finished) == batch.rows:
             break
         ancestors = _take(search.ancestors, parents)

@@ -31,7 +31,8 @@ def caption_rows(
 
     Yields:
         The rows of one batch, one per picture. A row has `image` (the name), `caption`, `score`, `tokens` (their
-        number) and, if `num_captions` is above 1, `others`. The row of an unreadable picture has `image` and `error`.
+        number) and, if `num_captions` is above 1, `others`. The row of a picture that cannot be read, or for which no
+        token could be chosen, has `image` and `error`.
 
     Raises:
         ImageCapError: neither the settings nor the model have a prompt.
@@ -58,5 +59,7 @@ def caption_rows(
 
 
 def _row(name: str, caption: GeneratedCaption) -> JournalRow:
+    if caption.error is not None:
+        return {"image": name, "error": caption.error}
     row = {"image": name, "caption": caption.text, "score": caption.score, "tokens": len(caption.token_ids)}
     return row | ({"others": [other.text for other in caption.others]} if caption.others else {})

@@ -6,6 +6,7 @@ training. Streams and the server's shared batch join the same way at the prefix 
 a `ContinuousBatch` instead of a `StaticBatch`.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,7 +47,7 @@ class GeneratedCaption:
         text: decoded, without special tokens and outer white space.
         token_ids: the generated tokens, with the one that ended the caption.
         score: greedy and sampled captions: mean log-probability per token; beams: sum of log-probabilities divided by
-            length ** length_penalty.
+            length ** length_penalty. NaN if decoding failed; see `error`.
         others: the other captions of the same picture; empty unless `num_captions` is above 1.
     """
 
@@ -54,6 +55,16 @@ class GeneratedCaption:
     token_ids: list[int]
     score: float
     others: tuple["GeneratedCaption", ...] = ()
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no such caption, or fewer than `num_captions`, in a sentence for the user; None if there is."""
+        if all(math.isfinite(each.score) for each in (self, *self.others)):
+            return None
+        return (
+            "no token could be chosen, because the settings exclude all of them or the model's scores are not finite: "
+            "lower no_repeat_ngram_size, min_length or num_captions"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ def caption(
 
     Raises:
         ImageCapError: settings exclude each other or do not fit the language model; prompts and pictures differ in
-            number; there is no prompt.
+            number; there is no prompt; no token could be chosen for a picture.
     """
     # Settings that were copied with changes have not been checked.
     settings = parse_settings({"generate": settings.model_dump()}, "caption").generate
@@ -126,7 +137,10 @@ def caption(
         for batch in _batches(_tasks(model, images, prompts, settings), batch_size):
             pixel_values = model.pixel_values([task.image for task in batch])
             found = caption_pixels(model, pixel_values, [task.prompt for task in batch], settings)
-            captions |= {task.index: each for task, each in zip(batch, found, strict=True)}
+            for task, made in zip(batch, found, strict=True):
+                if made.error is not None:
+                    raise ImageCapError(f"picture {task.index + 1}: {made.error}")
+                captions[task.index] = made
     return [captions[index] for index in range(len(captions))]
 
 

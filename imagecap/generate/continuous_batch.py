@@ -12,6 +12,7 @@ those of a single request do, no mask is needed, and the computation is that of 
     p: prefix (prompt and image tokens)    a, b, c: generated tokens    ·: slot of the next token
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from imagecap.config import GenerateSettings
 from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.decoders import decoder_of
 from imagecap.generate.prompts import TokenizedPrompt, end_token_ids
-from imagecap.generate.rules import Rules
+from imagecap.generate.rules import Rules, without_choice
 from imagecap.generate.sampling import row_uniforms, sample
 from imagecap.generate.static_batch import StaticBatch
 
@@ -42,7 +43,7 @@ class RunningCaption:
         uniforms: one random number in [0, 1) per token, `[max_length]`, for sampling; None: greedy decoding.
         key: any object by which the caller identifies the row; it is not read here.
         tokens: ids of the tokens generated so far.
-        log_probability: sum of their log-probabilities before logits processors.
+        log_probability: sum of their log-probabilities before logits processors; NaN if no token could be chosen.
     """
 
     settings: GenerateSettings
@@ -126,7 +127,7 @@ class ContinuousBatch:
         """Generate one token per row.
 
         Returns:
-            The rows that ended with this token; they are no longer in the batch.
+            The rows that ended with this token, or for which no token could be chosen; they are no longer in the batch.
         """
         chosen = self._choose()
         ended = torch.isin(chosen, self._end_ids)
@@ -134,7 +135,7 @@ class ContinuousBatch:
         finished: list[int] = []
         for place, (row, token, end) in enumerate(zip(self.rows, tokens, ends, strict=True)):
             row.tokens.append(token)
-            if end or len(row.tokens) == row.settings.max_length:
+            if end or len(row.tokens) == row.settings.max_length or not math.isfinite(row.log_probability):
                 finished.append(place)
         leaving = [self.rows[place] for place in finished]
         if finished:
@@ -150,17 +151,21 @@ class ContinuousBatch:
         """Choose the next token of each row, `[rows]`, and add its log-probability to that of the row."""
         logits = self.logits
         chosen = logits.argmax(-1)
+        failed: list[tuple[int, Tensor]] = []
         for place, row in enumerate(self.rows):
             scores = logits[place : place + 1]
             if row.rules.active:
                 generated = torch.tensor([row.tokens], dtype=torch.long, device=logits.device)
                 scores = row.rules.apply(scores, generated)
+                failed.append((place, without_choice(scores)[0]))
             if row.uniforms is not None:
                 chosen[place] = sample(scores, row.uniforms[len(row.tokens)][None])[0]
             elif row.rules.active:
                 chosen[place] = scores.argmax(-1)[0]
-        log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
-        for row, log_probability in zip(self.rows, log_probabilities, strict=True):
+        log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        for place, without in failed:
+            log_probabilities[place].masked_fill_(without, torch.nan)
+        for row, log_probability in zip(self.rows, log_probabilities.tolist(), strict=True):
             row.log_probability += log_probability
         return chosen
 

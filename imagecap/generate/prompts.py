@@ -4,6 +4,7 @@ The prefix of a caption is the input of the language model before the first gene
 image, the image tokens, the prompt, and the text that the caption begins with.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,11 +15,14 @@ from torch import Tensor
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
+from imagecap.model.language_model.utils import text_ids
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-MAX_START_TOKENS = 256  # longer values of `caption_start`, the first words of a caption, are truncated
+MAX_START_TOKENS = 256  # of `caption_start`, the first words of a caption
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of one byte in vocabularies of SentencePiece
+_CLEANED = 8  # characters at the end that `clean_up_tokenization_spaces` may still change: it joins "do n't"
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,14 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
     """Tokenize a prompt, followed by `settings.caption_start`.
 
     Raises:
-        ImageCapError: the prompt contains the image token; prompt and caption have more tokens than the language model
-            has positions; or the language model does not support these settings.
+        ImageCapError: the prompt contains the image token; `caption_start` has more than `MAX_START_TOKENS` tokens;
+            prompt and caption have more tokens than the language model has positions; or the language model does not
+            support these settings.
     """
     ids = model.prompt_ids(prompt)
-    start = model.caption_ids(settings.caption_start, MAX_START_TOKENS)[:-1] if settings.caption_start else []
+    start = text_ids(model.tokenizer, settings.caption_start)
+    if len(start) > MAX_START_TOKENS:
+        raise ImageCapError(f"caption_start has {len(start)} tokens, more than {MAX_START_TOKENS}: shorten it")
     tokenized = TokenizedPrompt(prompt, ids.before, [*ids.after, *start])
     tokens = sum(tokenized.shape) + model.num_image_tokens + settings.max_length
     check_decoder(model, settings.num_beams, tokens)
@@ -106,6 +113,29 @@ def end_token_ids(model: "ImageCaptioner") -> list[int]:
 
 
 def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateSettings) -> str:
-    """Decode generated token ids to the text of a caption, without special tokens, after `settings.caption_start`."""
-    text: str = model.tokenizer.decode(tokens, skip_special_tokens=True)
-    return (settings.caption_start + text).strip()
+    """Decode generated token ids to the text of a caption, without special tokens, after `settings.caption_start`.
+
+    Start and continuation are decoded together, because tokenizers of the SentencePiece kind drop a blank at the
+    beginning of a text, and would drop the one between the two.
+    """
+    tokenizer, start = model.tokenizer, settings.caption_start
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    if not start:
+        return text.strip()
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    # If a character of the start has no token, its ids hold the special token for that, after which a blank is kept.
+    start_ids = text_ids(tokenizer, start)
+    before = tokenizer.decode(start_ids)
+    whole = tokenizer.decode([*start_ids, *(token for token in tokens if token not in special)])
+    return (start + (whole[len(before) :] if whole.startswith(before) else text)).strip()
+
+
+def final_text(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateSettings) -> str:
+    """The beginning of the text of an unfinished caption that no later token changes; see `caption_text`."""
+    tokenizer, end = model.tokenizer, len(tokens)
+    # Bytes in a row are decoded together: an incomplete character makes all of them U+FFFD.
+    while end and _BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(tokens[end - 1]))):
+        end -= 1
+    # Other incomplete characters are U+FFFD by themselves. White space at the end is stripped until more text follows.
+    text = caption_text(model, tokens[:end], settings).rstrip("\ufffd").rstrip()
+    return text[:-_CLEANED] if tokenizer.clean_up_tokenization_spaces else text

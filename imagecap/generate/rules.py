@@ -3,7 +3,7 @@
 The logits processors are those of transformers, in the order of its `generate`, so that results are equal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,8 +31,19 @@ class Rules:
         self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prefix_ids.device)
         self._prefix_ids = prefix_ids
         self._min_length = settings.min_length
-        self._penalties = _penalties(settings)
-        self._warpers = _warpers(settings)
+        penalties: dict[str, float] = {}
+        if settings.repetition_penalty != 1.0:
+            penalties["RepetitionPenaltyLogitsProcessor"] = settings.repetition_penalty
+        if settings.no_repeat_ngram_size:
+            penalties["NoRepeatNGramLogitsProcessor"] = settings.no_repeat_ngram_size
+        warpers: dict[str, float] = {}
+        if settings.temperature and settings.temperature != 1.0:
+            warpers["TemperatureLogitsWarper"] = settings.temperature
+        if settings.temperature and settings.top_k:
+            warpers["TopKLogitsWarper"] = settings.top_k
+        if settings.temperature and settings.top_p < 1.0:
+            warpers["TopPLogitsWarper"] = settings.top_p
+        self._penalties, self._warpers = _processors(penalties), _processors(warpers)
         self.active = bool(self._penalties or self._warpers or self._min_length)
 
     def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
@@ -61,31 +72,27 @@ class Rules:
         self._prefix_ids = self._prefix_ids[order]
 
 
-def _penalties(settings: GenerateSettings) -> list[Processor]:
-    """The rules that look at the tokens generated so far; transformers' module is loaded only if there is one."""
-    if settings.repetition_penalty == 1.0 and not settings.no_repeat_ngram_size:
+def _processors(chosen: Mapping[str, float]) -> list[Processor]:
+    """Make logits processors of transformers from their class names and arguments, in that order.
+
+    Their module is loaded only if there is one.
+    """
+    if not chosen:
         return []
-    from transformers.generation import logits_process as processors
+    from transformers.generation import logits_process
 
-    penalties: list[Processor] = []
-    if settings.repetition_penalty != 1.0:
-        penalties.append(processors.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.no_repeat_ngram_size:
-        penalties.append(processors.NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
-    return penalties
+    return [getattr(logits_process, name)(argument) for name, argument in chosen.items()]
 
 
-def _warpers(settings: GenerateSettings) -> list[Processor]:
-    """The rules that reshape the distribution that is sampled from."""
-    if not settings.temperature:
-        return []
-    from transformers.generation import logits_process as processors
+def without_choice(scores: Tensor) -> Tensor:
+    """Whether no token of a row can be chosen: its best score is not finite.
 
-    warpers: list[Processor] = []
-    if settings.temperature != 1.0:
-        warpers.append(processors.TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k:
-        warpers.append(processors.TopKLogitsWarper(settings.top_k))
-    if settings.top_p < 1.0:
-        warpers.append(processors.TopPLogitsWarper(settings.top_p))
-    return warpers
+    Either the rules exclude all tokens, or the model's scores are not finite.
+
+    Args:
+        scores: `[rows, vocabulary]`.
+
+    Returns:
+        Booleans, `[rows]`.
+    """
+    return ~scores.amax(-1).isfinite()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from imagecap.generate.rules import Rules
+from imagecap.generate.rules import Rules, without_choice
 from imagecap.generate.static_batch import StaticBatch
 
 
@@ -45,12 +45,13 @@ def sample(scores: Tensor, uniforms: Tensor) -> Tensor:
         uniforms: random numbers in [0, 1), `[rows]`.
 
     Returns:
-        Token ids, `[rows]`.
+        Token ids, `[rows]`; any token where the scores are not numbers.
     """
     cumulative = scores.softmax(-1).cumsum(-1)
     # The target stays below the total even after rounding, so that no token of probability 0 is chosen.
     targets = uniforms.clamp(max=1 - 1e-6)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    # In a row of NaN the search ends behind the last token, which would stop the whole batch.
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 def sample_captions(
@@ -67,7 +68,7 @@ def sample_captions(
 
     Returns:
         Token ids of each row, with its end token, and the mean log-probability of these tokens. It is computed from
-        the logits before logits processors and temperature.
+        the logits before logits processors and temperature. It is NaN if at some step no token could be chosen.
     """
     rows, device = logits.shape[0], logits.device
     index = torch.arange(rows, device=device)  # for each remaining row its row in the result
@@ -78,7 +79,10 @@ def sample_captions(
         scores = rules.apply(logits, tokens[index, :step])
         chosen = scores.argmax(-1) if uniforms is None else sample(scores, uniforms[index, step])
         tokens[index, step] = chosen
-        log_probabilities[index] += logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        chosen_log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        if rules.active:
+            chosen_log_probabilities = chosen_log_probabilities.masked_fill(without_choice(scores), torch.nan)
+        log_probabilities[index] += chosen_log_probabilities
         if step + 1 == max_length:
             break
         # the only copy to the host in a step

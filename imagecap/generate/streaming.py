@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from imagecap.config import GenerateSettings
+from imagecap.config import GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
+from imagecap.generate.captioner import GeneratedCaption
 from imagecap.generate.continuous_batch import ContinuousBatch, can_join, start_caption
-from imagecap.generate.prompts import TokenizedPrompt, caption_text, embed_prefixes, resolve_prompt, tokenize_prompt
+from imagecap.generate.prompts import (
+    TokenizedPrompt,
+    caption_text,
+    embed_prefixes,
+    final_text,
+    resolve_prompt,
+    tokenize_prompt,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,8 +38,11 @@ def stream_caption(
         settings: decoding settings with `num_beams` 1 and `num_captions` 1.
 
     Raises:
-        ImageCapError: the settings have several beams or captions, or there is no prompt.
+        ImageCapError: the settings have several beams or captions or exclude each other; there is no prompt; or no
+            token could be chosen.
     """
+    # Settings that were copied with changes have not been checked.
+    settings = parse_settings({"generate": settings.model_dump()}, "caption").generate
     if not can_join(settings):
         raise ImageCapError("a stream is one caption, greedy or sampled: set num_beams and num_captions to 1")
     return _pieces(model, image, tokenize_prompt(model, resolve_prompt(model, settings, prompt), settings), settings)
@@ -50,11 +61,12 @@ def _pieces(
     while batch.rows:
         with torch.inference_mode():
             batch.step()
-        text = caption_text(model, row.tokens, settings)
-        # An incomplete character is decoded as U+FFFD. Trailing white space is stripped until more text follows it.
-        if not text.endswith("\ufffd") and text.startswith(yielded) and len(text) > len(yielded):
+        text = final_text(model, row.tokens, settings)
+        if len(text) > len(yielded):
             yield text[len(yielded) :]
             yielded = text
-    text = caption_text(model, row.tokens, settings)
-    if text != yielded:
-        yield text[len(yielded) :]
+    made = GeneratedCaption(caption_text(model, row.tokens, settings), row.tokens, row.score)
+    if made.error is not None:
+        raise ImageCapError(made.error)
+    if made.text != yielded:
+        yield made.text[len(yielded) :]

@@ -23,7 +23,7 @@ from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import CardFacts, model_card
 from imagecap.model.checkpoint import quiet_transformers
 from imagecap.model.language_model.adapters import add_adapters
-from imagecap.model.language_model.utils import bos_ids, freeze_except_last
+from imagecap.model.language_model.utils import bos_ids, freeze_except_last, text_ids
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
 from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
@@ -155,8 +155,7 @@ class ImageCaptioner(nn.Module):
 
         Special tokens are not parsed: a caption that contains `<|im_end|>` gets the tokens of its letters.
         """
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        return [*ids[: max_tokens - 1], self.eos_token_id]
+        return [*text_ids(self.tokenizer, text)[: max_tokens - 1], self.eos_token_id]
 
     def choose_trainable(self, settings: ModelSettings) -> None:
         """Set `requires_grad` of every weight and add adapters where `settings.lora_rank` is set.

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Set before transformers is imported. The artifacts of the model are complete, so nothing is downloaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +36,9 @@ from imagecap.serve.request import (
     read_pictures,
 )
 from imagecap.serve.scheduler import Scheduler, Timing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
@@ -116,27 +119,38 @@ class CaptionModel(PythonModel):
         settings, prompt = read_parameters(params, self._defaults, self._limits)
         if not self._errors_as_rows:
             captions, timing = self._scheduler.caption(read_pictures(table, self._limits), prompt, settings)
+            for row, caption in enumerate(captions, 1):
+                if caption.error is not None:
+                    raise ImageCapError(f"row {row} of {len(captions)}: {caption.error}")
             return _frame(captions, settings), timing
         return self._predict_in_chunks(table, prompt, settings)
 
     def _predict_in_chunks(
         self, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
     ) -> tuple[pd.DataFrame, Timing]:
-        """Caption a table chunk by chunk; a picture that cannot be read becomes a row with the column `error`."""
+        """Caption a table chunk by chunk; a picture that cannot be captioned becomes a row with the column `error`."""
         check_table(table, self._limits)
         parts, tokens, queued = [], 0, 0.0
         values = list(table[COLUMN])
         for start in range(0, len(values), _CHUNK_ROWS):
-            pictures, errors = [], {}
-            for row, value in enumerate(values[start : start + _CHUNK_ROWS], start):
+            pictures: dict[int, Image] = {}
+            errors: dict[int, str] = {}
+            for row, value in enumerate(values[start : start + _CHUNK_ROWS]):
                 try:
-                    pictures.append(read_picture(value, f"row {row + 1} of {len(values)}", self._limits))
+                    pictures[row] = read_picture(value, f"row {start + row + 1} of {len(values)}", self._limits)
                 except ImageCapError as error:
-                    errors[row - start] = str(error)
-            captions, timing = self._scheduler.caption(pictures, prompt, settings) if pictures else ([], Timing())
-            part = _frame(captions, settings)
-            good = [row for row in range(min(_CHUNK_ROWS, len(values) - start)) if row not in errors]
-            part = part.set_axis(good).reindex(range(len(good) + len(errors)))
+                    errors[row] = str(error)
+            made, timing = (
+                self._scheduler.caption(list(pictures.values()), prompt, settings) if pictures else ([], Timing())
+            )
+            captions = {}
+            for row, caption in zip(pictures, made, strict=True):
+                if caption.error is None:
+                    captions[row] = caption
+                else:
+                    errors[row] = f"row {start + row + 1} of {len(values)}: {caption.error}"
+            part = _frame(list(captions.values()), settings).set_axis(list(captions))
+            part = part.reindex(range(len(captions) + len(errors)))
             part["error"] = pd.Series(errors, dtype="object")
             parts.append(part)
             tokens, queued = tokens + timing.tokens, max(queued, timing.queued)

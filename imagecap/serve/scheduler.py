@@ -10,15 +10,14 @@ captions are done. One decoding thread repeats:
 4. It generates the next token of every picture in the running batch.
 
 One prefill of several pictures costs less than one prefill each. So if fewer pictures are new than are running, the
-scheduler delays their prefill for at most `GATHER_SECONDS`, in which more pictures may arrive.
+scheduler delays their prefill for at most `waiting.GATHER_SECONDS`, in which more pictures may arrive.
 """
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,15 +25,10 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import GeneratedCaption, caption_pixels
-from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, can_join, start_caption
+from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, start_caption
 from imagecap.generate.decoders import supports_continuous_batching
-from imagecap.generate.prompts import (
-    TokenizedPrompt,
-    caption_text,
-    embed_prefixes,
-    resolve_prompt,
-    tokenize_prompt,
-)
+from imagecap.generate.prompts import caption_text, embed_prefixes, resolve_prompt, tokenize_prompt
+from imagecap.serve.waiting import PictureJob, WaitingPictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,8 +36,6 @@ if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
 MAX_ROWS = 32  # pictures decoded together; more wait in the queue
-# Longest delay of a prefill, in seconds: a few steps of a small model, less than one step of a large model.
-GATHER_SECONDS = 0.01
 # Models with fewer parameters decode no faster with one more core, so one core is left free to resize pictures.
 _SMALL_MODEL = 50_000_000
 
@@ -63,41 +55,6 @@ class Timing:
     tokens: int = 0
 
 
-@dataclass(eq=False)
-class _Job:
-    """One picture of a request, from the queue to its caption.
-
-    Attributes:
-        pixel_values: the resized picture, `[3, height, width]`.
-        prompt: its prompt.
-        settings: decoding settings.
-        queued_at: time at which the job was made, just before it is queued.
-        joined_at: time at which decoding of its batch began (running batch: at which its prefill ended).
-        done: is set when `caption` or `error` is known.
-        caption: the result.
-        error: the exception that decoding raised.
-    """
-
-    pixel_values: Tensor
-    prompt: TokenizedPrompt
-    settings: GenerateSettings
-    queued_at: float = field(default_factory=time.monotonic)
-    joined_at: float = 0.0
-    done: threading.Event = field(default_factory=threading.Event)
-    caption: GeneratedCaption | None = None
-    error: BaseException | None = None
-
-    @property
-    def can_join(self) -> bool:
-        """Whether the caption can join the running batch."""
-        return can_join(self.settings)
-
-    def finish(self, caption: GeneratedCaption | None, error: BaseException | None = None) -> None:
-        """Store the caption or the error, and wake the thread of the request."""
-        self.caption, self.error = caption, error
-        self.done.set()
-
-
 class Scheduler:
     """Captions pictures for any number of threads at once.
 
@@ -109,9 +66,7 @@ class Scheduler:
     def __init__(self, model: "ImageCaptioner", max_rows: int = MAX_ROWS) -> None:
         self._model = model
         self._max_rows = max_rows
-        self._continuous = supports_continuous_batching(model)
-        self._waiting: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._pending: list[_Job] = []  # taken from the queue, not in a batch yet
+        self._waiting = WaitingPictures(continuous=supports_continuous_batching(model))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -125,6 +80,10 @@ class Scheduler:
             prompt: prompt of all pictures; None: `settings.prompt`, else the default prompt of the model.
             settings: decoding settings, already validated.
 
+        Returns:
+            A caption per picture, and the timing. If no token could be chosen for a picture, its caption says so
+            (`GeneratedCaption.error`); other pictures are not concerned.
+
         Raises:
             ImageCapError: there is no prompt, or it is too long for the model.
             Exception: any exception that the model raised.
@@ -133,7 +92,7 @@ class Scheduler:
         tokenized = tokenize_prompt(
             self._model, resolve_prompt(self._model, settings, prompt, missing=missing), settings
         )
-        jobs = [_Job(self._model.preprocess([picture])[0], tokenized, settings) for picture in pictures]
+        jobs = [PictureJob(self._model.preprocess([picture])[0], tokenized, settings) for picture in pictures]
         self._start()
         for job in jobs:
             self._waiting.put(job)
@@ -165,7 +124,7 @@ class Scheduler:
         batch = ContinuousBatch(self._model)
         with torch.inference_mode():
             while True:
-                self._collect(wait=not batch.rows and not self._pending)
+                self._waiting.collect(wait=not batch.rows and not self._waiting)
                 # Listed before the step: if it fails, rows that ended in it are not in `batch.rows` any more.
                 running = [row.key for row in batch.rows]
                 try:
@@ -181,32 +140,16 @@ class Scheduler:
                             job.finish(None, error)
                     batch = ContinuousBatch(self._model)
 
-    def _collect(self, *, wait: bool) -> None:
-        """Move the jobs from the queue to `_pending`; with `wait`, block until there is at least one."""
-        if wait:
-            self._pending.append(self._waiting.get())
-        while not self._waiting.empty():
-            self._pending.append(self._waiting.get())
-
-    def _join(self, batch: ContinuousBatch) -> list[_Job]:
-        """Admit pending pictures to the running batch, the oldest first, up to `max_rows` rows.
-
-        Pictures whose prompts have one shape share a prefill. No picture is admitted yet if there are fewer than the
-        running rows, fewer than the free rows, and the oldest has waited less than `GATHER_SECONDS`.
+    def _join(self, batch: ContinuousBatch) -> list[PictureJob]:
+        """Admit waiting pictures to the running batch; those whose prompts have one shape share a prefill.
 
         Returns:
             The admitted jobs.
         """
-        if not self._continuous:
-            return []
-        joined: list[_Job] = []
-        room = self._max_rows - len(batch.rows)
-        joining = [job for job in self._pending if job.can_join][:room]
-        if 0 < len(joining) < min(len(batch.rows), room) and time.monotonic() - joining[0].queued_at < GATHER_SECONDS:
-            return []
+        joined: list[PictureJob] = []
+        joining = self._waiting.take_joining(len(batch.rows), self._max_rows - len(batch.rows))
         for shape in dict.fromkeys(job.prompt.shape for job in joining):
             group = [job for job in joining if job.prompt.shape == shape]
-            self._pending = [job for job in self._pending if job not in group]
             try:
                 pixels = self._pixels(group)
                 prefix, prefix_ids = embed_prefixes(
@@ -229,21 +172,19 @@ class Scheduler:
 
     def _finish(self, row: RunningCaption) -> None:
         """Hand the caption of an ended row to the thread of its request."""
-        text = caption_text(self._model, row.tokens, row.settings)
+        try:
+            text = caption_text(self._model, row.tokens, row.settings)
+        except BaseException as error:  # only this row fails
+            _log.exception("decoding of tokens failed")
+            row.key.finish(None, error)
+            return
         row.key.finish(GeneratedCaption(text, row.tokens, row.score))
 
     def _decode_separately(self) -> None:
-        """Decode one batch of pending pictures that cannot join the running batch, from prefill to the last token.
-
-        The batch holds the oldest such picture and those with the same settings and prompt shape.
-        """
-        separate = [job for job in self._pending if not (job.can_join and self._continuous)]
-        if not separate:
+        """Decode one batch of waiting pictures that cannot join the running batch, from prefill to the last token."""
+        group = self._waiting.take_separate(self._max_rows)
+        if not group:
             return
-        first = separate[0]
-        group = [job for job in separate if job.settings == first.settings and job.prompt.shape == first.prompt.shape]
-        group = group[: self._max_rows]
-        self._pending = [job for job in self._pending if job not in group]
         for job in group:
             job.joined_at = time.monotonic()
         try:
@@ -251,7 +192,7 @@ class Scheduler:
                 self._model,
                 self._pixels(group),
                 [job.prompt for job in group],
-                first.settings,
+                group[0].settings,
             )
         except BaseException as error:
             _log.exception("decoding failed")
@@ -261,7 +202,7 @@ class Scheduler:
         for job, caption in zip(group, captions, strict=True):
             job.finish(caption)
 
-    def _pixels(self, group: Sequence[_Job]) -> Tensor:
+    def _pixels(self, group: Sequence[PictureJob]) -> Tensor:
         """Pixel values `[rows, 3, height, width]` of a group, on the device and in the dtype of the encoder."""
         embedding = self._model.vision_tower.embeddings.patch_embedding.weight
         return torch.stack([job.pixel_values for job in group]).to(self._model.device, embedding.dtype)

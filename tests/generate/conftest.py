@@ -1,4 +1,4 @@
-"""A captioner whose random weights tell pictures apart, and transformers' own `generate` to compare with."""
+"""A tiny captioner with large random weights, and `generate` of transformers to compare with."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,12 @@ from torch import nn
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-# Tokens that end a caption in these tests: chosen so that captions of the pictures below end at various lengths.
+# Tokens that end a caption in these tests, chosen so that captions of the pictures below have different lengths.
 END_IDS = [25, 337]
 
 
 def sharpened(model: "ImageCaptioner") -> "ImageCaptioner":
-    """Larger random weights and a head of its own: as initialised, a model says the same whatever it sees."""
+    """Give a captioner larger random weights and an untied head, so that captions differ between pictures."""
     generator = torch.Generator().manual_seed(0)
     llava = model.llava
     llava.lm_head = nn.Linear(llava.lm_head.in_features, llava.lm_head.out_features, bias=False)
@@ -44,7 +44,7 @@ def model(tiny_model: "ImageCaptioner") -> "ImageCaptioner":
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
-    """Eight pictures of noise."""
+    """Eight pictures of random pixels."""
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(8)]
 
@@ -54,7 +54,7 @@ Stock = Callable[..., list[tuple[list[int], float | None]]]
 
 @pytest.fixture
 def stock() -> Stock:
-    """`generate` of transformers, all pictures in one batch: new tokens up to the end token, and beam scores."""
+    """A function that captions pictures in one batch by `generate` of transformers: new token ids, and beam scores."""
 
     def run(model: "ImageCaptioner", pictures: list[Image.Image], prompt: str, **options: Any) -> Any:
         ends = model.llava.generation_config.eos_token_id

@@ -1,4 +1,4 @@
-"""Compiled blocks say what the blocks that are written out say: in float64, whatever the shapes; kept, and told."""
+"""Compiled blocks equal the blocks of `WrittenOutDecoder` for all shapes; compilations are cached, failures named."""
 
 import shutil
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True, scope="module")
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compilations of this module, away from the user's own; inputs are checked at every call."""
+    """A cache folder for the compilations of this module; compiled blocks check their inputs at every call."""
     folder = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -42,7 +42,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stock RMS norms compute in float32 whatever comes in, which compilation may round in another order."""
+    """RMS norms in the dtype of their input: stock ones use float32, and compilation may round differently."""
 
     def forward(self: Any, hidden: Tensor) -> Tensor:
         return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
@@ -54,7 +54,7 @@ def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.inference_mode()
 def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Prefixes and steps of many shapes equal `WrittenOutDecoder`, also where numbers of rows or slots coincide."""
+    """Compare prefills and steps of many shapes with `WrittenOutDecoder`, also where two sizes are equal."""
     model = random_model(KINDS[kind]).to(dtype)
     decoder, compiled = WrittenOutDecoder(model), CompiledDecoder(model)
     for rows, prefix_tokens, steps in (
@@ -87,14 +87,14 @@ def check_steps(kind: str, dtype: torch.dtype, tolerance: float) -> None:
 
 
 @pytest.mark.usefixtures("exact_norms")
-def test_steps_equal_those_written_out() -> None:
+def test_steps_equal_those_of_the_written_out_decoder() -> None:
     check_steps("qwen3", torch.float64, 1e-10)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("exact_norms")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qwen3"])
-def test_steps_of_other_kinds(kind: str) -> None:
+def test_steps_of_other_model_families(kind: str) -> None:
     check_steps(kind, torch.float64, 1e-10)
 
 
@@ -127,7 +127,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 def test_captions_of_an_opened_model(
     model: "ImageCaptioner", folder: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Encoder, prefix and steps together; weights that change are seen; a second process compiles nothing."""
+    """Encoder, prefill and steps together. Changed weights take effect, and a second opening compiles nothing."""
     compiled = open_captioner(folder, COMPILED)
     assert compiled.compiled_encoder is not None
     assert isinstance(compiled.decoder, CompiledDecoder)
@@ -138,7 +138,7 @@ def test_captions_of_an_opened_model(
             assert tokens == expected
             assert score == pytest.approx(known, abs=1e-4)
 
-    # rows of various ages, as a server has them
+    # rows that joined at different steps, as in a server
     expected_rows = [caption(model, [each], PROMPTS[place % 4], SETTINGS)[0] for place, each in enumerate(pictures)]
     found: dict[int, RunningCaption] = {}
     with torch.inference_mode():
@@ -158,18 +158,18 @@ def test_captions_of_an_opened_model(
     assert changed != [each.token_ids for each in expected_rows]
     assert [tokens for tokens, _ in captions(compiled, pictures)] == changed
 
-    monkeypatch.setattr(ahead_of_time, "_compile", None)
+    monkeypatch.setattr(ahead_of_time, "export", None)
     assert isinstance(open_captioner(folder, COMPILED).decoder, CompiledDecoder)
 
 
-def test_without_a_compiler(
+def test_a_missing_compiler_is_named(
     tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(*arguments: Any) -> Any:
+    def missing(*arguments: Any, **options: Any) -> Any:
         raise RuntimeError("no working C++ compiler\nfound")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(ahead_of_time, "_compile", missing)
+    monkeypatch.setattr(ahead_of_time, "export", missing)
     with pytest.raises(
         ImageCapError, match=r"CLIPEncoderLayer cannot be compiled for cpu here \(no working C\+\+ comp"
     ):
@@ -178,7 +178,7 @@ def test_without_a_compiler(
     assert not list(tmp_path.rglob("*.pt2"))
 
 
-def test_a_damaged_compilation_is_made_again(
+def test_a_damaged_compilation_is_compiled_again(
     tiny_model: "ImageCaptioner", cache_folder: Path, pictures: list[Image.Image]
 ) -> None:
     tower, layer, pixels = tiny_model.vision_tower, -2, tiny_model.pixel_values(pictures)

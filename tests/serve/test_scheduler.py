@@ -1,19 +1,19 @@
-"""Many threads, one decoding: everybody gets what they would have got alone, whatever the others ask for."""
+"""The scheduler: requests of many threads are decoded together, and each gets the captions it would get alone."""
 
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption
 from imagecap.generate.continuous_batch import ContinuousBatch
 from imagecap.generate.prompts import tokenize_prompt
-from imagecap.serve import scheduler as scheduler_module
-from imagecap.serve.scheduler import Scheduler, _Job
+from imagecap.serve import waiting as waiting_module
+from imagecap.serve.scheduler import Scheduler
+from imagecap.serve.waiting import PictureJob, WaitingPictures
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
@@ -38,8 +38,8 @@ def model(tiny_model: "ImageCaptioner") -> "ImageCaptioner":
     return sharpened(tiny_model)
 
 
-def together(tasks: list[Callable[[], Any]]) -> list[Any]:
-    """Results of tasks that start in threads of their own at the same moment."""
+def run_together(tasks: list[Callable[[], Any]]) -> list[Any]:
+    """Run tasks in threads that start at the same moment; returns their results or the exceptions they raised."""
     results: list[Any] = [None] * len(tasks)
     barrier = threading.Barrier(len(tasks))
 
@@ -55,26 +55,25 @@ def together(tasks: list[Callable[[], Any]]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join(60)
-        assert not thread.is_alive(), "a caller was left waiting"
+        assert not thread.is_alive(), "a request got no answer"
     return results
 
 
-def gathered(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Let the decoding thread begin only when as many pictures are there: whatever the machine does, they meet."""
-    take = Scheduler._collect
+def wait_for_pictures(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Make the decoding thread wait until `count` pictures are queued, so that they share a batch on any machine."""
+    collect = WaitingPictures.collect
     began = threading.Event()
 
-    def all_of_them(scheduler: Scheduler, *, wait: bool) -> None:
-        if not began.is_set():
-            began.set()
-            scheduler._pending += [scheduler._waiting.get() for _ in range(count)]
-        else:
-            take(scheduler, wait=wait)
+    def collect_all(waiting: WaitingPictures, *, wait: bool) -> None:
+        collect(waiting, wait=wait)
+        while not began.is_set() and len(waiting) < count:
+            collect(waiting, wait=True)
+        began.set()
 
-    monkeypatch.setattr(Scheduler, "_collect", all_of_them)
+    monkeypatch.setattr(WaitingPictures, "collect", collect_all)
 
 
-def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
+def test_each_request_gets_the_captions_it_would_get_alone(model: "ImageCaptioner") -> None:
     asked = [
         (kind, prompt, PICTURES[start : start + 2])
         for start, (kind, prompt) in enumerate(
@@ -89,7 +88,7 @@ def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
             lambda kind=kind, prompt=prompt, pictures=pictures: scheduler.caption(pictures, prompt, KINDS[kind])[0]
             for kind, prompt, pictures in asked
         ]
-        for found, wanted in zip(together(tasks), expected, strict=True):
+        for found, wanted in zip(run_together(tasks), expected, strict=True):
             assert not isinstance(found, BaseException), found
             assert [each.token_ids for each in found] == [each.token_ids for each in wanted]
             assert [each.text for each in found] == [each.text for each in wanted]
@@ -97,7 +96,7 @@ def test_everybody_gets_their_own(model: "ImageCaptioner") -> None:
             assert [len(each.others) for each in found] == [len(each.others) for each in wanted]
 
 
-def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_at_the_same_time_share_steps(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     step = ContinuousBatch.step
 
@@ -106,36 +105,59 @@ def test_requests_inside_together_share_steps(model: "ImageCaptioner", monkeypat
         return step(batch)
 
     monkeypatch.setattr(ContinuousBatch, "step", counted)
-    gathered(monkeypatch, len(PICTURES))
+    wait_for_pictures(monkeypatch, len(PICTURES))
     scheduler = Scheduler(model, max_rows=4)
     tasks = [lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES]
-    together(tasks)
-    assert max(sizes) == 4, "as many as there is room for"
+    run_together(tasks)
+    assert max(sizes) == 4, "the batch is filled up to max_rows"
 
 
-@torch.inference_mode()
-def test_a_picture_waits_for_company_but_not_long(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "GATHER_SECONDS", 3600)
+def test_a_prefill_is_delayed_for_more_pictures_but_not_long(
+    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_module, "GATHER_SECONDS", 3600)
+    waiting = WaitingPictures(continuous=True)
 
-    def jobs(count: int) -> list[_Job]:
+    def queue(count: int) -> list[PictureJob]:
         prompt = tokenize_prompt(model, "a", GREEDY)
-        return [_Job(model.preprocess([each])[0], prompt, GREEDY) for each in PICTURES[:count]]
+        jobs = [PictureJob(model.preprocess([each])[0], prompt, GREEDY) for each in PICTURES[:count]]
+        for job in jobs:
+            waiting.put(job)
+        waiting.collect(wait=False)
+        return jobs
 
-    scheduler, batch = Scheduler(model), ContinuousBatch(model)
-    scheduler._pending = jobs(1)
-    assert len(scheduler._join(batch)) == 1, "nobody runs that it could wait with"
-    scheduler._pending = jobs(3)
-    assert len(scheduler._join(batch)) == 3, "as many as are running: company enough"
-    scheduler._pending = jobs(2)
-    assert not scheduler._join(batch), "more may come"
-    scheduler._pending += jobs(1)
-    scheduler._pending[0].queued_at -= 3600
-    assert len(scheduler._join(batch)) == 3, "the first has waited long enough"
-    assert not scheduler._pending
+    jobs = queue(1)
+    assert waiting.take_joining(running=0, room=32) == jobs, "no delay if no row is running"
+    jobs = queue(3)
+    assert waiting.take_joining(running=1, room=31) == jobs, "no delay if at least as many are new as are running"
+    jobs = queue(2)
+    assert waiting.take_joining(running=4, room=28) == [], "delayed, since more may arrive"
+    jobs += queue(1)
+    jobs[0].queued_at -= 3600
+    assert waiting.take_joining(running=4, room=28) == jobs, "no delay once the oldest has waited GATHER_SECONDS"
+    assert len(waiting) == 0
+
+
+def test_pictures_of_one_separate_batch_have_the_same_settings_and_prompt_shape(model: "ImageCaptioner") -> None:
+    waiting = WaitingPictures(continuous=True)
+    pixels = model.preprocess(PICTURES[:1])[0]
+    kinds = [("beams", "a"), ("greedy", "a"), ("samples", "a"), ("beams", "Describe this image."), ("beams", "b")]
+    jobs = [PictureJob(pixels, tokenize_prompt(model, text, KINDS[kind]), KINDS[kind]) for kind, text in kinds]
+    for job in jobs:
+        waiting.put(job)
+    waiting.collect(wait=True)
+    assert waiting.take_separate(1) == [jobs[0]]
+    assert waiting.take_separate(32) == [jobs[2]]
+    assert waiting.take_separate(32) == [jobs[3]]
+    assert waiting.take_separate(32) == [jobs[4]]
+    assert waiting.take_separate(32) == []
+    assert waiting.take_joining(running=0, room=32) == [jobs[1]]
 
 
 @pytest.mark.parametrize("where", ["preprocess", "encode_images"])
-def test_one_failure_is_not_the_others(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_failed_request_does_not_affect_the_next_one(
+    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     expected = caption(model, PICTURES[:1], "a", GREEDY)[0].token_ids
     scheduler = Scheduler(model)
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0][0].token_ids == expected
@@ -146,13 +168,13 @@ def test_one_failure_is_not_the_others(model: "ImageCaptioner", monkeypatch: pyt
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0][0].token_ids == expected
 
 
-def test_a_failed_step_is_told_to_all_and_work_goes_on(
+def test_a_failed_step_fails_its_requests_and_later_ones_are_answered(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = Scheduler(model)
     with monkeypatch.context() as broken:
         broken.setattr(ContinuousBatch, "step", lambda _: 1 / 0)
-        found = together([lambda each=each: scheduler.caption([each], "a", GREEDY) for each in PICTURES[:3]])
+        found = run_together([lambda each=each: scheduler.caption([each], "a", GREEDY) for each in PICTURES[:3]])
     assert [type(each) for each in found] == [ZeroDivisionError] * 3
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
 
@@ -161,12 +183,12 @@ def test_a_failed_step_is_told_to_all_and_work_goes_on(
     "where",
     ["imagecap.generate.written_out_decoder.WrittenOutDecoder.step", "imagecap.serve.scheduler.caption_text"],
 )
-def test_who_ends_in_a_failing_step_is_told_too(
+def test_a_request_that_ends_in_a_failing_step_fails_too(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """A row that has just left the batch is in it no more when the rest of the step fails."""
+    """A row whose caption has ended is no longer in the batch when the rest of the step fails."""
     scheduler = Scheduler(model)
-    gathered(monkeypatch, 3)
+    wait_for_pictures(monkeypatch, 3)
     with monkeypatch.context() as broken:
         broken.setattr(where, lambda *_: 1 / 0)
         tasks = [
@@ -175,24 +197,45 @@ def test_who_ends_in_a_failing_step_is_told_too(
             )
             for each, length in ((PICTURES[0], 1), (PICTURES[1], 12), (PICTURES[2], 1))
         ]
-        found = together(tasks)
+        found = run_together(tasks)
     assert [type(each) for each in found] == [ZeroDivisionError] * 3
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
 
 
-def test_models_that_cannot_share_a_batch_are_decoded_apart(
+def test_without_continuous_batching_pictures_are_decoded_separately(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagecap.serve.scheduler.supports_continuous_batching", lambda _: False)
     expected = [each.token_ids for each in caption(model, PICTURES, "a", GREEDY)]
     scheduler = Scheduler(model)
-    found = together([lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES])
+    found = run_together([lambda each=each: scheduler.caption([each], "a", GREEDY)[0] for each in PICTURES])
     assert [each[0].token_ids for each in found] == expected
 
 
-def test_what_is_asked_wrongly(model: "ImageCaptioner") -> None:
+def test_requests_without_prompt_or_with_too_many_tokens_are_refused(model: "ImageCaptioner") -> None:
     with pytest.raises(ImageCapError, match="none is saved with the model"):
         Scheduler(model).caption(PICTURES[:1], None, GREEDY)
     model.language_model.config.max_position_embeddings = 20
     with pytest.raises(ImageCapError, match="20 positions"):
         Scheduler(model).caption(PICTURES[:1], "a", GREEDY)
+
+
+def test_a_row_without_a_possible_token_does_not_affect_the_others(
+    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one batch: one draws from scores that are not numbers, in the others nothing changes."""
+    impossible = KINDS["sampled"].model_copy(update={"temperature": 1e-42})
+    asked = [KINDS["sampled"], impossible, GREEDY, impossible, KINDS["penalty"]]
+    expected = [caption(model, [PICTURES[place]], "a", asked[place])[0].token_ids for place in (0, 2, 4)]
+    wait_for_pictures(monkeypatch, len(asked))
+    scheduler = Scheduler(model)
+    found = run_together(
+        [
+            lambda place=place, settings=settings: scheduler.caption([PICTURES[place]], "a", settings)[0][0]
+            for place, settings in enumerate(asked)
+        ]
+    )
+    assert [found[place].token_ids for place in (0, 2, 4)] == expected
+    assert [each.error is None for each in found] == [True, False, True, False, True]
+    many = impossible.model_copy(update={"num_captions": 2})
+    assert scheduler.caption(PICTURES[:1], "a", many)[0][0].error
