@@ -89,26 +89,10 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
             temporary.rename(path)
 
 
-def require_writable(folder: Path) -> None:
-    """Check that files can be written in a folder, or that it can be made. Nothing is made.
-
-    Raises:
-        ImageCapError: it is not so; says why.
-    """
-    try:
-        place = folder.absolute()
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise ImageCapError(
-            f"nothing can be written in {folder} ({error.strerror}): choose another folder, or change its permissions"
-        ) from None
-
-
 def require_writable_file(file: Path) -> None:
     """Refuse a file that cannot be written, before the work that makes its content. Nothing is written or made.
+
+    What killed processes have left of their writes to `file` is removed.
 
     Raises:
         ImageCapError: `file` is a folder, no file can be made beside it (in the nearest folder that exists), or it is
@@ -124,6 +108,7 @@ def require_writable_file(file: Path) -> None:
         handle, temporary = tempfile.mkstemp(NEW, f".{file.name}.", place)  # as `atomic_writer` does
         os.close(handle)
         Path(temporary).unlink()
+        clear_leftovers(file)
         if file.exists():
             _require_replaceable(file)
     except OSError as error:

@@ -114,14 +114,18 @@ def train(
     chosen = with_changes(Settings(), settings, ("data", "model", "train", "compute"))
     from imagecap.data.dataset import read_captions
     from imagecap.model.builder import build
+    from imagecap.train.distributed import is_main_process
+    from imagecap.train.outputs import require_writable_output
     from imagecap.train.setup import require_pictures
     from imagecap.train.trainer import train
 
+    state = Path(chosen.train.output_dir) / "state"
+    if is_main_process():
+        require_writable_output(state.parent, state)
     samples, _ = read_captions(chosen.data)
     training, validation = ([each for each in samples if each.split == split] for split in ("train", "validation"))
     require_pictures(training)
     model = build(chosen.model, chosen.compute, seed=chosen.train.train_seed)
-    state = Path(chosen.train.output_dir) / "state"
     return train(chosen, model, training, validation, state_folder=state, log=logger, callback=callback)
 
 

@@ -32,7 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
         require_package("mlflow")
     from imagecap.data.dataset import problem_lines, read_captions
     from imagecap.train.distributed import is_main_process
+    from imagecap.train.outputs import require_writable_output
 
+    output = Path(settings.train.output_dir)
+    if is_main_process() and not arguments.dry_run:
+        require_writable_output(output, output / "state")
     samples, problems = read_captions(settings.data)
     if problems and is_main_process():
         print(problem_lines(problems), file=sys.stderr)
@@ -47,7 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.train.trainer import train
 
     require_pictures(training)
-    output = Path(settings.train.output_dir)
     model = build(settings.model, settings.compute, seed=settings.train.train_seed)
     if arguments.dry_run:
         _tell(dry_run(settings, model, training, validation, output / "state"))

@@ -1,5 +1,7 @@
 """The device that a model runs on and the dtype of its matrix products."""
 
+import os
+
 import torch
 
 from imagecap.config import ComputeSettings
@@ -11,6 +13,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def resolve_device(settings: ComputeSettings) -> torch.device:
     """Return the device that is asked for; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
+    Among several processes of `torchrun` each takes a GPU of its own, which becomes torch's current one.
+
     Raises:
         ImageCapError: this machine, or this build of torch, does not have it.
     """
@@ -19,11 +23,18 @@ def resolve_device(settings: ComputeSettings) -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if settings.device == "auto":
-        return torch.device(next(name for name, present in available.items() if present))
-    if not available[settings.device]:
-        raise ImageCapError(f"device is {settings.device}, but this build of torch finds none here; use --device auto")
-    return torch.device(settings.device)
+    chosen: str = settings.device
+    if chosen == "auto":
+        chosen = next(name for name, present in available.items() if present)
+    if not available[chosen]:
+        raise ImageCapError(f"device is {chosen}, but this build of torch finds none here; use --device auto")
+    if chosen == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= count:
+            raise ImageCapError(f"process {number + 1} on this machine has no GPU: there are {count}; start {count}")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
+    return torch.device(chosen)
 
 
 def resolve_dtype(settings: ComputeSettings, device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Data augmentation: random crops, colours and mirroring of pictures, and dropout of caption tokens."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def augment(image: Image.Image, settings: TrainSettings, rng: np.random.Generato
     return image
 
 
-def token_dropout_mask(captions: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+def token_dropout_mask(captions: Tensor, share: float, rngs: Sequence[np.random.Generator]) -> Tensor:
     """The caption tokens to replace by padding in the input, a boolean mask `[pictures, tokens]`.
 
     Word dropout (Bowman et al. 2016, arXiv:1511.06349): predictions then depend less on previous words and more on the
@@ -47,9 +48,10 @@ def token_dropout_mask(captions: Tensor, share: float, rng: np.random.Generator)
     Args:
         captions: `[pictures, tokens]`, as `PackedRows.captions`; negative outside of captions.
         share: probability of a token to be replaced.
-        rng: the source of all randomness.
+        rngs: the source of randomness of each picture, so that its mask does not depend on the batch.
     """
-    return torch.from_numpy(rng.random(captions.shape) < share) & (captions >= 0)
+    values = np.stack([rng.random(captions.shape[1]) for rng in rngs])
+    return torch.from_numpy(values < share) & (captions >= 0)
 
 
 def _box(size: tuple[int, int], smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

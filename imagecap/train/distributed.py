@@ -4,11 +4,13 @@ Nothing here imports torch before a process group is used, so that asking for th
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
+
+from imagecap.errors import ImageCapError
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +60,35 @@ class ProcessGroup:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def broadcast_tensor(self, tensor: "torch.Tensor") -> None:
+        """Overwrite a tensor, in place, by that of rank 0 (`torch.distributed.broadcast`)."""
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.broadcast(tensor, src=0)
+
+    def on_first(self, work: Callable[[], Value]) -> Value:
+        """Call `work` in rank 0 alone, and return its result in every process.
+
+        What is read from a disk is read so, since processes on several machines need not share one.
+
+        Raises:
+            ImageCapError: raised by `work`; every process raises it.
+        """
+        if self.size == 1:
+            return work()
+        found: list[Value] = []
+        sentence = ""
+        if self.rank == 0:
+            try:
+                found = [work()]
+            except ImageCapError as error:
+                sentence = str(error)
+        found, sentence = self.broadcast((found, sentence))
+        if not found:
+            raise ImageCapError(sentence)
+        return found[0]
+
     def all_gather(self, items: list[Item]) -> list[Item]:
         """The items of all processes, in order of rank (`torch.distributed.all_gather_object`)."""
         if self.size == 1:
@@ -84,11 +115,8 @@ def process_group(device: "torch.device") -> Iterator[ProcessGroup]:
     if size == 1:
         yield ProcessGroup()
         return
-    import torch
     from torch import distributed
 
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
         yield ProcessGroup(distributed.get_rank(), size)

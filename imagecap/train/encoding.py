@@ -14,52 +14,41 @@ from imagecap.train.feature_cache import FeatureCache, feature_cache_key
 from imagecap.train.loader import AHEAD, Loader, threads_for
 from imagecap.train.plan import Plan
 from imagecap.train.progress import print_status, progress_bar
-from imagecap.train.signals import DeferredSignals
 from imagecap.train.step import TrainStep
 
 
-def encode_pictures(
-    train_step: TrainStep, folder: Path, plans: Sequence[Plan], settings: Settings, signals: DeferredSignals
-) -> FeatureCache | None:
-    """Encode the pictures of the plans into the feature cache, up to its capacity.
-
-    Rank 0 encodes while the other processes wait. Encoding stops early if a signal has been received.
+def open_feature_cache(train_step: TrainStep, folder: Path, settings: Settings) -> FeatureCache | None:
+    """Open the feature cache; None if it is switched off, the encoder is trained, or pictures are augmented.
 
     Args:
         train_step: holds the model.
         folder: folder of the feature cache.
-        plans: plans of training and validation.
         settings: all settings of the run.
-        signals: signals received so far.
-
-    Returns:
-        The cache; None if it is switched off, the encoder is trained, or pictures are augmented.
     """
-    cache = None
-    if train_step.group.rank == 0:
-        cache = _open(train_step, folder, settings)
-        if cache is not None:
-            _encode_all(train_step, cache, plans, settings, signals)
-    train_step.group.barrier()
-    return cache if train_step.group.rank == 0 else _open(train_step, folder, settings)
-
-
-def _open(train_step: TrainStep, folder: Path, settings: Settings) -> FeatureCache | None:
-    """Open the feature cache; None if features cannot be cached."""
     options, model = settings.train, train_step.model
-    if train_step.encoder_trains or not options.feature_cache:
-        return None
-    if uses_augmentation(options):
-        print_status("pictures are augmented: their features change with every epoch and are not kept")
+    if train_step.encoder_trains or not options.feature_cache or uses_augmentation(options):
         return None
     shape = (model.num_patches, model.llava.config.vision_config.hidden_size)
     key = feature_cache_key(model, train_step.feature_dtype, train_step.attention_kernel)
     return FeatureCache(folder, key, shape, train_step.feature_dtype, options.feature_cache_gb * 1e9)
 
 
-def _encode_all(
-    train_step: TrainStep, cache: FeatureCache, plans: Sequence[Plan], settings: Settings, signals: DeferredSignals
-) -> None:
+def encode_pictures(train_step: TrainStep, folder: Path, plans: Sequence[Plan], settings: Settings) -> None:
+    """Encode the pictures of the plans into the feature cache, up to its capacity.
+
+    It may be interrupted between any two instructions: the pictures that are encoded then are kept.
+
+    Args:
+        train_step: holds the model.
+        folder: folder of the feature cache.
+        plans: plans of training and validation.
+        settings: all settings of the run.
+    """
+    cache = open_feature_cache(train_step, folder, settings)
+    if cache is None:
+        if uses_augmentation(settings.train):
+            print_status("pictures are augmented: their features change with every epoch and are not kept")
+        return
     wanted: dict[str, tuple[Plan, int]] = {}
     for plan in plans:
         for picture, sample in enumerate(plan.samples):
@@ -88,8 +77,6 @@ def _encode_all(
             for digest, features in zip(digests, train_step.encode(pixels).to("cpu"), strict=True):
                 cache.add(digest, features)
             bar.update(len(digests))
-            if signals:
-                return
 
 
 @contextmanager

@@ -40,16 +40,25 @@ class FeatureCache:
             shape: `(patches, vision_hidden)`, the shape of the features of one picture.
             dtype: dtype of the features: float32, bfloat16 or float16.
             limit_bytes: maximum size of the file.
+
+        Raises:
+            ImageCapError: the folder cannot be read or written.
         """
         self.shape, self.dtype = shape, dtype
         self.record_bytes = shape[0] * shape[1] * dtype.itemsize
         self.capacity = int(limit_bytes // self.record_bytes)
+        self.data, self.index = folder / f"features-{key}.bin", folder / f"features-{key}.txt"
+        self.by_digest: dict[str, int] = {}
+        try:
+            self._open(folder, key)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _open(self, folder: Path, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("features-*"):
             if key not in old.name:
-                old.unlink()
-        self.data, self.index = folder / f"features-{key}.bin", folder / f"features-{key}.txt"
-        self.by_digest: dict[str, int] = {}
+                old.unlink(missing_ok=True)
         if self.index.exists() and self.data.exists():
             records = self.data.stat().st_size // self.record_bytes
             # The text after the last line break is empty or an incomplete line.
@@ -96,10 +105,7 @@ class FeatureCache:
             with self.index.open("a", encoding="ascii") as file:
                 file.write(f"{digest}\n")
         except OSError as error:
-            raise ImageCapError(
-                f"the feature cache {self.data} cannot be written ({error.strerror}): make room, or give "
-                "--feature_cache_gb or --feature_cache false"
-            ) from None
+            raise self._unusable(error) from None
         self.by_digest[digest] = record
         return True
 
@@ -108,6 +114,12 @@ class FeatureCache:
         mapped = np.memmap(self.data, dtype=_NUMPY_DTYPES[self.dtype], mode="r").reshape(-1, *self.shape)
         features = torch.from_numpy(mapped[[self.by_digest[digest] for digest in digests]])
         return features.view(torch.bfloat16) if self.dtype == torch.bfloat16 else features
+
+    def _unusable(self, error: OSError) -> ImageCapError:
+        return ImageCapError(
+            f"the feature cache {self.data} cannot be written ({error.strerror}): make room, or give "
+            "--feature_cache_gb or --feature_cache false"
+        )
 
     def _write_index(self) -> None:
         atomic_write_text(self.index, "".join(f"{digest}\n" for digest in self.by_digest))

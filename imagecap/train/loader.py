@@ -107,9 +107,8 @@ class Loader:
         packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
         if share and epoch is not None:
-            hidden = token_dropout_mask(
-                packed.captions, share, np.random.default_rng([seed, epoch, pictures[0], TOKEN_DROPOUT_STREAM])
-            )
+            rngs = [np.random.default_rng([seed, epoch, picture, TOKEN_DROPOUT_STREAM]) for picture in pictures]
+            hidden = token_dropout_mask(packed.captions, share, rngs)
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
         pixels = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None

@@ -2,14 +2,18 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imagecap.files import atomic_write_json, atomic_write_text
+from imagecap.files import atomic_write_json, atomic_write_text, require_writable_file
+from imagecap.locks import exclusive
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.adapters import has_adapters, merge_adapters
+from imagecap.staging import clear_leftovers
+from imagecap.train.state import STATE_FILE, clear_state
 
 History = Sequence[dict[str, float]]
 
@@ -88,6 +92,35 @@ def save_intermediate_checkpoint(
 ) -> None:
     """`save_checkpoint` of a model that is to get other weights: adapters that are merged could not."""
     save_checkpoint(copy.deepcopy(model) if has_adapters(model.language_model) else model, folder, facts, metrics)
+
+
+def require_writable_output(output: Path, state_folder: Path) -> None:
+    """Check that a training can write what it is to leave; quick, so that it comes before everything that is slow.
+
+    Raises:
+        ImageCapError: a folder cannot be written, or another process trains there.
+    """
+    for file in (output / "train_summary.json", state_folder / STATE_FILE):
+        require_writable_file(file)
+    lock = state_folder / "lock"
+    if lock.exists():
+        with exclusive(lock, f"training in {state_folder}"):
+            pass
+
+
+@contextmanager
+def claimed_output(output: Path, state_folder: Path) -> Iterator[None]:
+    """Keep other trainings out of the folders for the length of the block; remove what a killed one was just writing.
+
+    Raises:
+        ImageCapError: as `require_writable_output` does.
+    """
+    require_writable_output(output, state_folder)
+    with exclusive(state_folder / "lock", f"training in {state_folder}"):
+        for name in ("final", "last", "history.jsonl", "train_summary.json"):
+            clear_leftovers(output / name)
+        clear_state(state_folder)
+        yield
 
 
 def last_losses(history: History) -> dict[str, float]:

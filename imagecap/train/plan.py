@@ -44,6 +44,8 @@ class Plan:
         samples: the pictures.
         branches: their tokenized captions.
         prefix: number of tokens before the prompt: BOS, if any, and the image tokens.
+        step_pictures: pictures of an optimizer step, over all processes. A run that is resumed by another number of
+            processes keeps it, and with it the steps; they are only cut into other micro-steps.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Plan:
         self.samples = list(samples)
         self.settings = settings
         self.micro_size = settings.batch_size * processes
+        self.step_pictures = self.micro_size * settings.gradient_accumulation_steps
         prompts: dict[str, tuple[int, ...]] = {}
         self.branches: list[list[Branch]] = []
         for sample in self.samples:
@@ -83,19 +86,17 @@ class Plan:
         return max(rows, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
 
     def steps_per_epoch(self) -> int:
-        micro = math.ceil(len(self.samples) / self.micro_size)
-        return math.ceil(micro / self.settings.gradient_accumulation_steps)
+        return math.ceil(len(self.samples) / self.step_pictures)
 
     def epoch(self, epoch: int, start: int = 0) -> list[Step]:
         """The steps of an epoch from number `start`: every picture once, shuffled by seed and epoch."""
         order = np.random.default_rng([self.settings.train_seed, epoch]).permutation(len(self.samples)).tolist()
-        size, accumulation = self.micro_size, self.settings.gradient_accumulation_steps
-        micro = [
-            [(picture, self._chosen(picture, epoch)) for picture in order[first : first + size]]
-            for first in range(0, len(order), size)
-        ]
-        steps = [Step(micro[first : first + accumulation], epoch) for first in range(0, len(micro), accumulation)]
-        return steps[start:]
+        steps = []
+        for first in range(start * self.step_pictures, len(order), self.step_pictures):
+            part = [(picture, self._chosen(picture, epoch)) for picture in order[first : first + self.step_pictures]]
+            micro = [part[place : place + self.micro_size] for place in range(0, len(part), self.micro_size)]
+            steps.append(Step(micro, epoch))
+        return steps
 
     def in_order(self) -> list[Step]:
         """Steps of one batch each with all pictures and captions in the given order, for validation."""

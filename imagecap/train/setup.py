@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from imagecap.config import Settings
+from imagecap.config import Settings, TrainSettings
 from imagecap.data.identity import training_digest
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
@@ -25,7 +25,9 @@ from imagecap.train.state import (
     TrainingProgress,
     Weights,
     load_state,
+    require_same_key,
     resume_key,
+    share_state,
     trainable_weights,
 )
 from imagecap.train.step import TrainStep
@@ -94,8 +96,8 @@ def prepare_training(
 
     Raises:
         ImageCapError: there is nothing to train on, a caption is too long for the language model, the language model
-            cannot be trained with an explicit attention mask, a setting does not fit the model or the data, or the
-            saved state is damaged or belongs to another run.
+            cannot be trained with an explicit attention mask, a setting does not fit the model or the data, the
+            processes differ in them, or the saved state is damaged or belongs to another run.
     """
     require_pictures(training)
     options, group = settings.train, group or ProcessGroup()
@@ -111,10 +113,19 @@ def prepare_training(
     check_lengths(model, [plan, validation_plan])
     data_digest = training_digest([*plan.samples, *validation_plan.samples])
     key = resume_key(settings, model, data_digest, dtype)
+    require_same_key(group, key)
     train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile)
     check_packed_rows(train_step, plan.longest_row)
     weights = trainable_weights(model)
     optimizer = build_optimizer(model, options)
+    progress = group.on_first(lambda: _saved_progress(options, state_folder, key, weights, optimizer))
+    share_state(group, weights, optimizer)
+    resumed = progress is not None
+    progress = progress or TrainingProgress(step_pictures=plan.step_pictures)
+    cut_anew = progress.step_pictures != plan.step_pictures
+    plan.step_pictures = progress.step_pictures
+    if progress.scaler:
+        train_step.scaler.load_state_dict(progress.scaler)
     setup = TrainingSetup(
         settings=settings,
         model=model,
@@ -129,9 +140,13 @@ def prepare_training(
         self_critical=SelfCritical(train_step, plan) if options.cider_epochs else None,
         data_digest=data_digest,
         key=key,
-        progress=TrainingProgress(),
+        progress=progress,
     )
-    _restore(setup, state_folder)
+    if resumed:
+        print_status(
+            f"going on after step {progress.step} of {setup.steps}"
+            + (f"; steps keep their {plan.step_pictures} pictures with another number of processes" if cut_anew else "")
+        )
     store_frozen_weights_in(model, dtype)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -144,17 +159,15 @@ def require_pictures(training: Sequence[Sample]) -> None:
         raise ImageCapError("there are no training pictures: see the `split` column of captions.json, or add pictures")
 
 
-def _restore(setup: TrainingSetup, folder: Path) -> None:
-    """Load the saved state of an interrupted run if `resume` is set, and print whether a state is used."""
-    if not setup.settings.train.resume:
+def _saved_progress(
+    options: TrainSettings, folder: Path, key: ResumeKey, weights: Weights, optimizer: torch.optim.Optimizer
+) -> TrainingProgress | None:
+    """Load the state of an interrupted run if `resume` is set; print if none is used."""
+    if not options.resume:
         if (folder / STATE_FILE).exists():
             print_status(f"starting anew; the interrupted run in {folder} would have gone on with --resume")
-        return
-    progress = load_state(folder, setup.key, setup.weights, setup.optimizer)
+        return None
+    progress = load_state(folder, key, weights, optimizer)
     if progress is None:
         print_status(f"nothing to resume in {folder}; starting from the beginning")
-        return
-    setup.progress = progress
-    if progress.scaler:
-        setup.train_step.scaler.load_state_dict(progress.scaler)
-    print_status(f"going on after step {progress.step} of {setup.steps}")
+    return progress

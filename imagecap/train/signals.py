@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from imagecap.signals import handle_end_signals, restore_handlers
+from imagecap.signals import Interrupted, handle_end_signals, restore_handlers
 
 
 class DeferredSignals:
@@ -13,6 +13,7 @@ class DeferredSignals:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._interrupts = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -27,6 +28,23 @@ class DeferredSignals:
             raise KeyboardInterrupt
         if self.signal is None:
             self.signal = number
+            if self._interrupts:
+                raise Interrupted(number)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Context of work that can be done again: a signal raises `Interrupted` in it, at once if one has come before.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        self._interrupts = True
+        try:
+            if self.signal is not None:
+                raise Interrupted(self.signal)
+            yield
+        finally:
+            self._interrupts = False
 
 
 @contextmanager

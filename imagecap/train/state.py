@@ -21,11 +21,13 @@ from torch.optim import Optimizer
 from imagecap.config import Settings, result_neutral
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.distributed import ProcessGroup
 
 Weights = dict[str, torch.nn.Parameter]
 ResumeKey = dict[str, Any]
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, per weight
 
 
 @dataclass
@@ -33,6 +35,8 @@ class TrainingProgress:
     """Position of a run in its plan, and its running means; saved in the state.
 
     Attributes:
+        step_pictures: pictures of an optimizer step, over all processes. Together with `epoch_step` it says which
+            pictures of the epoch are done, for any number of processes.
         step: optimizer steps made.
         epoch: number of the current epoch, from 0.
         epoch_step: optimizer steps made in the current epoch.
@@ -42,11 +46,13 @@ class TrainingProgress:
         window_weight: sum of their weights.
         scaler: state of the float16 gradient scaler; empty in other dtypes.
         skipped: steps left out because of a non-finite loss.
+        validation_due: the validation after the last step is still to be made (`validate_every`).
         best: state of `validation.BestValidation`.
         seconds: training time in this and earlier processes of the run.
         history: one entry per logged step, per validation and per epoch.
     """
 
+    step_pictures: int
     step: int = 0
     epoch: int = 0
     epoch_step: int = 0
@@ -56,6 +62,7 @@ class TrainingProgress:
     window_weight: float = 0.0
     scaler: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    validation_due: bool = False
     best: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -143,10 +150,25 @@ def load_state(folder: Path, key: ResumeKey, weights: Weights, optimizer: Optimi
             weight.data.copy_(file.get_tensor(f"weight.{name}"))
             if f"step.{name}" in there:
                 optimizer.state[weight] = {
-                    what: file.get_tensor(f"{what}.{name}").to(weight.device)
-                    for what in ("step", "exp_avg", "exp_avg_sq")
+                    what: file.get_tensor(f"{what}.{name}").to(weight.device) for what in MOMENTS
                 }
     return progress
+
+
+def share_state(group: ProcessGroup, weights: Weights, optimizer: Optimizer) -> None:
+    """Give the weights and the optimizer state of rank 0 to every process."""
+    if group.size == 1:
+        return
+    with_moments = set(group.broadcast([name for name, weight in weights.items() if weight in optimizer.state]))
+    for name, weight in weights.items():
+        group.broadcast_tensor(weight.data)
+        if name in with_moments:
+            moments = optimizer.state[weight]
+            for what in MOMENTS:
+                if group.rank:
+                    like = torch.zeros_like(weight, dtype=torch.float32)
+                    moments[what] = like.new_zeros(()) if what == "step" else like
+                group.broadcast_tensor(moments[what])
 
 
 def load_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
@@ -194,15 +216,36 @@ def _new(target: Path) -> Path:
 
 
 def remove_state(folder: Path) -> None:
-    """Remove the state of a complete run, and temporary files of a process that was killed while saving."""
+    """Remove the state of a complete run."""
     for file in (folder / STATE_FILE, folder / BEST_FILE):
         file.unlink(missing_ok=True)
+
+
+def clear_state(folder: Path) -> None:
+    """Remove what a process that was killed while saving has left; the saved state stays."""
+    for file in (folder / STATE_FILE, folder / BEST_FILE):
         _new(file).unlink(missing_ok=True)
 
 
 def trainable_weights(model: ImageCaptioner) -> Weights:
     """The weights that train, by name; tied weights once."""
     return {name: weight for name, weight in model.llava.named_parameters() if weight.requires_grad}
+
+
+def require_same_key(group: ProcessGroup, key: ResumeKey) -> None:
+    """Check that all processes train the same model on the same data with the same settings.
+
+    Raises:
+        ImageCapError: they do not; every process raises it.
+    """
+    first, *others = group.all_gather([key])
+    for rank, other in enumerate(others, 1):
+        differing = [name for name in first if other.get(name) != first[name]]
+        if differing:
+            raise ImageCapError(
+                f"process {rank} of the training differs from process 0 in {', '.join(differing)}: give all of them "
+                "the same settings, data and checkpoints"
+            )
 
 
 def _require_equal(target: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 from imagecap.config import Settings
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
-from imagecap.locks import exclusive
 from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import process_group
-from imagecap.train.encoding import encode_pictures
+from imagecap.train.encoding import encode_pictures, open_feature_cache
 from imagecap.train.loader import Loader, MicroBatch
 from imagecap.train.memory import memory_errors, peak_memory
 from imagecap.train.optimizer import set_learning_rates
 from imagecap.train.outputs import (
     TrainSummary,
+    claimed_output,
     count_parameters,
     last_losses,
     losses_at,
@@ -39,7 +38,8 @@ from imagecap.train.progress import (
 )
 from imagecap.train.setup import TrainingSetup, prepare_training
 from imagecap.train.signals import DeferredSignals, deferred_signals
-from imagecap.train.state import STATE_FILE, load_best, remove_state, save_best, save_state
+from imagecap.train.state import load_best, remove_state, save_best
+from imagecap.train.state_keeper import StateKeeper
 from imagecap.train.validation import BestValidation, Validator
 
 MAX_CONSECUTIVE_SKIPS = 10  # a run that only skips steps learns nothing
@@ -68,19 +68,19 @@ def train(
         callback: called after every optimizer step, in the main process.
 
     Raises:
-        ImageCapError: the training cannot be set up (see `prepare_training`), the disk is full, memory runs out, or the
-            loss is not finite.
-        SystemExit: Ctrl-C (status 130) or SIGTERM (143) came; the state is saved.
+        ImageCapError: the training cannot be set up (see `prepare_training`), nothing can be written, the disk is full,
+            memory runs out, or the loss is not finite.
+        SystemExit: a signal that asks to end came, such as Ctrl-C (status 130) or SIGTERM (143); the state is saved.
+            During the set-up, when there is nothing to save, signals do what they did before.
     """
     state_folder = Path(state_folder)
     with ExitStack() as stack:
         group = stack.enter_context(process_group(resolve_device(settings.compute)))
-        if group.rank == 0:
-            stack.enter_context(exclusive(state_folder / "lock", f"training in {state_folder}"))
-        signals = stack.enter_context(deferred_signals())
+        group.on_first(lambda: stack.enter_context(claimed_output(Path(settings.train.output_dir), state_folder)))
         stack.enter_context(memory_errors(settings.train.batch_size))
         watch = Stopwatch()
         setup = prepare_training(settings, model, training, validation, state_folder, group)
+        signals = stack.enter_context(deferred_signals())
         return _TrainingLoop(setup, state_folder, signals, watch, log, callback).run()
 
 
@@ -103,7 +103,7 @@ class _TrainingLoop:
         self.meter = ThroughputMeter()
         self.best = BestValidation(self.options, self.progress.best)
         self.report = Reporter(setup.steps, self.options, log, callback)
-        self.seconds_before = self.progress.seconds
+        self.state = StateKeeper(setup, state_folder, signals, watch)
         self.consecutive_skips = 0
 
     def run(self) -> TrainSummary:
@@ -112,9 +112,10 @@ class _TrainingLoop:
         self._announce()
         self.watch.lap()  # the time of setting up does not count as encoding
         plans = [setup.plan, setup.validation_plan]
-        cache = encode_pictures(self.train_step, self.folder / "features", plans, self.settings, self.signals)
-        if self.signals:
-            self._leave()
+        features = self.folder / "features"
+        self.state.interruptible(lambda: encode_pictures(self.train_step, features, plans, self.settings))
+        self.state.leave_if_stopped()
+        cache = open_feature_cache(self.train_step, features, self.settings)
         encode_seconds = self.watch.lap() if cache is not None else 0.0
         loader = Loader(self.model, setup.plan, cache, pixels, self.group)
         self.validator = Validator(
@@ -139,6 +140,10 @@ class _TrainingLoop:
     def _epoch(self, loader: Loader) -> None:
         """The rest of the current epoch, unless validation ends the training."""
         progress, options = self.progress, self.options
+        self._validate_if_due()  # the run may have been stopped before or in a validation
+        if self.best.patience_exhausted:
+            self._end_epoch()
+            return
         steps = self.setup.plan.epoch(progress.epoch, progress.epoch_step)
         self.watch.lap()
         title = f"epoch {progress.epoch + 1}/{options.num_epochs}"
@@ -150,22 +155,15 @@ class _TrainingLoop:
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 self.report.step(progress, loss, learning_rate, self.meter)
-                every = options.validate_every
-                if every is not None and (progress.step % every == 0 or progress.step == self.setup.steps):
-                    self.report.losses(progress, {"step": progress.step, **self._validate()})
-                    if self.best.patience_exhausted:
-                        break
-                if self._should_stop():
-                    self._save()
-                    self._leave()
+                self.state.leave_if_stopped()
+                self._validate_if_due()
+                if self.best.patience_exhausted:
+                    break
                 if progress.step % options.save_every == 0:
-                    self._save()
+                    self.state.save()
+                    self.state.leave_if_stopped()
                 self.watch.lap()
         self._end_epoch()
-
-    def _should_stop(self) -> bool:
-        """Whether any process has received a signal to stop."""
-        return bool(self.group.all_reduce_max(int(bool(self.signals))))
 
     def _step(self, step: Step, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         """Make one optimizer step and count it; returns its loss and the projector's learning rate.
@@ -189,6 +187,8 @@ class _TrainingLoop:
             progress.add_loss(loss, weight)
         progress.step += 1
         progress.epoch_step += 1
+        every = self.options.validate_every
+        progress.validation_due = every is not None and (progress.step % every == 0 or progress.step == setup.steps)
         return loss, learning_rates["projector"]
 
     def _handle_non_finite(self, names: list[str]) -> None:
@@ -196,7 +196,7 @@ class _TrainingLoop:
         what = f"the loss or its gradient is not finite at step {self.progress.step + 1}, pictures {shown}"
         self.consecutive_skips += 1
         if self.options.on_non_finite == "stop" or self.consecutive_skips == MAX_CONSECUTIVE_SKIPS:
-            self._save()
+            self.state.save()
             raise ImageCapError(
                 f"{what}: lower --learning_rate, look at these pictures and captions, or go on without the step by "
                 "--resume --on_non_finite skip"
@@ -211,17 +211,27 @@ class _TrainingLoop:
             "epoch": progress.epoch + 1,
             "train_loss": progress.epoch_mean_loss,
         }
-        if self.options.validate_every is None:
+        if self.options.validate_every is None and self.setup.validation_plan.samples:
+            self.state.save()  # a process that is killed in the validation does not lose the epoch
             entry |= self._validate()
         self.report.losses(progress, entry)
         progress.next_epoch()
-        self._save()
-        if self._should_stop() and progress.epoch < self.options.num_epochs:
-            self._leave()
+        self.state.save()
+        self.state.leave_if_stopped()
+
+    def _validate_if_due(self) -> None:
+        """Make the validation of `validate_every`."""
+        if self.progress.validation_due:
+            found = self._validate()
+            self.progress.validation_due = False
+            self.report.losses(self.progress, {"step": self.progress.step, **found})
 
     def _validate(self) -> dict[str, float]:
-        """Validate in the main process, and keep the weights if they are the best so far."""
-        found = self.group.broadcast(self.validator.validate() if self.group.rank == 0 else {})
+        """Validate in the main process, and keep the weights if they are the best so far.
+
+        If a signal interrupts it, the run validates again when it is resumed.
+        """
+        found = self.state.interruptible(self.validator.validate)
         if self.options.best_by is None:
             return found
         if self.best.is_better(found, self.progress.step) and self.group.rank == 0:
@@ -230,25 +240,8 @@ class _TrainingLoop:
             print_status(f"{self.options.patience} validations without a better {self.options.best_by}: that is enough")
         return found
 
-    def _save(self) -> None:
-        """Save the training state, in the main process."""
-        if self.group.rank:
-            return
-        self.progress.seconds = self.seconds_before + self.watch.total
-        self.progress.scaler = self.train_step.scaler.state_dict()
-        save_state(self.folder, self.setup.key, self.progress, self.setup.weights, self.setup.optimizer)
-        write_history(self.progress.history, self.output)
-
-    def _leave(self) -> NoReturn:
-        kept = "its state is saved" if (self.folder / STATE_FILE).exists() else "encoded pictures are kept"
-        print_status(
-            f"stopped after step {self.progress.step} of {self.setup.steps}; {kept}: the same command with --resume "
-            "goes on"
-        )
-        raise SystemExit(self.signals.exit_status)
-
     def _finish(self, encode_seconds: float) -> TrainSummary:
-        """Write the checkpoint and the summary, and remove the training state."""
+        """Write what the run is for, and return its summary."""
         setup, progress, last = self.setup, self.progress, last_losses(self.progress.history)
         for weight in setup.weights.values():
             weight.requires_grad_(True)
@@ -266,7 +259,7 @@ class _TrainingLoop:
             val_loss=metrics.get("val_loss"),
             val_CIDEr=metrics.get("val_CIDEr"),
             best_step=int(progress.best["step"]) if progress.best else None,
-            seconds=self.seconds_before + self.watch.total,
+            seconds=self.state.seconds,
             captions_per_second=self.meter.captions_per_second,
             data_wait_share=self.meter.data_wait_share,
             encode_seconds=encode_seconds,
@@ -277,16 +270,20 @@ class _TrainingLoop:
             device=self.model.device.type,
             dtype=str(setup.dtype).removeprefix("torch."),
         )
+        self.state.interruptible(lambda: self._write(summary, last, metrics))  # the other processes wait for it
         if self.group.rank == 0:
-            recorded = {name: value for name, value in setup.key.items() if name in type(self.options).model_fields}
-            facts = {**describe(setup.plan.samples), "data_hash": setup.data_digest, "settings": recorded}
-            if self.options.best_by is not None:
-                save_intermediate_checkpoint(self.model, self.output / "last", facts, last)
-                load_best(self.folder, setup.key, setup.weights)
-            save_checkpoint(self.model, self.output / "final", facts, metrics)
-            write_history(progress.history, self.output)
-            write_summary(summary, self.output)
             remove_state(self.folder)
-            print_status(f"trained in {format_duration(summary.seconds)}: {self.output / 'final'}")
-        self.group.barrier()  # the other processes end when everything is written
+        print_status(f"trained in {format_duration(summary.seconds)}: {self.output / 'final'}")
         return summary
+
+    def _write(self, summary: TrainSummary, last: dict[str, float], metrics: dict[str, float]) -> None:
+        """Write the checkpoints and the summary."""
+        setup = self.setup
+        recorded = {name: value for name, value in setup.key.items() if name in type(self.options).model_fields}
+        facts = {**describe(setup.plan.samples), "data_hash": setup.data_digest, "settings": recorded}
+        if self.options.best_by is not None:
+            save_intermediate_checkpoint(self.model, self.output / "last", facts, last)
+            load_best(self.folder, setup.key, setup.weights)
+        save_checkpoint(self.model, self.output / "final", facts, metrics)
+        write_history(self.progress.history, self.output)
+        write_summary(summary, self.output)

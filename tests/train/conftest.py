@@ -1,6 +1,7 @@
 """Small data sets for training."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,23 @@ WORDS = ["a red cat", "two blue dogs by a tree", "a green mat", "a cat on a mat"
 MakeSamples = Callable[..., list[Sample]]
 
 
+def samples_in(folder: Path, pictures: int, captions: int = 3, first: int = 0, split: Split = "train") -> list[Sample]:
+    """Random pictures in a folder, with ragged captions in two languages."""
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for number in range(first, first + pictures):
+        image = picture(number)
+        path = folder / f"{number}.png"
+        image.save(path)
+        texts = [WORDS[(number + 5 * turn) % len(WORDS)] for turn in range(captions)]
+        rows = [Caption(text, "en", "Describe this image.") for text in texts]
+        if number % 3 == 0:
+            rows.append(Caption("一只红色的猫", "zh", "描述这张图片。"))
+        samples.append(Sample(path.name, path, picture_digest(image), split, tuple(rows)))
+    return samples
+
+
 @pytest.fixture
 def make_samples(tmp_path: Path) -> MakeSamples:
-    """`make_samples(pictures, captions, first)`: random pictures with ragged captions in two languages."""
-
-    def make(pictures: int, captions: int = 3, first: int = 0, split: Split = "train") -> list[Sample]:
-        samples = []
-        for number in range(first, first + pictures):
-            image = picture(number)
-            path = tmp_path / "images" / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            image.save(path)
-            texts = [WORDS[(number + 5 * turn) % len(WORDS)] for turn in range(captions)]
-            rows = [Caption(text, "en", "Describe this image.") for text in texts]
-            if number % 3 == 0:
-                rows.append(Caption("一只红色的猫", "zh", "描述这张图片。"))
-            samples.append(Sample(path.name, path, picture_digest(image), split, tuple(rows)))
-        return samples
-
-    return make
+    """`make_samples(pictures, captions, first)`: `samples_in` a folder of the test."""
+    return partial(samples_in, tmp_path / "images")

@@ -1,6 +1,7 @@
 """What several tests of the training use: captions to pack, the stock computation, and whole runs."""
 
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def write_data(folder: Path, captions: Sequence[Sequence[str]], train: int) -> N
         split = "train" if number < train else "val"
         rows += [{"image": f"{number}.png", "caption": text, "split": split} for text in texts]
     (folder / "captions.json").write_text(json.dumps(rows))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from imagecap.config import ModelSettings
 from imagecap.model.builder import load
 from tests.conftest import ROOT
-from tests.train.helpers import write_data
+from tests.train.helpers import free_port, write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
 
@@ -23,12 +22,6 @@ def data(tmp_path: Path) -> Path:
     """Seven pictures to train on, so that the last step has one fewer than processes, and two to validate on."""
     write_data(tmp_path / "data", [CAPTIONS[: 1 + number % 3] for number in range(9)], train=7)
     return tmp_path / "data"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def trainable_weights(bases: ModelSettings, data: Path, output: Path, processes: int, batch: int, *more: str) -> str:

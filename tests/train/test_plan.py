@@ -34,3 +34,19 @@ def test_captions_are_drawn_anew_each_epoch(tiny_model: ImageCaptioner, make_sam
     assert plan.weight(step) == sum(
         len(plan.branches[picture][number].caption) for picture, chosen in step.micro[0] for number in chosen
     )
+
+
+def test_another_number_of_processes_cuts_the_same_steps_anew(
+    tiny_model: ImageCaptioner, make_samples: MakeSamples
+) -> None:
+    settings = TrainSettings(batch_size=2, gradient_accumulation_steps=2)
+    before = Plan(tiny_model, make_samples(11), settings, processes=2)
+    assert before.step_pictures == 8
+    for processes, sizes in ((1, [[2, 2, 2, 2], [2, 1]]), (2, [[4, 4], [3]]), (3, [[6, 2], [3]]), (5, [[8], [3]])):
+        plan = Plan(tiny_model, before.samples, settings, processes)
+        plan.step_pictures = before.step_pictures
+        assert plan.steps_per_epoch() == before.steps_per_epoch() == 2
+        steps = plan.epoch(1)
+        assert [[len(part) for part in step.micro] for step in steps] == sizes
+        assert [step.pictures for step in steps] == [step.pictures for step in before.epoch(1)]
+        assert plan.epoch(1, 1) == steps[1:]

@@ -1,0 +1,84 @@
+"""Saving the state of a running training, and leaving the training when a signal comes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from imagecap.signals import Interrupted
+from imagecap.train.outputs import write_history
+from imagecap.train.progress import Stopwatch, print_status
+from imagecap.train.setup import TrainingSetup
+from imagecap.train.signals import DeferredSignals
+from imagecap.train.state import save_state
+
+Value = TypeVar("Value")
+
+
+class StateKeeper:
+    """Saves the state of a training in the main process, and leaves the training in all of them.
+
+    Args:
+        setup: the training.
+        folder: the folder of the state.
+        signals: the signals that this process has received.
+        watch: started with this process's part of the run.
+    """
+
+    def __init__(self, setup: TrainingSetup, folder: Path, signals: DeferredSignals, watch: Stopwatch) -> None:
+        self.setup, self.folder, self.signals, self.watch = setup, folder, signals, watch
+        self.progress, self.group = setup.progress, setup.group
+        self.seconds_before = self.progress.seconds
+        self._saved = self._position if self.progress.step else None
+
+    @property
+    def seconds(self) -> float:
+        """Training time in this and earlier processes of the run."""
+        return self.seconds_before + self.watch.total
+
+    @property
+    def _position(self) -> tuple[int, int, int]:
+        """Changes whenever the training state does."""
+        return self.progress.step, self.progress.epoch, len(self.progress.history)
+
+    def save(self) -> None:
+        """Save the training state and the history, unless the saved ones are up to date."""
+        if self.group.rank or self._saved == self._position:
+            return
+        self.progress.seconds = self.seconds
+        self.progress.scaler = self.setup.train_step.scaler.state_dict()
+        save_state(self.folder, self.setup.key, self.progress, self.setup.weights, self.setup.optimizer)
+        write_history(self.progress.history, Path(self.setup.settings.train.output_dir))
+        self._saved = self._position
+
+    def leave_if_stopped(self) -> None:
+        """Leave if any process has received a signal to stop."""
+        if self.group.all_reduce_max(int(bool(self.signals))):
+            self._leave()
+
+    def interruptible(self, work: Callable[[], Value]) -> Value:
+        """Do `work` in the main process, and return its result in all; leave as soon as a signal comes.
+
+        Args:
+            work: changes nothing that is in the training state, so that it can be done again.
+        """
+
+        def done_or_interrupted() -> list[Value]:
+            try:
+                with self.signals.interrupting():
+                    return [work()]
+            except Interrupted:
+                return []
+
+        found = self.group.on_first(done_or_interrupted)
+        return found[0] if found else self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Save and exit."""
+        if self.progress.step:
+            self.save()
+        kept = "its state is saved" if self.progress.step else "encoded pictures are kept"
+        print_status(
+            f"stopped after step {self.progress.step} of {self.setup.steps}; {kept}: the same command with --resume "
+            "goes on"
+        )
+        raise SystemExit(self.signals.exit_status)
