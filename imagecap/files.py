@@ -89,6 +89,30 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
             temporary.rename(path)
 
 
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[Path]:
+    """Let libraries, and processes that are started meanwhile, put temporary files into a new folder in `folder`.
+
+    The system's folder for temporary files may be a small one in memory, and MLflow copies whole models there.
+
+    Yields:
+        The new folder. It is removed at the end, and after a kill by the next call.
+    """
+    place = folder.absolute() / "temporary"
+    clear_leftovers(place)
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    with staged(place, NEW, folder=True) as temporary:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+        try:
+            yield temporary
+        finally:
+            tempfile.tempdir = before
+            if variable is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = variable
+
+
 def require_writable_file(file: Path) -> None:
     """Refuse a file that cannot be written, before the work that makes its content. Nothing is written or made.
 

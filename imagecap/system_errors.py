@@ -101,9 +101,11 @@ def _shown(name: object) -> str:
 
 
 def _in_temporary(name: object) -> bool:
-    """Whether a file lies in the folder for temporary files; for a file without a name, whether that folder is full."""
+    """Whether a file is a temporary one by its place and name; without a name, whether that place is full."""
     try:
         folder = Path(tempfile.gettempdir()).resolve()
-        return Path(_shown(name)).is_relative_to(folder) if name else shutil.disk_usage(folder).free < _HARDLY_ANY
-    except OSError:
+        if name is None:
+            return shutil.disk_usage(folder).free < _HARDLY_ANY
+        return Path(_shown(name)).relative_to(folder).parts[0].startswith((tempfile.gettempprefix(), "imagecap-"))
+    except (OSError, ValueError, IndexError):
         return False

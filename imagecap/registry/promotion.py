@@ -1,7 +1,8 @@
 """Promotion: a new version becomes the champion only if a paired comparison on the test pictures finds it better.
 
 A decision is stored in tags of the version before an alias moves. After an interruption, the next call finds it there
-and moves the alias; a decision that was made on the same grounds is not made again.
+and moves the alias; a decision that was made on the same grounds is not made again. An alias moves only if the champion
+is still the one that the decision was made against: other machines may use the same registry.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
 from imagecap.eval.verdicts import verdict
+from imagecap.registry.alias_lock import alias_lock
 from imagecap.registry.lineage import (
     CHAMPION,
     COMPARED_WITH,
@@ -73,28 +75,46 @@ def decide(
         doubt: why its own metrics cannot be trusted, which rules out promotion.
         move: False stores the decision and leaves the aliases to the next call.
     """
-    champion = champion_of(client, name)
+    while True:
+        champion = champion_of(client, name)
+        if champion == number and force is None:
+            return Decision(True, client.get_model_version(name, number).tags.get(REASON, "it is the champion"))
+        key = _decision_key(champion, checkout, settings)
+        decision = _decide(client, name, number, champion, key, checkout, settings, force, doubt)
+        _write_tags(client, name, number, champion, decision, key)
+        if not move:
+            return decision
+        with alias_lock(client, name):
+            if champion_of(client, name) == champion:  # else another machine has promoted a version meanwhile
+                _move_alias(client, name, number, champion, decision)
+                return decision
+
+
+def _decide(
+    client: Any,
+    name: str,
+    number: str,
+    champion: str | None,
+    key: str,
+    checkout: Path | None,
+    settings: Settings,
+    force: bool | None,
+    doubt: str | None,
+) -> Decision:
+    """Return the decision about a version beside this champion, which may have been stored before under `key`."""
     tags = client.get_model_version(name, number).tags
-    if champion == number and force is None:
-        return Decision(True, tags.get(REASON, "it is the champion"))
-    key = _decision_key(champion, checkout, settings)
     if force is not None:
-        decision = Decision(force, "by --promote" if force else "by --no_promote")
-    elif ROLLED_BACK in tags:
-        decision = Decision(False, tags[ROLLED_BACK])
-    elif doubt is not None:
-        decision = Decision(False, f"{doubt}; run `dvc repro`, or promote it anyway with --promote")
-    elif champion is None:
-        decision = Decision(True, "the first version")
-    elif tags.get(DECISION_KEY) == key:
+        return Decision(force, "by --promote" if force else "by --no_promote")
+    if ROLLED_BACK in tags:
+        return Decision(False, tags[ROLLED_BACK])
+    if doubt is not None:
+        return Decision(False, f"{doubt}; run `dvc repro`, or promote it anyway with --promote")
+    if champion is None:
+        return Decision(True, "the first version")
+    if tags.get(DECISION_KEY) == key:
         known = json.loads(tags.get(COMPARISON, "null"))
-        decision = Decision(tags.get(DECISION) == CHAMPION, tags.get(REASON, ""), known)
-    else:
-        decision = compare_with_champion(client, name, champion, number, checkout, settings)
-    _write_tags(client, name, number, champion, decision, key)
-    if move:
-        _move_alias(client, name, number, champion, decision)
-    return decision
+        return Decision(tags.get(DECISION) == CHAMPION, tags.get(REASON, ""), known)
+    return compare_with_champion(client, name, champion, number, checkout, settings)
 
 
 def apply_rule(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
@@ -144,6 +164,13 @@ def roll_back(client: Any, name: str, to: str | None = None) -> tuple[str, str]:
     Raises:
         ImageCapError: there is no champion, no such version, or no previous champion.
     """
+    if champion_of(client, name) is None:
+        raise ImageCapError(f"{name} has no champion to roll back; `python run.py register` registers a model")
+    with alias_lock(client, name):
+        return _roll_back(client, name, to)
+
+
+def _roll_back(client: Any, name: str, to: str | None) -> tuple[str, str]:
     from mlflow.exceptions import MlflowException
 
     champion = champion_of(client, name)

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import shutil
-import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,21 @@ from imagecap.checkout import checkout_of, locked_md5, locked_stages
 from imagecap.config import GenerateSettings, Settings, read_params
 from imagecap.data.identity import dvc_md5, folder_digest
 from imagecap.errors import ImageCapError
+from imagecap.files import temporary_files_in
 from imagecap.locks import exclusive
 from imagecap.registry.lineage import CHAMPION, champion_of
 from imagecap.registry.promotion import CHALLENGER, Decision, decide, prunable_versions
 from imagecap.registry.record import check_metrics, write_record
 from imagecap.registry.store import connect, find_store, get_or_create_experiment
-from imagecap.registry.tracking import flatten_settings, is_active_run, pipeline_run_id, source_tags
+from imagecap.registry.tracking import (
+    PROCESS_TAG,
+    flatten_settings,
+    is_active_run,
+    is_alive,
+    pipeline_run_id,
+    source_tags,
+    this_process,
+)
 from imagecap.serve.request import MOST_REQUEST_ROWS
 
 HASH_TAG = "imagecap.model_hash"
@@ -97,7 +106,8 @@ def register(
 
     The steps are: log the files (a logged model with status READY), create the version with its tags, store the
     decision, move the alias. Each is found again by the content hash of the folder. So a model is registered once, and
-    after an interruption the next call continues with the first missing step.
+    after an interruption the next call continues with the first missing step. If two machines register the same weights
+    at once, both create a version, and the later one is deleted again.
 
     Args:
         model_folder: a complete checkpoint, as `ImageCaptioner.save` writes it.
@@ -113,32 +123,49 @@ def register(
     name = settings.tracking.registered_model_name
     model_hash = folder_digest(model_folder)
     store = find_store().folder
-    with (
-        exclusive((store or model_folder.absolute().parent) / ".register.lock", "registering", wait=True),
-        tempfile.TemporaryDirectory(prefix="imagecap-") as temporary,
-    ):
+    # Processes that share the checkout's own store wait for each other; those of other machines are noticed afterwards.
+    lock = exclusive(store / ".register.lock", "registering", wait=True) if store is not None else nullcontext()
+    near = store or model_folder.absolute().parent  # where there is room for the files of a model
+    with lock, temporary_files_in(near) as temporary:
         checkout = checkout_of(model_folder)
         doubt = check_metrics(checkout, model_folder) if checkout is not None else None
-        known = client.search_model_versions(f"name = '{name}' AND tags.`{HASH_TAG}` = '{model_hash}'")
-        if known:
-            newest = max(known, key=lambda entry: int(entry.version))
-            number, run_id = str(newest.version), str(newest.run_id)
-        else:
-            run_id = run_id if run_id and is_active_run(client, run_id) else _import_run(client, settings, model_hash)
-            write_record(Path(temporary), model_folder, settings, model_hash, doubt)
-            tags = {**source_tags(), HASH_TAG: model_hash, "imagecap.run_id": run_id}
-            model_id = _find_or_log_model(client, model_folder, Path(temporary), settings, run_id, tags)
+        found = _versions_of(client, name, model_hash)
+        is_new = not found
+        if is_new:
+            known = run_id if run_id and is_active_run(client, run_id) else None
+            run = known or _import_run(client, settings, model_hash)
+            write_record(temporary / "record", model_folder, settings, model_hash, doubt)
+            tags = {**source_tags(), HASH_TAG: model_hash, "imagecap.run_id": run}
+            model_id = _find_or_log_model(client, model_folder, temporary / "record", settings, run, tags)
             _ensure_registered_model(client, name)
             made = client.create_model_version(
-                name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id, await_creation_for=60
+                name, f"models:/{model_id}", run_id=run, tags=tags, model_id=model_id, await_creation_for=60
             )
-            number = str(made.version)
+            found = _versions_of(client, name, model_hash) or [made]
+            if str(found[0].version) != str(made.version):  # another machine was faster
+                is_new = False
+                _take_back(client, made, found[0], imported=known is None)
+        number, run_id = str(found[0].version), str(found[0].run_id)
         decision = decide(client, name, number, checkout, settings, promote, doubt, move=not compare_only)
         removed = [] if compare_only else _prune(client, name, settings.promote.kept_versions)
     alias = None if compare_only else CHAMPION if decision.promoted else CHALLENGER
-    return Registration(
-        name, number, not known, model_hash, run_id, decision, alias, champion_of(client, name), removed
-    )
+    return Registration(name, number, is_new, model_hash, run_id, decision, alias, champion_of(client, name), removed)
+
+
+def _versions_of(client: Any, name: str, model_hash: str) -> list[Any]:
+    """Return the versions with these weights: the champion first, then the others, oldest first."""
+    champion = champion_of(client, name)
+    found = client.search_model_versions(f"name = '{name}' AND tags.`{HASH_TAG}` = '{model_hash}'")
+    return sorted(found, key=lambda entry: (str(entry.version) != champion, int(entry.version)))
+
+
+def _take_back(client: Any, made: Any, kept: Any, *, imported: bool) -> None:
+    """Delete a version, with its files and run, because another machine has registered the same weights meanwhile."""
+    client.delete_model_version(made.name, made.version)
+    if made.source != kept.source:
+        _delete_logged_model(client, client.get_logged_model(made.source.removeprefix("models:/")))
+    if imported and made.run_id != kept.run_id:
+        client.delete_run(made.run_id)
 
 
 def _prune(client: Any, name: str, keep: int | None) -> list[str]:
@@ -160,7 +187,8 @@ def _find_or_log_model(
     for found in same:
         if str(found.status) == "READY":
             return str(found.model_id)
-        _delete_logged_model(client, found)
+        if not is_alive(found.tags.get(PROCESS_TAG)):  # else another process is still logging it
+            _delete_logged_model(client, found)
     before = client.get_run(run_id).info
     import mlflow
 
@@ -184,7 +212,7 @@ def _find_or_log_model(
                     "compile": settings.compute.compile,
                     "picture_folder": "",
                 },
-                tags=tags,
+                tags={**tags, PROCESS_TAG: this_process()},
                 params={key: str(value) for key, value in flatten_settings(settings).items()},
             )
     finally:

@@ -23,7 +23,8 @@ _CLOSE_WITHIN_SECONDS = 60.0
 _METRIC_BATCH = 1000  # MLflow's limits of one log_batch call
 _PARAM_BATCH = 100
 _SYSTEM_METRICS_SECONDS = 2
-_PROCESS_TAG = "imagecap.process"
+PROCESS_TAG = "imagecap.process"
+"""Tag of runs and logged models: host and process that write them."""
 _DVC_VARIABLES = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
@@ -113,7 +114,7 @@ def tracked_run(settings: Settings, name: str, run_id: str | None = None) -> Ite
         log_system_metrics=True,
     )
     run = TrackedRun(client, active.info.run_id, is_new=known is None)
-    run.tags({_PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
+    run.tags({PROCESS_TAG: this_process()})
     status = "FAILED"
     try:
         yield run
@@ -170,15 +171,28 @@ def is_active_run(client: Any, run_id: str) -> bool:
         return False
 
 
-def _end_abandoned_runs(client: Any, experiment_id: str, keep: str | None) -> None:
-    """Mark runs of this machine as KILLED whose process has ended: a process that was killed could not do so."""
+def this_process() -> str:
+    """Return the value of `PROCESS_TAG` for this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_alive(process: str | None) -> bool:
+    """Return whether a process of a `PROCESS_TAG` may still run; of those on other hosts nothing is known.
+
+    Without a tag it is False: an earlier version of ImageCap wrote none.
+    """
     import psutil
 
+    host, _, number = (process or "").rpartition(":")
+    return (host != socket.gethostname() and bool(host)) or (number.isdecimal() and psutil.pid_exists(int(number)))
+
+
+def _end_abandoned_runs(client: Any, experiment_id: str, keep: str | None) -> None:
+    """Mark runs of this machine as KILLED whose process has ended: a process that was killed could not do so."""
     with warn_on_failure("the status of abandoned runs"):
-        host = socket.gethostname()
         for run in client.search_runs([experiment_id], filter_string="attributes.status = 'RUNNING'"):
-            where, _, process = run.data.tags.get(_PROCESS_TAG, "").rpartition(":")
-            if run.info.run_id != keep and where == host and not psutil.pid_exists(int(process)):
+            process = run.data.tags.get(PROCESS_TAG)
+            if run.info.run_id != keep and process is not None and not is_alive(process):
                 client.set_terminated(run.info.run_id, "KILLED")
 
 

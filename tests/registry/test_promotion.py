@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from imagecap.commands import rollback
 from imagecap.config import PromoteSettings, Settings
 from imagecap.errors import ImageCapError
 from imagecap.registry import promotion
+from imagecap.registry.alias_lock import alias_lock
 from imagecap.registry.lineage import PREVIOUS_CHAMPION, REASON, ROLLED_BACK, champion_of
 from imagecap.registry.promotion import Decision, apply_rule, decide, prunable_versions, roll_back
 from imagecap.registry.store import connect
@@ -188,3 +191,47 @@ def test_rollback_answers_programs_as_json(registry: Registry, capsys: pytest.Ca
     rollback.run(parser.parse_args(["--name", registry.name, "--json"]))
     told = json.loads(capsys.readouterr().out)
     assert told == {"name": registry.name, "version": first, "rolled_back_from": second}
+
+
+def test_a_champion_of_another_machine_is_compared_with(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine promotes its first version after this one has decided that there is no champion."""
+    theirs, ours = registry.add(), registry.add()
+    registry.better = False
+    write_tags = promotion._write_tags
+
+    def write_after_another(*rest: Any) -> None:
+        write_tags(*rest)
+        monkeypatch.setattr(promotion, "_write_tags", write_tags)
+        assert registry.decide(theirs).reason == "the first version"
+
+    monkeypatch.setattr(promotion, "_write_tags", write_after_another)
+    assert registry.decide(ours).reason == "so it is"
+    assert registry.compared == [(theirs, ours)]
+    assert registry.aliases == {"champion": theirs, "challenger": ours}
+    assert registry.client.get_registered_model(registry.name).tags == {}, "no lock is left"
+
+
+def test_one_process_at_a_time_moves_aliases(registry: Registry) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        with alias_lock(registry.client, registry.name):
+            inside.append(number)
+            time.sleep(0.05)
+            most.append(len(inside))
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+
+
+def test_the_lock_of_a_killed_process_is_removed(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagecap.registry.alias_lock._DEAD_SECONDS", 0.5)
+    registry.client.set_registered_model_tag(registry.name, "imagecap.moving_aliases.0", "")
+    with alias_lock(registry.client, registry.name):
+        assert len(registry.client.get_registered_model(registry.name).tags) == 1

@@ -7,18 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
+from mlflow.entities import LoggedModelStatus
 from PIL import Image
 
 from imagecap.config import GenerateSettings, Settings, parse_settings
+from imagecap.data.identity import folder_digest
 from imagecap.errors import ImageCapError
 from imagecap.registry.lineage import version_numbers
 from imagecap.registry.register import HASH_TAG, register, register_pipeline_model
 from imagecap.registry.store import connect
-from imagecap.registry.tracking import pipeline_run_id
+from imagecap.registry.tracking import PROCESS_TAG, pipeline_run_id, this_process
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -199,3 +203,73 @@ def test_old_versions_go_with_their_files(checkpoint: Path, place: Path, tmp_pat
     # the third is champion, the second is what a rollback goes to
     assert version_numbers(client, "pruned") == ["2", "3"]
     assert [place.exists() for place in places] == [False, True, True]
+
+
+def test_two_machines_register_the_same_weights_at_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other machine creates its version while this one logs the files: the later version is taken back."""
+    settings = parse_settings({"tracking": {"registered_model_name": "raced"}}, "test")
+    client = connect()
+    client_class = type(client)
+    create = client_class.create_model_version
+    made = []
+
+    def create_after_another(self: Any, name: str, source: str, **rest: Any) -> Any:
+        rest_of_other = {**rest, "run_id": None, "model_id": None}
+        made.append(create(self, name, str(checkpoint), **rest_of_other))
+        made.append(create(self, name, source, **rest))
+        return made[-1]
+
+    runs = {run.info.run_id for run in client.search_runs(["1"])}
+    with monkeypatch.context() as patch:
+        patch.setattr(client_class, "create_model_version", create_after_another)
+        done = register(checkpoint, settings, promote=True)
+    assert (done.version, done.is_new, done.champion) == ("1", False, "1")
+    assert version_numbers(client, "raced") == ["1"]
+    assert {run.info.run_id for run in client.search_runs(["1"])} == runs, "the run of the import is gone too"
+    logged = client.search_logged_models(["1"], filter_string=f"tags.`{HASH_TAG}` = '{done.model_hash}'")
+    assert logged == [], "and so are the files"
+    again = register(checkpoint, settings)
+    assert (again.version, again.is_new) == ("1", False)
+
+
+def test_files_that_another_process_still_logs_are_left_alone(checkpoint: Path) -> None:
+    client = connect()
+    model_hash = folder_digest(checkpoint)
+    (experiment,) = [each.experiment_id for each in client.search_experiments() if each.name == "imagecap"]
+    alive, dead = (
+        client.create_logged_model(experiment, tags={HASH_TAG: model_hash, PROCESS_TAG: process})
+        for process in (this_process(), this_process().rpartition(":")[0] + ":999999999")
+    )
+    register(checkpoint, SETTINGS)
+    assert client.get_logged_model(alive.model_id).status == LoggedModelStatus.PENDING
+    with pytest.raises(mlflow.MlflowException):
+        client.get_logged_model(dead.model_id)
+
+
+def test_nothing_is_left_beside_the_model_with_another_store(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporary files of MLflow, which copies the model, go beside the model: the system's folder may be small."""
+    folder = tmp_path / "models" / "mine"
+    shutil.copytree(checkpoint, folder)
+    small = tmp_path / "small"
+    small.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    used = []
+    log_model = mlflow.pyfunc.log_model
+
+    def log(**rest: Any) -> Any:
+        used.append((tempfile.gettempdir(), os.environ["TMPDIR"]))
+        return log_model(**rest)
+
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", log)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    try:
+        settings = parse_settings({"tracking": {"experiment_name": "other"}}, "test")
+        assert register(folder, settings).is_new
+    finally:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+        connect()
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    assert list(small.iterdir()) == []
+    assert {Path(place).parent for place in used[0]} == {folder.parent}
