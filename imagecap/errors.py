@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from imagecap.printable import printable
+from imagecap.redact import redact
 
 EXIT_FAILED = 1  # something failed that may work another time, such as a full disk
 EXIT_USER_ERROR = 2  # the user has to change something first; running it again would not help
@@ -28,11 +29,18 @@ class ImageCapError(Exception):
     """An error that the user can fix: the message names the file, row, field or setting and what to do.
 
     The command line prints it as `error: …` and exits with `EXIT_USER_ERROR`; the served model answers with a 400.
-    Bytes of file names that are not UTF-8 are written as `printable` does, as answers and logs must be UTF-8.
+    Bytes of file names that are not UTF-8 are written as `printable` does, as answers and logs must be UTF-8. Messages
+    often quote those of libraries, so that passwords in URIs are removed here.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(redact(printable(message)))
+
+
+def one_line(error: BaseException | str, most: int = 200) -> str:
+    """The message of a library's exception in one line of at most `most` characters, without passwords in URIs."""
+    text = redact(" ".join(str(error).split()) or type(error).__name__)  # before it is cut, as a cut URI is none
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def install_hint(package: str) -> str:

@@ -24,6 +24,7 @@ from imagecap.commands import (
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError, missing_package
 from imagecap.printable import adapt_terminal
 from imagecap.signals import exit_status, interrupting_signals
+from imagecap.surroundings.process import prepare_environment
 from imagecap.system_errors import system_error
 
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     adapt_terminal()
     arguments = _parser().parse_args(argv)
+    prepare_environment()
     # The libraries print less than by default; a user who wants more sets the variables.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

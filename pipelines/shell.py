@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from imagecap.checkout import STAGE_VARIABLES
+from imagecap.redact import redact
+from imagecap.surroundings.git import REPOSITORY_VARIABLES
 from pipelines.processes import LAUNCHER
 
 GRACE_SECONDS = 60.0  # time for a training to finish its step, save gigabytes of state and end its MLflow run
@@ -67,7 +70,7 @@ def stream(
     process = _start(command, cwd, output, environment)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     try:
-        for line in _lines(_pipe(process).fileno()):
+        for line in map(redact, _lines(_pipe(process).fileno())):  # Prefect keeps the log
             tail.append(line)
             log(line)
         status = process.wait()
@@ -132,7 +135,7 @@ class _Running:
         self._splitter = _Splitter()
 
     def lines(self, chunk: bytes) -> list[str]:
-        found = list(self._splitter.add(chunk) if chunk else self._splitter.end())
+        found = [redact(line) for line in (self._splitter.add(chunk) if chunk else self._splitter.end())]
         self.tail.extend(found)
         return found
 
@@ -150,10 +153,11 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     # The folder of this Python comes first on the path, as the virtual environment may not be activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    kept = {name: value for name, value in os.environ.items() if name not in (*REPOSITORY_VARIABLES, *STAGE_VARIABLES)}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command],
         cwd=cwd,
-        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        env={**kept, "PATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
         start_new_session=True,
         stdout=output or subprocess.PIPE,
         stderr=subprocess.PIPE if output else subprocess.STDOUT,

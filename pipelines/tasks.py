@@ -16,9 +16,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
+from imagecap.checkout import dvc_files
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.locks import exclusive
 from imagecap.registry.versions import write_versions
+from imagecap.surroundings.process import prepare_environment
 from imagecap.system_errors import system_error
 from pipelines.artifacts import ProgressArtifact
 from pipelines.dvc_command import dvc_status, run_dvc
@@ -26,6 +28,8 @@ from pipelines.integrity import check_cache
 from pipelines.overrides import apply_overrides
 from pipelines.processes import end_like_sigterm
 from pipelines.shell import CommandFailed, stream
+
+prepare_environment()  # before a flow starts: Prefect's temporary server is on this machine
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUR = 3600.0
@@ -94,8 +98,8 @@ def validate(overrides: dict[str, dict[str, Any]]) -> None:
     for name, before, after in apply_overrides(ROOT / "params.yaml", overrides):
         get_run_logger().info("%s: %s -> %s", name, before, after)
     write_versions(ROOT)
-    check_cache(ROOT, [tracked.stem for tracked in ROOT.glob("?*.dvc")] + ["prepared", "model"])
-    for tracked in ROOT.glob("?*.dvc"):
+    check_cache(ROOT, [tracked.stem for tracked in dvc_files(ROOT)] + ["prepared", "model"])
+    for tracked in dvc_files(ROOT):
         if not tracked.with_suffix("").exists():
             raise ImageCapError(f"{tracked.stem}/ is not here yet; bring it with `dvc pull {tracked.name}`")
 

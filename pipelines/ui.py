@@ -13,7 +13,7 @@ from threading import Thread
 
 from imagecap.errors import ImageCapError
 from imagecap.printable import adapt_terminal
-from imagecap.registry.store import connect, find_store
+from imagecap.registry.store import artifact_location, connect, find_store
 from imagecap.system_errors import system_error
 from pipelines.processes import LAUNCHER, interrupt_on_end_signals
 from pipelines.stages import EVALUATION
@@ -34,18 +34,18 @@ def main() -> None:
     for name, port in ports.items():
         _check_free(name, port)
     connect()  # create the store, or update it after a move
-    store = find_store().uri
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": store}
+    store = find_store()
+    # The URI may hold a password, which arguments would show to every user of the machine.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": store.uri}
+    quiet["MLFLOW_BACKEND_STORE_URI"] = store.uri
     mlflow = ["mlflow", "server", "--host", HOST, "--port", str(ports["MLFLOW"]), "--workers", "1"]
     prefect = ["prefect", "server", "start", "--host", HOST, "--port", str(ports["PREFECT"])]
     servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        if not store.startswith(("http://", "https://")):
-            command = [*mlflow, "--backend-store-uri", store]
-            folder = find_store().folder
-            if folder is not None:
-                command += ["--default-artifact-root", str(folder / "artifacts")]
-            servers["MLflow"] = _start("MLflow", command, quiet)
+        if not store.uri.startswith(("http://", "https://")):
+            if store.folder is not None:
+                mlflow += ["--default-artifact-root", artifact_location(store.folder / "artifacts")]
+            servers["MLflow"] = _start("MLflow", mlflow, quiet)
         servers["Prefect"] = _start("Prefect", prefect, {})
         handler = partial(_QuietHandler, directory=str(EVALUATION))
         report = ThreadingHTTPServer((HOST, ports["REPORT"]), handler)
@@ -53,7 +53,7 @@ def main() -> None:
         for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"])):
             if name in servers:
                 _wait(name, port, servers[name])
-        print(f"MLflow   {_url(ports['MLFLOW']) if 'MLflow' in servers else store}")
+        print(f"MLflow   {_url(ports['MLFLOW']) if 'MLflow' in servers else store.shown}")
         print(f"Prefect  {_url(ports['PREFECT'])}")
         print(f"report   {_url(ports['REPORT'])}/report.html")
         print("Ctrl-C ends all three", flush=True)

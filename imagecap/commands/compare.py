@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.commands import add_json, print_json
-from imagecap.errors import ImageCapError, install_hint
+from imagecap.errors import ImageCapError, install_hint, one_line
 from imagecap.files import atomic_write_json, read_json, require_writable_file
 
 RESULTS = "evaluation/eval_results.json"
@@ -84,7 +84,7 @@ def _from_run(run_id: str) -> Any:
     try:
         return read_json(Path(client.download_artifacts(run_id, RESULTS)))
     except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ImageCapError(f"the MLflow run {run_id} has no {RESULTS}: {reason}") from None
 
 
@@ -100,5 +100,5 @@ def _from_revision(revision: str) -> Any:
     except ValueError as error:
         reason = str(error)
     raise ImageCapError(
-        f"{revision} is no file, no MLflow run, and no git revision whose {RESULTS} is here: {reason[:200]}"
+        f"{revision} is no file, no MLflow run, and no git revision whose {RESULTS} is here: {one_line(reason)}"
     )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from imagecap.data.images import to_rgb
 from imagecap.data.records import Sample
+from imagecap.surroundings.dvc_ignore import DvcIgnore
 
 TRAINING_PICTURES_FILE = "training_pictures.txt"
 """In a checkpoint's folder: the `picture_digest` of each training picture, one a line."""
@@ -84,9 +85,12 @@ def evaluated_digest(samples: Iterable[Sample]) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Digest of a folder: the relative path and content of every file, in subfolders too."""
+    """Digest of a folder: the relative path and content of every file, in subfolders too.
+
+    Files that DVC ignores do not count.
+    """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(DvcIgnore(folder).files(folder)):
         with file.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(os.fsencode(f"{file.relative_to(folder).as_posix()}\0{content}\n"))
@@ -103,7 +107,7 @@ def dvc_md5(path: Path) -> str | None:
         return _md5(path)
     if not path.is_dir():
         return None
-    files = sorted((file.relative_to(path).parts, file) for file in path.rglob("*") if file.is_file())
+    files = sorted((file.relative_to(path).parts, file) for file in DvcIgnore(path).files(path))
     listing = [{"md5": _md5(file), "relpath": "/".join(parts)} for parts, file in files]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

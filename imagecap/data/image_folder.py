@@ -14,6 +14,7 @@ from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
 from imagecap.files import natural_key
 from imagecap.printable import printable
+from imagecap.surroundings.dvc_ignore import DvcIgnore
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +69,14 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
 def _pictures_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
+    ignored_by_dvc = DvcIgnore(folder)
     return [
         folder / entry.name
         for entry in entries_of(folder)
-        if is_picture_name(entry.name) and not entry.name.startswith(".") and is_file(entry)
+        if is_picture_name(entry.name)
+        and not entry.name.startswith(".")
+        and is_file(entry)
+        and not ignored_by_dvc(folder / entry.name)
     ]
 
 

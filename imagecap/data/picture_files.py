@@ -11,6 +11,7 @@ from imagecap.data.folders import walk
 from imagecap.data.images import PictureError
 from imagecap.files import natural_key
 from imagecap.printable import file_name
+from imagecap.surroundings.dvc_ignore import IGNORE_FILE, DvcIgnore
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -55,6 +56,7 @@ class PictureFinder:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._real_root = os.path.realpath(self.root)
+        self._ignored_by_dvc = DvcIgnore(self.root)
         self._listings: dict[Path, tuple[dict[str, str], dict[str, str]]] = {}
 
     def find(self, name: str) -> Path:
@@ -91,6 +93,8 @@ class PictureFinder:
                 raise PictureError(f"is a link that leaves {self.root.name}/; copy the file into the folder")
         if not stat.S_ISREG(mode):
             raise PictureError("is a folder, not a picture" if stat.S_ISDIR(mode) else "is not a regular file")
+        if self._ignored_by_dvc(path):
+            raise PictureError(f"is named in {IGNORE_FILE}, so DVC does not keep it; remove it from one of the two")
         return path
 
     def _folders(self, path: Path) -> list[Path]:

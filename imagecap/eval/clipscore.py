@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from imagecap.data.images import load_image
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.eval.items import Item
 
 WEIGHT = 2.5
@@ -49,7 +49,7 @@ class ClipScorer:
                 self._tokenizer = AutoTokenizer.from_pretrained(folder)
                 self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ImageCapError(
                 f"clip_model {name}: no CLIP with both towers can be loaded from it ({reason})"
             ) from None

@@ -6,10 +6,12 @@ may change afterwards. Compiled blocks are machine code. For safety they are onl
 """
 
 import contextlib
+import errno
 import hashlib
 import inspect
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
@@ -23,9 +25,9 @@ import transformers
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_write_bytes
-from imagecap.model.checkpoint import one_line, quiet_transformers
+from imagecap.model.checkpoint import quiet_transformers
 
 # Takes the block's weights, then its inputs, which must be contiguous; returns the outputs.
 CompiledBlock = Callable[[list[Tensor]], list[Tensor]]
@@ -78,7 +80,7 @@ def compile_block(
             on their source.
 
     Raises:
-        ImageCapError: compilation fails, in most cases because there is no compiler.
+        ImageCapError: compilation fails; says why, and what to do.
     """
     device = inputs[0].device
     environment = (torch.__version__, transformers.__version__, sys.version, _hardware(device))
@@ -102,9 +104,18 @@ def compile_block(
         return _load(file)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
         raise ImageCapError(
-            f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({one_line(error)}): install a "
-            "C++ compiler (g++) and the headers of Python, or leave it out"
+            f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({one_line(error)}): "
+            f"{compilation_advice(error)}"
         ) from error
+
+
+def compilation_advice(error: Exception) -> str:
+    """Return what a user can do after a failed compilation, as the end of a sentence."""
+    if isinstance(error, OSError) and error.filename and error.errno != errno.ENOENT:
+        return f"make {error.filename} writable (XDG_CACHE_HOME and TMPDIR say where files go), or leave it out"
+    if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+        return "install a C++ compiler (g++) and the headers of Python, or leave it out"
+    return "install the headers of Python, or leave it out" if "Python.h" in str(error) else "leave it out"
 
 
 def _load(file: Path) -> CompiledBlock:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_TIMEOUT = 10.0  # seconds
@@ -146,12 +146,6 @@ def read_licence(folder: Path) -> str:
         if any(lines):
             return next(line for line in lines if line)
     return "not stated in the checkpoint"
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of a library's exception in one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 @contextlib.contextmanager

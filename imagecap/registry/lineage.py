@@ -9,9 +9,9 @@ from typing import Any
 
 from imagecap.config import Settings
 from imagecap.data.identity import training_picture_digests
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.registry.record import LINEAGE_FILE
-from imagecap.registry.store import connect
+from imagecap.registry.store import connect, local_path
 
 CHAMPION = "champion"
 """Alias of the registered version that is served."""
@@ -98,19 +98,19 @@ def artifact_folder(client: Any, name: str, number: str, artifact: str, folder: 
 
     uri = f"models:/{name}/{number}"
     try:
-        place = Path(client.get_model_version_download_uri(name, number).removeprefix("file://"))
-        model = place / "MLmodel"
-        if not model.is_file():
+        place = local_path(client.get_model_version_download_uri(name, number))
+        model = place / "MLmodel" if place is not None else None
+        if model is None or not model.is_file():
             model = Path(mlflow.artifacts.download_artifacts(f"{uri}/MLmodel", dst_path=str(folder)))
         artifacts = yaml.safe_load(model.read_text(encoding="utf-8"))["flavors"]["python_function"]["artifacts"]
         path = artifacts[artifact]["path"]
-        if (place / path).is_dir():
+        if place is not None and (place / path).is_dir():
             return place / path
         return Path(mlflow.artifacts.download_artifacts(f"{uri}/{path}", dst_path=str(folder)))
     except KeyError:
         raise ImageCapError(f"{uri} has no {artifact}: it was registered by an earlier version of ImageCap") from None
     except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
-        raise ImageCapError(f"the files of {uri} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise ImageCapError(f"the files of {uri} cannot be read: {one_line(error, 300)}") from error
 
 
 def training_pictures(client: Any, name: str, number: str) -> set[str] | None:

@@ -10,14 +10,24 @@ It is a folder `lineage/` among the artifacts of the model:
 
 import json
 import platform
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import checkout_of, git_changes, git_facts, git_patch, locked_md5, locked_stages
+from imagecap.checkout import (
+    checkout_of,
+    dvc_files,
+    git_changes,
+    git_facts,
+    git_folder,
+    git_patch,
+    locked_md5,
+    locked_stages,
+)
 from imagecap.config import Settings
 from imagecap.data.identity import dvc_md5, folder_digest, training_picture_digests
 from imagecap.files import atomic_write_json, atomic_write_text
+from imagecap.redact import redact_uris
 from imagecap.registry.versions import environment_versions
 from imagecap.report.formatting import metric_label
 
@@ -27,6 +37,8 @@ PARAMS = "params.yaml"
 METRICS = "metrics/test.json"
 # Tracked files that the pipeline writes: changes in them are no changes of the source.
 _PIPELINE_OUTPUTS = ("dvc.lock", "metrics", "plots")
+_DVC_CONFIG = ".dvc/config"
+_SECRET_OPTION = re.compile(r"(?im)^\s*\w*(password|passphrase|secret|token|key|connection_string)\w*\s*=")
 _PATCH_BYTES = 20_000_000
 
 
@@ -60,9 +72,9 @@ def write_record(
         facts["settings"] = settings_of_last_run(settings, stages)
         facts |= {"git": _git(checkout, target), "data": _data(checkout, stages), "metrics": _metrics(checkout)}
         facts["doubt"] = doubt
-        for file in (checkout / "dvc.lock", checkout / "dvc.yaml", *checkout.glob("?*.dvc")):
-            if file.is_file():
-                shutil.copyfile(file, target / file.name)
+        for file in (checkout / "dvc.lock", checkout / "dvc.yaml", *dvc_files(checkout)):
+            if file.is_file():  # `dvc import-url` writes URIs into .dvc files
+                atomic_write_text(target / file.name, redact_uris(file.read_text(encoding="utf-8")))
         _write_params(checkout / PARAMS, target / PARAMS, facts["settings"])
     atomic_write_json(target / LINEAGE_FILE, facts)
     return facts
@@ -119,12 +131,26 @@ def _git(checkout: Path, target: Path) -> dict[str, Any]:
     facts = git_facts(checkout)
     if not facts:
         return {}
-    changed = [name for name in git_changes(checkout) if name.partition("/")[0] not in _PIPELINE_OUTPUTS]
-    patch = git_patch(checkout, _PIPELINE_OUTPUTS) if changed else ""
+    # A DVC configuration with a password stays here. It says where data is, not what a training depends on.
+    ignored = (*_PIPELINE_OUTPUTS, _DVC_CONFIG) if _has_secrets(checkout / _DVC_CONFIG) else _PIPELINE_OUTPUTS
+    changed = [name for name in git_changes(checkout) if name not in ignored and name.partition("/")[0] not in ignored]
+    patch = git_patch(checkout, ignored) if changed else ""
     kept = bool(patch) and len(patch) <= _PATCH_BYTES
     if kept:
         (target / PATCH).write_bytes(patch.encode("utf-8", "surrogateescape"))
-    return {"commit": facts["git.commit"], "clean": not changed, "changed": changed, "patch": kept}
+    return {
+        "commit": facts["git.commit"],
+        "folder": git_folder(checkout),
+        "clean": not changed,
+        "changed": changed,
+        "patch": kept,
+    }
+
+
+def _has_secrets(config: Path) -> bool:
+    """Return whether a configuration file of DVC has a URI with a password, or an option with a secret."""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return redact_uris(text) != text or _SECRET_OPTION.search(text) is not None
 
 
 def _data(checkout: Path, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from imagecap.locks import exclusive
 from imagecap.registry.lineage import CHAMPION, champion_of
 from imagecap.registry.promotion import CHALLENGER, Decision, decide, prunable_versions
 from imagecap.registry.record import check_metrics, write_record
-from imagecap.registry.store import connect, find_store, get_or_create_experiment
+from imagecap.registry.store import connect, find_store, get_or_create_experiment, local_path
 from imagecap.registry.tracking import (
     PROCESS_TAG,
     flatten_settings,
@@ -225,8 +225,8 @@ def _find_or_log_model(
 def _delete_logged_model(client: Any, found: Any) -> None:
     store = find_store().folder
     client.delete_logged_model(found.model_id)
-    place = Path(found.artifact_location)
-    if store is not None and place.is_relative_to(store):
+    place = local_path(found.artifact_location)
+    if store is not None and place is not None and place.is_relative_to(store):
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from imagecap.checkout import checkout_of, locked_stages
+from imagecap.checkout import STAGE_VARIABLES, checkout_of, dvc_files, git_folder, locked_stages
 from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
 from imagecap.registry.lineage import artifact_folder, read_lineage, resolve_version
 from imagecap.registry.record import PARAMS, PATCH
 from imagecap.registry.store import connect
 from imagecap.registry.versions import VERSIONS_FILE, environment_versions, write_versions
+from imagecap.surroundings.git import REPOSITORY_VARIABLES, git, git_succeeds, has_repository
 
 _REMOTES = ("sample", "own")
+# They would lead the pipeline of the new folder back to this checkout, or to another one.
+_NOT_PASSED_ON = {"MLFLOW_TRACKING_URI", *STAGE_VARIABLES, *REPOSITORY_VARIABLES}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
         ImageCapError: there is no such version, its code or data cannot be restored exactly, or the weights differ.
     """
     checkout = checkout_of()
-    if checkout is None or _git(checkout, "rev-parse", "--git-dir").returncode != 0:
+    if checkout is None or not has_repository(checkout):
         raise ImageCapError("this needs the git checkout in which the version was trained, or a clone of it")
     client = connect()
     name, number = resolve_version(client, uri)
@@ -56,39 +59,45 @@ def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
     with tempfile.TemporaryDirectory(prefix="imagecap-reproduce-") as temporary:
         record = artifact_folder(client, name, number, "lineage", Path(temporary) / "record")
         registered = artifact_folder(client, name, number, "checkpoint", Path(temporary) / "checkpoint")
-        scratch = folder.absolute() if folder is not None else Path(temporary) / "work"
-        if scratch.exists():
-            raise ImageCapError(f"{scratch} is there already; give a folder that is not")
+        tree = folder.absolute() if folder is not None else Path(temporary) / "work"
+        if tree.exists():
+            raise ImageCapError(f"{tree} is there already; give a folder that is not")
         try:
-            _restore_code(checkout, scratch, record, lineage, progress)
+            scratch = _restore_code(checkout, tree, record, lineage, progress)
             _restore_data(checkout, scratch, progress)
             print(f"running the pipeline in {scratch}", file=progress, flush=True)
             _dvc(scratch, "repro", "--force", "--no-run-cache", "--no-commit", output=progress)
             return _compare(scratch / "model", registered, f"models:/{name}/{number}", lineage)
         finally:
             if folder is None:
-                _git(checkout, "worktree", "remove", "--force", str(scratch))
-                _git(checkout, "worktree", "prune")
+                git_succeeds(checkout, "worktree", "remove", "--force", str(tree))
+                git_succeeds(checkout, "worktree", "prune")
 
 
-def _restore_code(checkout: Path, scratch: Path, record: Path, lineage: dict[str, Any], progress: TextIO) -> None:
-    """Check out the commit, apply the recorded changes and settings, and check the code by the hashes in dvc.lock."""
-    git = lineage.get("git") or {}
-    if "commit" not in git:
+def _restore_code(checkout: Path, tree: Path, record: Path, lineage: dict[str, Any], progress: TextIO) -> Path:
+    """Check out the commit, apply the recorded changes and settings, and check the code by the hashes in dvc.lock.
+
+    Returns:
+        The folder of the project in the new tree, which is not its root if the git repository holds other projects too.
+    """
+    recorded = lineage.get("git") or {}
+    if "commit" not in recorded:
         raise ImageCapError("the version was registered outside git: its code is not recorded")
-    print(f"code: git commit {git['commit']}{'' if git['clean'] else ' with the recorded changes'}", file=progress)
-    added = _git(checkout, "worktree", "add", "--detach", "--force", str(scratch), git["commit"])
-    if added.returncode != 0:
-        raise ImageCapError(
-            f"git commit {git['commit']} is not in this checkout ({_last(added.stdout)}); fetch it, or work in a clone "
-            "that has it"
-        )
-    if not git["clean"]:
-        if not git["patch"]:
+    commit = recorded["commit"]
+    print(f"code: git commit {commit}{'' if recorded['clean'] else ' with the recorded changes'}", file=progress)
+    if not git_succeeds(checkout, "cat-file", "-e", f"{commit}^{{commit}}"):
+        raise ImageCapError(f"git commit {commit} is not in this checkout; fetch it, or work in a clone that has it")
+    git(checkout, "worktree", "add", "--detach", "--force", str(tree), commit)
+    if not recorded["clean"]:
+        if not recorded["patch"]:
             raise ImageCapError("the tree was not clean and the changes were too large to be recorded")
-        applied = _git(scratch, "apply", "--binary", str((record / PATCH).absolute()))
-        if applied.returncode != 0:
-            raise ImageCapError(f"the recorded changes cannot be applied: {_last(applied.stdout)}")
+        try:
+            git(tree, "apply", "--binary", "--whitespace=nowarn", str((record / PATCH).absolute()))
+        except ImageCapError as error:
+            raise ImageCapError(f"the recorded changes cannot be applied: {error}") from None
+    scratch = tree / recorded.get("folder", git_folder(checkout))
+    if not (scratch / "dvc.yaml").is_file():
+        raise ImageCapError(f"git commit {commit} has no dvc.yaml in {scratch.relative_to(tree)}/")
     for file in record.iterdir():
         if file.name in {PARAMS, "dvc.lock", "dvc.yaml"} or file.suffix == ".dvc":
             shutil.copyfile(file, scratch / file.name)
@@ -100,6 +109,7 @@ def _restore_code(checkout: Path, scratch: Path, record: Path, lineage: dict[str
         )
     if (scratch / VERSIONS_FILE).is_file():  # the stages would refuse to run with other packages than it lists
         write_versions(scratch)
+    return scratch
 
 
 def _code_hashes(checkout: Path) -> dict[str, str]:
@@ -120,7 +130,7 @@ def _restore_data(checkout: Path, scratch: Path, progress: TextIO) -> None:
         [sys.executable, "-m", "dvc", "cache", "dir"], cwd=checkout, capture_output=True, text=True, check=False
     ).stdout.strip()
     _dvc(scratch, "config", "--local", "cache.dir", cache or str(checkout / ".dvc" / "cache"))
-    for file in sorted(scratch.glob("?*.dvc")):
+    for file in dvc_files(scratch):
         print(f"data: {file.name}", file=progress, flush=True)
         attempts = [["checkout", file.name], *(["pull", "--remote", remote, file.name] for remote in _REMOTES)]
         failed = None
@@ -166,19 +176,9 @@ def _distance(trained: Path, registered: Path) -> str:
     return f"{differing} of {total} tensors, by at most {worst:.3g}"
 
 
-def _git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
 def _dvc(folder: Path, *arguments: str, output: TextIO | None = None) -> None:
     """Run DVC in the new folder, with the folder's own tracking store; `output` receives what DVC prints."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"DVC_ROOT", "MLFLOW_TRACKING_URI"}}
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],

@@ -1,7 +1,9 @@
 """The MLflow store of a checkout: `mlruns/mlflow.db` (SQLite) and `mlruns/artifacts`.
 
-`MLFLOW_TRACKING_URI`, if the user sets it, takes precedence. The symbolic link `mlflow.db -> mlruns/mlflow.db` in the
-root of the checkout makes the `mlflow` commands, which open `./mlflow.db` by default, use the same store.
+`MLFLOW_TRACKING_URI`, if the user sets it, takes precedence, and `connect` says so. Other variables of MLflow that
+would redirect a run are left over from other work, and are removed: the settings name the experiment, and the pipeline
+knows the run. The symbolic link `mlflow.db -> mlruns/mlflow.db` in the root of the checkout makes the `mlflow`
+commands, which open `./mlflow.db` by default, use the same store.
 
 MLflow stores absolute paths of artifacts. After the checkout was moved, renamed or copied, `connect` rewrites them; so
 does `python -m imagecap.registry.store`, a step of `make setup`, for those who then use the `mlflow` commands alone.
@@ -9,17 +11,21 @@ does `python -m imagecap.registry.store`, a step of `make setup`, for those who 
 
 import logging
 import os
+import re
 import sqlite3
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote, urlsplit
 
 from imagecap.checkout import home_checkout
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_write_text
+from imagecap.redact import redact
+from imagecap.surroundings.process import prepare_environment
 
 # The tables and columns in which MLflow stores absolute paths of artifacts.
 _PATH_COLUMNS = (
@@ -31,25 +37,70 @@ _PATH_COLUMNS = (
 )
 
 
+# Variables that redirect runs, versions or artifacts elsewhere, or add to them.
+LEFTOVERS = (
+    *(
+        "MLFLOW_RUN_ID",
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_ACTIVE_MODEL_ID",
+        "MLFLOW_RUN_CONTEXT",
+    ),
+    *("MLFLOW_TRACKING_DIR", "MLFLOW_REGISTRY_DIR", "MLFLOW_TRACING_DESTINATION", "MLFLOW_SYSTEM_METRICS_NODE_ID"),
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_REGISTRY_STORE_URI"),
+    *("MLFLOW_READ_REPLICA_BACKEND_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION"),
+    *("MLFLOW_ARTIFACTS_ONLY", "MLFLOW_STATIC_PREFIX"),
+)
+
+_HTTP_PASSWORD = re.compile(r"(?P<scheme>https?://)(?P<user>[^/:@]+):(?P<password>[^/]+)@(?P<rest>[^/@]+(?:/.*)?)")
+_SPECIAL = re.compile("[%?#]")  # have a meaning in URIs
+
+
 @dataclass(frozen=True)
 class Store:
     """Location of the runs and registered models.
 
     Attributes:
-        uri: tracking URI.
+        uri: tracking URI. It may hold a password, so that it must not be printed: see `shown`.
         folder: `mlruns/` of the checkout; None if the user set another tracking URI.
     """
 
     uri: str
     folder: Path | None
 
+    @property
+    def shown(self) -> str:
+        """The tracking URI without user and password."""
+        return redact(self.uri)
+
 
 def find_store() -> Store:
     """Return the user's `MLFLOW_TRACKING_URI`, else `mlruns/` of the checkout, else `./mlruns`."""
     folder = ((home_checkout() or Path.cwd()) / "mlruns").resolve()
-    default = Store(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    default = Store(_database_uri(folder / "mlflow.db"), folder)
     uri = os.environ.get("MLFLOW_TRACKING_URI")  # mlflow.set_tracking_uri sets it too, to the default in our processes
     return Store(uri, None) if uri and uri != default.uri else default
+
+
+def _database_uri(database: Path) -> str:
+    if not _SPECIAL.search(str(database)):
+        return f"sqlite:///{database}"
+    from sqlalchemy.engine import URL
+
+    # MLflow makes the folder of a `sqlite:///` URI, and takes the escaped name for it. With a driver it does not.
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
+
+
+def artifact_location(folder: Path) -> str:
+    """Return a folder as MLflow stores it: a plain path, which it unescapes, or a URI if that would change the path."""
+    return folder.as_uri() if _SPECIAL.search(str(folder)) else str(folder)
+
+
+def local_path(location: str) -> Path | None:
+    """Return the path of a location that MLflow has stored; None if it is not on this machine."""
+    if location.startswith("file:"):
+        return Path(unquote(urlsplit(location).path))
+    return Path(location) if location.startswith("/") else None
 
 
 def connect() -> Any:
@@ -64,6 +115,8 @@ def connect() -> Any:
         store.folder.mkdir(parents=True, exist_ok=True)
         update_artifact_paths(store.folder)
         link_database(store.folder)
+    else:
+        _tell_once(f"MLFLOW_TRACKING_URI is set: runs and versions are kept in {store.shown}")
     import mlflow
 
     for name in ("mlflow", "alembic"):  # hide messages about table migrations and system monitoring
@@ -73,8 +126,13 @@ def connect() -> Any:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
-        raise ImageCapError(f"MLflow's store {store.uri} cannot be opened: {' '.join(str(error).split())}") from error
+        raise ImageCapError(f"MLflow's store {store.shown} cannot be opened: {one_line(error, 1000)}") from error
     return client
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 def get_or_create_experiment(client: Any, name: str) -> str:
@@ -88,7 +146,7 @@ def get_or_create_experiment(client: Any, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     folder = find_store().folder
-    location = str(folder / "artifacts") if folder else None
+    location = artifact_location(folder / "artifacts") if folder else None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -106,16 +164,28 @@ def get_or_create_experiment(client: Any, name: str) -> str:
 
 
 def set_mlflow_environment() -> None:
-    """Switch off telemetry and progress bars of MLflow by environment variables; those already set are kept.
+    """Prepare the environment variables of MLflow, for this process and those that it starts.
+
+    Telemetry and progress bars are switched off, unless the variables are set already. `LEFTOVERS` are removed. User
+    and password of an HTTP tracking URI become variables of their own, because MLflow prints the URI.
 
     Must be called before MLflow is imported.
     """
+    prepare_environment()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # With MLflow's default of 7, each call blocks the training for minutes while the tracking server is down.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    for name in LEFTOVERS:
+        if os.environ.pop(name, None):
+            _tell_once(f"{name} is set, and is not used: tracking.experiment_name and MLFLOW_TRACKING_URI decide")
+    found = _HTTP_PASSWORD.fullmatch(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if found:
+        os.environ["MLFLOW_TRACKING_URI"] = found["scheme"] + found["rest"]
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(found["user"])
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(found["password"])
 
 
 def link_database(folder: Path) -> None:
@@ -154,8 +224,8 @@ def update_artifact_paths(folder: Path) -> bool:
 
 
 def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
-    pairs = [(f"{scheme}{old}/", f"{scheme}{new}/") for scheme in ("", "file://")]
-    pairs.append((f"file://{quote(str(old))}/", f"file://{quote(str(new))}/"))
+    plain, uri = f"{artifact_location(new)}/", f"{new.as_uri()}/"
+    pairs = [(f"{old}/", plain), (f"file://{old}/", uri), (f"{old.as_uri()}/", uri)]
     connection = sqlite3.connect(database, timeout=20)
     try:
         with connection:

@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from imagecap.checkout import checkout_of, dvc_facts, git_facts
+from imagecap.checkout import checkout_of, dvc_facts, dvc_variables, git_facts
 from imagecap.config import Settings
+from imagecap.errors import one_line
+from imagecap.redact import redact
 from imagecap.registry.store import connect, find_store, get_or_create_experiment
 
 PARENT_RUN = "IMAGECAP_PARENT_RUN"
@@ -25,7 +27,6 @@ _PARAM_BATCH = 100
 _SYSTEM_METRICS_SECONDS = 2
 PROCESS_TAG = "imagecap.process"
 """Tag of runs and logged models: host and process that write them."""
-_DVC_VARIABLES = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 class TrackedRun:
@@ -137,12 +138,29 @@ def pipeline_run_id(checkout: Path) -> str | None:
 
 
 def source_tags() -> dict[str, str]:
-    """Return the git commit and DVC hashes of the checkout, and the stage and experiment names that DVC sets."""
+    """Return the git commit and DVC hashes of the checkout, and the stage and experiment names that DVC sets.
+
+    Of the tags that MLflow adds by itself, those that hold a password are among them, without it.
+
+    Raises:
+        ImageCapError: git refuses or cannot read the repository of the checkout.
+    """
     checkout = checkout_of()
     facts = {**git_facts(checkout), **dvc_facts(checkout)} if checkout else {}
-    facts |= {key.lower().replace("_", "."): os.environ[key] for key in _DVC_VARIABLES if os.environ.get(key)}
     parent = os.environ.get(PARENT_RUN)
-    return facts | ({"mlflow.parentRunId": parent} if parent else {})
+    return {
+        **_clean_mlflow_tags(),
+        **facts,
+        **dvc_variables(),
+        **({"mlflow.parentRunId": parent} if parent else {}),
+    }
+
+
+def _clean_mlflow_tags() -> dict[str, str]:
+    """Return MLflow's own tags that hold a password, such as the URL of the git remote, without it."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {name: redact(value) for name, value in resolve_tags().items() if redact(value) != value}
 
 
 def flatten_settings(settings: Settings) -> dict[str, Any]:
@@ -157,8 +175,8 @@ def warn_on_failure(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
-        reason = " ".join(str(error).split())[:300]
-        print(f"warning: MLflow ({find_store().uri}) did not take {what}: {reason}", file=sys.stderr)
+        reason = one_line(error, 300)
+        print(f"warning: MLflow ({find_store().shown}) did not take {what}: {reason}", file=sys.stderr)
 
 
 def is_active_run(client: Any, run_id: str) -> bool:
@@ -221,7 +239,7 @@ class _MetricWriter:
         self._thread.join(_CLOSE_WITHIN_SECONDS)
         lost = len(self._unsent) + self._new.qsize()
         if lost:
-            print(f"warning: {lost} metric values did not reach MLflow ({find_store().uri})", file=sys.stderr)
+            print(f"warning: {lost} metric values did not reach MLflow ({find_store().shown})", file=sys.stderr)
 
     def _run(self) -> None:
         deadline = float("inf")
@@ -244,7 +262,7 @@ class _MetricWriter:
                 del self._unsent[:_METRIC_BATCH]
         except Exception as error:  # as in `warn_on_failure`
             if not self._failing:
-                reason = " ".join(str(error).split())[:300]
+                reason = one_line(error, 300)
                 print(f"warning: MLflow does not answer, metrics are kept for later: {reason}", file=sys.stderr)
             self._failing = True
             return False

@@ -11,8 +11,8 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from imagecap.errors import ImageCapError
-from imagecap.model.checkpoint import one_line
+from imagecap.errors import ImageCapError, one_line
+from imagecap.model.ahead_of_time import compilation_advice
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.utils import transformer_blocks
 
@@ -45,6 +45,6 @@ def _require_compiler(device: torch.device) -> None:
         torch.compile(shifted)(torch.ones(8, device=device))
     except Exception as error:  # no compiler, no headers, no Triton, no torch.compile for this Python: no common base
         raise ImageCapError(
-            f"compile: torch.compile does not work on {device.type} here ({one_line(error)}): install a C++ compiler "
-            "(g++) and the headers of Python, or leave it out"
+            f"compile: torch.compile does not work on {device.type} here ({one_line(error)}): "
+            f"{compilation_advice(error)}"
         ) from error

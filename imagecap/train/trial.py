@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.train.forward import forward_packed
 from imagecap.train.matmul_attention import MATMUL_ATTENTION
 from imagecap.train.packing import Branch, pack
@@ -85,7 +85,7 @@ def _run(step: TrainStep, compute: Callable[[], Tensor]) -> Tensor:
     try:
         return compute().float()
     except Exception as error:  # models that lack these arguments raise different types of errors
-        raise ImageCapError(_refusal(step, " ".join(str(error).split())[:200])) from error
+        raise ImageCapError(_refusal(step, one_line(error))) from error
 
 
 def _refusal(step: TrainStep, why: str) -> str:

@@ -11,6 +11,7 @@ from imagecap.config import Settings, read_params
 from imagecap.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.printable import adapt_terminal
 from imagecap.registry.versions import VERSIONS_FILE, changed_packages
+from imagecap.surroundings.process import prepare_environment
 from imagecap.system_errors import system_error
 from pipelines.integrity import check_cache
 from pipelines.processes import die_with_parent, interrupt_on_end_signals
@@ -40,6 +41,7 @@ def run_stage(stage: Callable[[Settings], None], reads: Callable[[Settings], lis
         from the last saved state.
     """
     adapt_terminal()
+    prepare_environment()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -15,16 +15,18 @@ from tests.conftest import ROOT
 from tests.pipelines.imports import modules_needed
 
 STAGES = ("prepare", "train", "evaluate")
-# Code that every stage imports and that changes none of its outputs: errors, files, hashes of the checkout, tracking,
-# and the checks before a stage runs.
+# Code that every stage imports and that changes none of its outputs: errors, files, the surroundings, hashes of the
+# checkout, tracking, and the checks before a stage runs.
 NEUTRAL = {
     "imagecap/__init__.py",
     "imagecap/checkout.py",
     "imagecap/errors.py",
     "imagecap/files.py",
     "imagecap/locks.py",
+    "imagecap/redact.py",
     "imagecap/registry",
     "imagecap/signals.py",
+    "imagecap/surroundings",
     "imagecap/system_errors.py",
     "pipelines/__init__.py",
     "pipelines/integrity.py",

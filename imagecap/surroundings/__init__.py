@@ -1,0 +1,1 @@
+"""What lies around a process of ours: environment variables, the git repository, files that DVC ignores."""
