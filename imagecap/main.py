@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     adapt_terminal()
     arguments = _parser().parse_args(argv)
-    prepare_environment()
     # The libraries print less than by default; a user who wants more sets the variables.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        prepare_environment()
         with interrupting_signals():
             COMMANDS[arguments.command][0].run(arguments)
             sys.stdout.flush()  # here, where a full disk behind it becomes a sentence

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR
+from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR, one_line
 
 # Errors by which a device or a quota has no room.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -41,7 +41,7 @@ def system_error(error: BaseException) -> tuple[str, int] | None:
         status = EXIT_FAILED if found.errno in _PASSING else EXIT_USER_ERROR
         return _full_disk(found) if found.errno in _FULL else _sentence(found), status
     if type(error).__module__.partition(".")[0] in _STORE_LIBRARIES:
-        return f"MLflow's store failed: {' '.join(str(error).split())[:400]}", EXIT_FAILED
+        return f"MLflow's store failed: {one_line(error, 400)}", EXIT_FAILED
     return None
 
 

@@ -26,6 +26,7 @@ NEUTRAL = {
     "imagecap/redact.py",
     "imagecap/registry",
     "imagecap/signals.py",
+    "imagecap/staging.py",
     "imagecap/surroundings",
     "imagecap/system_errors.py",
     "pipelines/__init__.py",
