@@ -23,6 +23,7 @@ NEUTRAL = {
     "imagecap/errors.py",
     "imagecap/files.py",
     "imagecap/locks.py",
+    "imagecap/printable.py",
     "imagecap/redact.py",
     "imagecap/registry",
     "imagecap/signals.py",
