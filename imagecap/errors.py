@@ -20,6 +20,7 @@ EXTRAS = {
     "prefect": "pipeline",
     "psutil": "pipeline",
     "psycopg": "postgresql",
+    "pyarrow": "pipeline",
     "pycocoevalcap": "metrics",
     "ruamel": "pipeline",
 }

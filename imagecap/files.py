@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,22 +48,70 @@ def atomic_write_json(path: Path, content: Any) -> None:
     atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
+class RepeatedKey(dict[str, Any]):
+    """A JSON object with a key that it holds twice, `repeated`. Its values are the last ones."""
+
+    repeated: str
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, for `object_pairs_hook`: a `RepeatedKey` if it or an object in it holds a key twice."""
+    found = dict(pairs)
+    inner = next((value.repeated for value in found.values() if isinstance(value, RepeatedKey)), None)
+    if len(found) == len(pairs) and inner is None:
+        return found
+    marked = RepeatedKey(found)
+    marked.repeated = inner or Counter(key for key, _ in pairs).most_common(1)[0][0]
+    return marked
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ImageCapError: it is missing, or not JSON; says where.
+        ImageCapError: it is missing, or not JSON, or an object in it holds a key twice; says where.
+    """
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    """Parse JSON text that was read from `path`, from the line `first_line` on; see `read_json`."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        line = error.lineno + first_line - 1
+        raise ImageCapError(f"{path} is not JSON: line {line}, column {error.colno}: {error.msg}") from None
+    except _KeyTwiceError as error:
+        raise ImageCapError(f"{path} holds the key {str(error)!r} twice in one object: remove one of them") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ImageCapError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        ImageCapError: it is missing, cannot be read, or is not UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ImageCapError(f"{path} does not exist") from None
     except OSError as error:
         raise ImageCapError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ImageCapError(f"{path} is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ImageCapError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+
+
+class _KeyTwiceError(Exception):
+    """An object holds the key of this name twice."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = object_of(pairs)
+    if isinstance(found, RepeatedKey):
+        raise _KeyTwiceError(found.repeated)
+    return found
 
 
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:

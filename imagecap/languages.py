@@ -4,6 +4,8 @@ To add one, give its code to `Language` and its declaration to `LANGUAGES`.
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +27,7 @@ class LanguageSpec:
         script: matches one character of the language's script (one word, if blanks separate its words). None if other
             languages share the script: captions in it are taken for English unless their rows name the language.
         punctuation: matches punctuation that only this language uses; it decides where a text has no letters.
+        common_words: matches words that nearly every sentence has. They tell a sentence from a name or a brand.
     """
 
     code: Language
@@ -36,6 +39,7 @@ class LanguageSpec:
     has_meteor: bool = False
     script: re.Pattern[str] | None = None
     punctuation: re.Pattern[str] | None = None
+    common_words: re.Pattern[str] | None = None
 
 
 ENGLISH = LanguageSpec(
@@ -45,6 +49,7 @@ ENGLISH = LanguageSpec(
     prompt="Describe this image.",
     tokenizer="ptb",
     has_meteor=True,
+    common_words=re.compile(r"\b(?:a|an|the|of|in|on|at|by|to|with|and|is|are|there|his|her|their)\b", re.IGNORECASE),
 )
 CHINESE = LanguageSpec(
     code="zh",
@@ -70,6 +75,11 @@ def language_of(text: str) -> Language:
     "穿着NIKE T-shirt的男孩" is Chinese and 'a sign that says "停车"' is English. Text without any letter is in the
     language whose punctuation it has.
     """
+    return _by_script(text) or ENGLISH.code
+
+
+def _by_script(text: str) -> Language | None:
+    """The language of a text by its script; None if no language with a script of its own is recognised."""
     for spec in LANGUAGES.values():
         if spec.script is None:
             continue
@@ -77,7 +87,39 @@ def language_of(text: str) -> Language:
         marked = own == others == 0 and spec.punctuation is not None and spec.punctuation.search(text)
         if own > others or marked:
             return spec.code
-    return ENGLISH.code
+    return None
+
+
+def languages_of(captions: Sequence[tuple[str, str, Language | None]]) -> list[Language]:
+    """The language of every caption of a file, for which all captions of a picture count.
+
+    A picture's caption without the script of its other captions (`NIKE T-shirt` beside Chinese captions, or an empty
+    one) is in the language of those. It is English only if the picture has an English sentence too, or if most pictures
+    with captions in another script have one.
+
+    Args:
+        captions: picture, text and the language that the file names (None where it names none) of each caption.
+    """
+    known = [language or _by_script(text) for _, text, language in captions]
+    others: dict[str, Counter[Language]] = {}
+    for (picture, _, _), language in zip(captions, known, strict=True):
+        if language is not None and language != ENGLISH.code:
+            others.setdefault(picture, Counter())[language] += 1
+    english = {
+        picture
+        for (picture, text, _), language in zip(captions, known, strict=True)
+        if picture in others and (language == ENGLISH.code or (language is None and _is_sentence(text)))
+    }
+    bilingual = len(english) > len(others) / 2
+    alone = set() if bilingual else others.keys() - english
+    return [
+        language or (others[picture].most_common(1)[0][0] if picture in alone else None) or ENGLISH.code
+        for (picture, _, _), language in zip(captions, known, strict=True)
+    ]
+
+
+def _is_sentence(text: str) -> bool:
+    return ENGLISH.common_words is not None and ENGLISH.common_words.search(text) is not None
 
 
 def language_named(name: str) -> Language | None:

@@ -9,7 +9,7 @@ import pytest
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import read_rows
-from imagecap.languages import LANGUAGES, Language, LanguageSpec, language_named, language_of
+from imagecap.languages import LANGUAGES, Language, LanguageSpec, language_named, language_of, languages_of
 from imagecap.metrics import TOKENIZERS, display_name, score
 
 
@@ -33,6 +33,24 @@ from imagecap.metrics import TOKENIZERS, display_name, score
 )
 def test_language_of(text: str, language: str) -> None:
     assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("captions", "languages"),
+    [
+        ([("1", "一只狗。"), ("1", "NIKE")], "zh zh"),
+        ([("1", "一只狗。"), ("1", "")], "zh zh"),
+        ([("1", "一只狗。"), ("1", "A dog."), ("1", "Two dogs")], "zh en en"),
+        (
+            [("1", "一只狗。"), ("1", "A dog."), ("2", "一只猫。"), ("2", "A cat."), ("3", "船"), ("3", "Two boats")],
+            "zh en " * 3,
+        ),
+        ([("1", "一只狗。"), ("2", "NIKE")], "zh en"),
+        ([("1", "a dog"), ("1", "NIKE"), ("1", "")], "en en en"),
+    ],
+)
+def test_all_captions_of_a_picture_count(captions: list[tuple[str, str]], languages: str) -> None:
+    assert languages_of([(picture, text, None) for picture, text in captions]) == languages.split()
 
 
 @pytest.mark.parametrize("name", ["zh", "ZH ", "zh-CN", "zh_Hant", "Chinese", "中文"])

@@ -1,12 +1,10 @@
 """`run.py caption`: caption any number of pictures into a file; continues where it was interrupted."""
 
 import argparse
-import hashlib
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +12,14 @@ from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import EXIT_INTERRUPTED, ImageCapError, require_package
-from imagecap.files import atomic_write_json
-from imagecap.languages import language_of
+from imagecap.files import require_writable_file
 from imagecap.locks import exclusive
+from imagecap.printable import printable
 
 if TYPE_CHECKING:
     from imagecap.generate.inputs import Picture
     from imagecap.generate.journal import Journal, JournalRow
+    from imagecap.generate.resume import Remaining
 
 FORMATS = (".jsonl", ".parquet", ".json")
 
@@ -62,30 +61,29 @@ def run(arguments: argparse.Namespace) -> None:
     if kind not in FORMATS:
         raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
     if kind == ".parquet":
-        require_package("pandas")
+        require_package("pyarrow")
     if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
     from imagecap.data.identity import folder_digest
     from imagecap.generate.inputs import pictures_of
     from imagecap.generate.journal import Journal
+    from imagecap.generate.resume import remaining
     from imagecap.model.builder import captioner_config
 
     captioner_config(model_path)  # a mistyped folder is reported before anything is written
     pictures = pictures_of(arguments.input)
+    source = printable(os.path.realpath(os.path.expanduser(arguments.input)))  # noqa: PTH111  (see `pictures_of`)
     journal_file = output_file if kind == ".jsonl" else output_file.with_name(f"{output_file.name}.part.jsonl")
-    try:
-        output_file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageCapError(f"{output_file} cannot be written: {error.strerror}") from None
-    with exclusive(_lock_of(journal_file), f"a caption job into {output_file}"):
-        job = {"model": folder_digest(model_path), **settings.generate.model_dump()}
-        journal = Journal(journal_file, job)
-        left = [picture for picture in pictures if picture[0] not in journal.done]
-        if len(left) < len(pictures):
-            print(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were done before", file=sys.stderr)
-        if left:
-            _caption(settings, model_path, left, journal, arguments.batch_size)
-        captioned, failed = _finish(journal, output_file)
+    require_writable_file(output_file)
+    with exclusive(journal_file.with_name(f".{journal_file.name}.lock"), f"a caption job into {output_file}"):
+        journal = Journal(journal_file, {"model": folder_digest(model_path), **settings.generate.model_dump()})
+        left = remaining(journal, pictures, source, settings.data.max_image_pixels)
+        journal.open(source)
+        _tell(left, len(pictures))
+        if left.pictures:
+            _caption(settings, model_path, left.pictures, journal, arguments.batch_size)
+        journal.compact()
+        captioned, failed = _finish(journal, output_file, settings, model_path)
     if captioned == 0:
         if kind == ".json":
             output_file.unlink()  # it is empty, and the same command shall work when the pictures can be read
@@ -103,10 +101,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _lock_of(file: Path) -> Path:
-    """The lock file of a job; it is not beside the output, where the user would find it."""
-    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"imagecap-{os.getuid()}-{name}.lock"
+def _tell(left: "Remaining", pictures: int) -> None:
+    """Say what of the job was done before."""
+    for count, sentence in (
+        (left.done, f"{left.done:,} of {pictures:,} pictures were done before"),
+        (left.changed, f"{left.changed:,} of them have changed since, and are captioned again"),
+        (left.readable, f"{left.readable:,} of them could not be read then, and can now"),
+        (left.gone, f"{left.gone:,} earlier rows are of pictures that --input does not have now; they are kept"),
+    ):
+        if count:
+            print(sentence, file=sys.stderr)
 
 
 def _caption(
@@ -116,16 +120,22 @@ def _caption(
 
     from imagecap.generate.bulk import caption_rows
     from imagecap.generate.captioner import open_captioner
+    from imagecap.generate.resume import readable
 
     model = open_captioner(model_path, settings.compute)
-    failed = 0
+    paths = dict(left)
+    failed: dict[str, Path] = {}
     with tqdm(total=len(left), desc="captioning", unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
             for rows in caption_rows(model, left, settings, batch_size):
                 journal.add(rows)
-                failed += sum("error" in row for row in rows)
-                bar.set_postfix_str(f"{failed} unreadable" if failed else "", refresh=False)
+                failed |= {row["image"]: paths[row["image"]] for row in rows if "error" in row}
+                bar.set_postfix_str(f"{len(failed)} unreadable" if failed else "", refresh=False)
                 bar.update(len(rows))
+            # What failed because of a disk or a network may be readable by now.
+            again = readable(list(failed.items()), settings.data.max_image_pixels)
+            for rows in caption_rows(model, again, settings, batch_size):
+                journal.add(rows)
         except KeyboardInterrupt:
             journal.close()
             bar.close()
@@ -133,41 +143,30 @@ def _caption(
             raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def _finish(journal: "Journal", output_file: Path) -> tuple[int, int]:
+def _finish(journal: "Journal", output_file: Path, settings: Settings, model_path: Path) -> tuple[int, int]:
     """Write the output file from the journal, unless it is the journal; count captioned and unreadable pictures."""
-    journal.close()
-    kind = output_file.suffix.lower()
-    captioned = failed = 0
-    kept: list[JournalRow] = []
-    for row in journal.rows():
-        failed += "error" in row
-        captioned += "error" not in row
-        if kind != ".jsonl":
-            kept.append(row)
-    if kind == ".json":
-        atomic_write_json(
-            output_file,
-            [
-                {"image": row["image"], "caption": text, "language": language_of(text)}
-                for row in kept
-                if "error" not in row
-                for text in (row["caption"], *row.get("others", ()))
-            ],
-        )
-        for row in kept:
-            if "error" in row:
-                print(f"left out: {row['image']}: {row['error']}", file=sys.stderr)
-    elif kind == ".parquet":
-        import pandas as pd
+    from imagecap.generate.export import write_captions, write_parquet
+    from imagecap.generate.prompts import prompt_language
+    from imagecap.model.builder import captioner_info
 
-        new = output_file.with_name(f".{output_file.name}.{time.time_ns()}")
-        try:
-            pd.DataFrame(kept).to_parquet(new, index=False)
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
-            new.replace(output_file)
-        finally:
-            new.unlink(missing_ok=True)
+    journal.close()
+    counts = [0, 0]
+    kind = output_file.suffix.lower()
+
+    def counted() -> "Iterator[JournalRow]":
+        for row in journal.rows():
+            counts["error" in row] += 1
+            if kind == ".json" and "error" in row:
+                print(f"left out: {row['image']}: {row['error']}", file=sys.stderr)
+            yield row
+
+    rows = counted()
+    if kind == ".json":
+        write_captions(output_file, rows, prompt_language(captioner_info(model_path), settings.generate))
+    elif kind == ".parquet":
+        write_parquet(output_file, rows)
+    else:
+        deque(rows, maxlen=0)
     if kind != ".jsonl":
         journal.remove()
-    return captioned, failed
+    return counts[0], counts[1]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.commands import add_json, print_json
-from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, require_writable_file
 from imagecap.languages import LANGUAGES
 
@@ -14,12 +13,20 @@ from imagecap.languages import LANGUAGES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
-        "--references", required=True, type=Path, metavar="FILE", help="captions.json, COCO annotations, or JSON"
+        "--references",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="captions.json, COCO's annotations, a dataset file of Karpathy's, or {picture: captions}",
     )
     parser.add_argument(
-        "--hypotheses", required=True, type=Path, metavar="FILE", help="COCO results, eval_results.json, or JSON"
+        "--hypotheses",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="what `caption` wrote, COCO's results, eval_results.json, or {picture: caption}",
     )
-    parser.add_argument("--language", choices=tuple(LANGUAGES), help="of all captions (default: each caption's own)")
+    parser.add_argument("--language", choices=tuple(LANGUAGES), help="of all captions (default: each picture's own)")
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="ptb, char, jieba, jieba+ptb or given (default: the language's)"
     )
@@ -38,33 +45,21 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from imagecap.config import EvaluateSettings
     from imagecap.eval.bootstrap import score_intervals
-    from imagecap.eval.score_files import read_hypotheses, read_references
+    from imagecap.eval.score_files import read_score_files
     from imagecap.metrics import notes_on_missing_programs, prepare_references, resolve_tokenizer, score
     from imagecap.metrics.official import official_scores
     from imagecap.report.tables import format_scores
 
-    if arguments.output_file is not None:
-        require_writable_file(arguments.output_file)
-    references, hypotheses = read_references(arguments.references), read_hypotheses(arguments.hypotheses)
-    if arguments.language is not None:
-        references = {arguments.language: _joined(references)}
-        hypotheses = {arguments.language: _joined(hypotheses)}
     if arguments.tokenizer is not None:
         resolve_tokenizer("en", arguments.tokenizer)
+    if arguments.output_file is not None:
+        require_writable_file(arguments.output_file)
+    files = read_score_files(arguments.references, arguments.hypotheses, arguments.language)
     tables: list[str] = []
-    notes: list[str] = []
+    notes = list(files.notes)
     found: dict[str, Any] = {}
-    for language, captions in hypotheses.items():
-        known = references.get(language, {})
-        missing = [image for image in captions if image not in known]
-        if missing:
-            raise ImageCapError(
-                f"{len(missing)} captions ({language}) in {arguments.hypotheses} have no references in "
-                f"{arguments.references}, the first is of {missing[0]!r}"
-            )
-        left_out = len(known) - len(captions)
-        if left_out:
-            notes.append(f"{left_out} pictures ({language}) have references but no caption and are left out")
+    for language, captions in files.hypotheses.items():
+        known = files.references[language]
         prepared = prepare_references({image: known[image] for image in captions}, language, arguments.tokenizer)
         scores = score(prepared, captions)
         intervals = score_intervals(scores, EvaluateSettings().bootstrap_samples)
@@ -80,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
             **({"official": official} if official is not None else {}),
             "per_image": scores.per_image,
         }
-    notes += notes_on_missing_programs(hypotheses)
+    notes += notes_on_missing_programs(files.hypotheses)
     if arguments.output_file is not None:
         atomic_write_json(arguments.output_file, found)
     if arguments.json:
@@ -91,17 +86,3 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.output_file is not None and not arguments.json:
         print(f"scores: {arguments.output_file}")
-
-
-def _joined(by_language: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The captions of all languages in one; references of the same picture are put together."""
-    joined: dict[str, Any] = {}
-    for part in by_language.values():
-        for image, captions in part.items():
-            if image in joined and isinstance(captions, list):
-                joined[image] = joined[image] + captions
-            elif image in joined:
-                raise ImageCapError(f"picture {image!r} has more than one caption to score")
-            else:
-                joined[image] = captions
-    return joined

@@ -111,7 +111,9 @@ def read_params(path: str = "params.yaml") -> Settings:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
     except FileNotFoundError:
         hint = "; run this from the root of the checkout" if path == "params.yaml" else ""
         raise ImageCapError(f"{path} is missing{hint}") from None
@@ -121,4 +123,20 @@ def read_params(path: str = "params.yaml") -> Settings:
         raise ImageCapError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
         raise ImageCapError(f"{path} must hold sections such as `train:`, not a {type(values).__name__}")
+    if repeated is not None:
+        raise ImageCapError(f"{path} holds {repeated} twice: remove one of them")
     return parse_settings(values or {}, path)
+
+
+def _repeated_key(node: Any) -> str | None:
+    """The first key that a mapping of a parsed YAML file holds twice, with its line; None if there is none."""
+    if not isinstance(getattr(node, "value", None), list) or node.id != "mapping":
+        return None
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            return f"{key.value!r} (line {key.start_mark.line + 1})"
+        seen.add(str(key.value))
+        if (inner := _repeated_key(value)) is not None:
+            return inner
+    return None

@@ -1,7 +1,8 @@
 """Reading captions.json, and checking every field of the rows of any format. Pictures are not looked at here."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,18 @@ from typing import Any
 from imagecap.config import DataSettings
 from imagecap.data.records import Caption, CaptionRow, Problem, Split
 from imagecap.data.splits import split_named
+from imagecap.data.texts import (
+    control_character,
+    is_blank,
+    mark_in,
+    picture_mark_in,
+    trim,
+    without_control_characters,
+    without_picture_mark,
+)
 from imagecap.errors import ImageCapError
-from imagecap.languages import LANGUAGES, Language, language_named, language_of
+from imagecap.files import RepeatedKey, object_of
+from imagecap.languages import LANGUAGES, Language, language_named, languages_of
 
 CAPTIONS_FILE = "captions.json"
 
@@ -65,18 +76,19 @@ def check_rows(
     Returns:
         The rows that are in order, and the problems.
     """
-    rows: list[CaptionRow] = []
+    rows: list[_Row] = []
     problems: list[Problem] = []
+    oddities = _Oddities()
     for number, each in enumerate(raw, numbered_from + 1):
         if isinstance(each, Problem):
             problems.append(replace(each, row=number, place=prefix + each.place) if each.place else each)
             continue
-        row = _check_row(number, prefix + each.place, each.value, settings)
-        if isinstance(row, CaptionRow):
+        row = _check_row(number, prefix + each.place, each.value, oddities)
+        if isinstance(row, _Row):
             rows.append(row)
         else:
             problems.extend(row)
-    return rows, problems
+    return _with_languages(rows, settings), problems + oddities.problems()
 
 
 def load_json(file: Path) -> Any:
@@ -103,7 +115,7 @@ def load_json(file: Path) -> Any:
         raise ImageCapError(f"{file} is empty; it must hold a list of rows")
     try:
         # NaN, which pandas writes into an empty cell, reads as null.
-        return json.loads(text, parse_constant=lambda _: None)
+        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
@@ -115,12 +127,28 @@ def load_json(file: Path) -> Any:
         raise ImageCapError(f"{file} cannot be read as JSON: {error}") from None
 
 
-def _check_row(number: int, place: str, value: Any, settings: DataSettings) -> CaptionRow | list[Problem]:
+@dataclass(frozen=True)
+class _Row:
+    """A row whose fields are all in order. `language` and `prompt` are None where the row has none."""
+
+    number: int
+    place: str
+    image: str
+    split: Split | None
+    text: str
+    language: Language | None
+    prompt: str | None
+    extra: dict[str, Any]
+
+
+def _check_row(number: int, place: str, value: Any, oddities: "_Oddities") -> _Row | list[Problem]:
     """The checked row, or one problem for each field that is wrong."""
     if not isinstance(value, dict):
         message = f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}'
         return [Problem(number, None, message, place=place)]
     messages: list[str] = []
+    if isinstance(value, RepeatedKey):
+        messages.append(f'the row holds "{_short(value.repeated)}" twice; keep one of them')
     image = _text(value, "image", messages)
     text = _text(value, "caption", messages)
     optional: dict[str, str | None] = {}
@@ -133,22 +161,70 @@ def _check_row(number: int, place: str, value: Any, settings: DataSettings) -> C
         split = split_named(optional["split"])
         if split is None:
             messages.append(f'split is "{_short(optional["split"])}"; write train, val, validation or test')
-    language: Language = language_of(text or "")
+    language: Language | None = None
     if optional["language"]:
-        named = language_named(optional["language"])
-        if named is None:
+        language = language_named(optional["language"])
+        if language is None:
             messages.append(f'language is "{_short(optional["language"])}"; write {" or ".join(LANGUAGES)}')
-        else:
-            language = named
 
     extra = {name: content for name, content in value.items() if name not in _COLUMNS}
     if extra and not _is_unicode(json.dumps(extra, ensure_ascii=False)):
         messages.append("a further column holds half a character (a lone surrogate \\ud800 … \\udfff)")
+    prompt = optional["prompt"]
+    stripped = without_picture_mark(without_control_characters(prompt)) if prompt is not None else ""
+    if mark := picture_mark_in(stripped):
+        messages.append(f"prompt holds {mark} between other words; the picture stands before the prompt: remove it")
     if messages or image is None or text is None:
         shown = image if image is not None and _is_unicode(image) else None
         return [Problem(number, shown, message, place=place) for message in messages]
-    prompt = optional["prompt"] or settings.prompt_of(language)
-    return CaptionRow(number, place, image, split, Caption(text.strip(), language, prompt, extra))
+    row = _Row(number, place, image, split, trim(without_control_characters(text)), language, stripped or None, extra)
+    oddities.look_at(row, text, prompt or "")
+    return row
+
+
+def _with_languages(rows: Sequence[_Row], settings: DataSettings) -> list[CaptionRow]:
+    """Fill in language and prompt of each row."""
+    languages = languages_of([(row.image, row.text, row.language) for row in rows])
+    return [
+        CaptionRow(
+            row.number,
+            row.place,
+            row.image,
+            row.split,
+            Caption(row.text, language, row.prompt or settings.prompt_of(language), row.extra),
+        )
+        for row, language in zip(rows, languages, strict=True)
+    ]
+
+
+class _Oddities:
+    """What is used although it is odd: one warning for each kind, with its first row."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Problem] = {}
+        self._counts: Counter[str] = Counter()
+
+    def look_at(self, row: _Row, text: str, prompt: str) -> None:
+        """Note what is odd about the caption and the prompt of a row, as they are written."""
+        if mark := mark_in(text):
+            self._add("marks", row, f"caption holds {mark}, which is trained on as ordinary letters")
+        if mark := picture_mark_in(prompt):
+            self._add("prompts", row, f"{mark} is left out of the prompt, which always follows the picture")
+        if control := control_character(text) or control_character(prompt):
+            self._add("controls", row, f"the control character {control} is left out")
+
+    def problems(self) -> list[Problem]:
+        """The warnings."""
+        return [
+            replace(problem, message=f"{problem.message} (the first of {self._counts[kind]} rows)")
+            if self._counts[kind] > 1
+            else problem
+            for kind, problem in self._first.items()
+        ]
+
+    def _add(self, kind: str, row: _Row, message: str) -> None:
+        self._first.setdefault(kind, Problem(row.number, row.image, message, "warning", row.place))
+        self._counts[kind] += 1
 
 
 def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
@@ -161,8 +237,8 @@ def _text(row: dict[str, Any], column: str, messages: list[str]) -> str | None:
         hint = "; write one row per caption" if column == "caption" and isinstance(value, list) else ""
         messages.append(f"{column} must be text, not {_kind(value)}{hint}")
         return None
-    if not value.strip():
-        messages.append(f"{column} is empty")
+    if is_blank(value):
+        messages.append(f"{column} is empty" + (" (it has invisible characters only)" if value.strip() else ""))
         return None
     if not _is_unicode(value):
         messages.append(f"{column} holds half a character (a lone surrogate \\ud800 … \\udfff)")

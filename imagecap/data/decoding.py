@@ -52,6 +52,12 @@ def map_pictures(
         max_pixels: see `load_image`.
         threads: how many pictures are decoded at once; None: one per core that this process may use, at most 8.
     """
+    threads = threads or default_threads()
+    return prefetch(picture_reader(work, max_pixels), paths, threads=threads, ahead=8 * threads)
+
+
+def picture_reader(work: Callable[[Image.Image], Result], max_pixels: int) -> Callable[[Path], Result | PictureError]:
+    """A function that reads one picture for `map_pictures`; several threads may call it at once."""
     one_large = Lock()
 
     def decode(path: Path) -> Result | PictureError:
@@ -64,8 +70,12 @@ def map_pictures(
         except PictureError as error:
             return PictureError(error.reason)  # a new one: the traceback of `error` would keep the pixels alive
 
-    threads = threads or min(8, _available_cores())
-    return prefetch(decode, paths, threads=threads, ahead=8 * threads)
+    return decode
+
+
+def default_threads() -> int:
+    """How many threads decode pictures: one per core that this process may use, at most 8."""
+    return min(8, _available_cores())
 
 
 def _available_cores() -> int:

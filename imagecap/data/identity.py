@@ -91,10 +91,31 @@ def folder_digest(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(DvcIgnore(folder).files(folder)):
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(os.fsencode(f"{file.relative_to(folder).as_posix()}\0{content}\n"))
+        digest.update(os.fsencode(f"{file.relative_to(folder).as_posix()}\0{_file_digest(file)}\n"))
     return digest.hexdigest()
+
+
+def file_fingerprint(file: Path) -> str | None:
+    """A digest of what the file system says of a file (size, times, inode), a colon, and the digest of its content.
+
+    None if the file cannot be read.
+    """
+    try:
+        return f"{_file_status(file)}:{_file_digest(file)}"
+    except OSError:
+        return None
+
+
+def has_fingerprint(file: Path, fingerprint: str) -> bool:
+    """Whether a file has the content of which `file_fingerprint` was taken.
+
+    The content is read only where the file system says that the file may have changed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    status, _, content = fingerprint.partition(":")
+    return status == _file_status(file) or content == _file_digest(file)
 
 
 def dvc_md5(path: Path) -> str | None:
@@ -121,3 +142,14 @@ def training_picture_digests(checkpoint: Path) -> set[str] | None:
 def _md5(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _file_status(file: Path) -> str:
+    status = file.stat()
+    said = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

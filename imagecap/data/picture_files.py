@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imagecap.data.folders import walk
 from imagecap.data.images import PictureError
+from imagecap.data.texts import is_blank
 from imagecap.files import natural_key
 from imagecap.printable import file_name
 from imagecap.surroundings.dvc_ignore import IGNORE_FILE, DvcIgnore
@@ -57,7 +58,7 @@ class PictureFinder:
         self.root = root.absolute()
         self._real_root = os.path.realpath(self.root)
         self._ignored_by_dvc = DvcIgnore(self.root)
-        self._listings: dict[Path, tuple[dict[str, str], dict[str, str]]] = {}
+        self._listings: dict[Path, dict[str, dict[str, str]]] = {}
 
     def find(self, name: str) -> Path:
         """The absolute path of a picture, below the folder's own (unresolved) path.
@@ -67,7 +68,7 @@ class PictureFinder:
 
         Raises:
             PictureError: the name leads out of the folder, or there is no such file. The message names a file that
-                differs in capitals or extension only.
+                differs in capitals, blanks or extension only.
         """
         parts = _parts_of(file_name(name))
         written = "/".join(parts)
@@ -109,25 +110,27 @@ class PictureFinder:
         inner = "/".join(parts[1:])
         if inner and parts[0] == self.root.name and os.path.isfile(self.root / inner):  # noqa: PTH113 (long names)
             return f'; names are relative to that folder: write "{inner}"'
-        by_name, by_stem = self._listing(self.root.joinpath(*parts[:-1]))
-        near = by_name.get(_folded(parts[-1])) or by_stem.get(_folded(Path(parts[-1]).stem))
-        if near:
-            other = "other capitals" if _folded(near) == _folded(parts[-1]) else "another extension"
-            return f'; there is "{near}", with {other}'
+        listing = self._listing(self.root.joinpath(*parts[:-1]))
+        for other, key in (("capitals", _folded), ("blanks", _without_blanks), ("extension", _stem)):
+            near = listing[other].get(key(parts[-1]))
+            if near:
+                return f'; there is "{near}", with {"another" if other == "extension" else "other"} {other}'
         if os.path.isfile(self.root.parent.joinpath(*parts)):  # noqa: PTH113
             return "; it lies beside that folder: move it in"
         return ""
 
-    def _listing(self, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """The file names in a folder, by name and by stem, both in `_folded` form."""
+    def _listing(self, folder: Path) -> dict[str, dict[str, str]]:
+        """The file names in a folder, by what of a name is left if its capitals, blanks or extension do not count."""
         if folder not in self._listings:
             try:
-                names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+                names = sorted((entry.name for entry in os.scandir(folder) if entry.is_file()), reverse=True)
             except OSError:
                 names = []
-            by_name = {_folded(name): name for name in reversed(names)}
-            by_stem = {_folded(Path(name).stem): name for name in reversed(names)}
-            self._listings[folder] = by_name, by_stem
+            self._listings[folder] = {
+                "capitals": {_folded(name): name for name in names},
+                "blanks": {_without_blanks(name): name for name in names},
+                "extension": {_stem(name): name for name in names},
+            }
         return self._listings[folder]
 
 
@@ -171,3 +174,11 @@ def _parts_of(name: str) -> list[str]:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _without_blanks(name: str) -> str:
+    return "".join(char for char in _folded(name) if not is_blank(char))
+
+
+def _stem(name: str) -> str:
+    return _folded(Path(name).stem)

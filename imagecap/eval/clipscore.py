@@ -99,7 +99,12 @@ class ClipScorer:
     def _texts(self, texts: Sequence[str]) -> torch.Tensor:
         longest = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            split_special_tokens=True,
+            return_tensors="pt",
         ).to(self._device)
         return _vectors(
             self._model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])

@@ -13,6 +13,7 @@ import numpy as np
 
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Floats, resample_weights
+from imagecap.eval.caption_files import picture_id
 from imagecap.eval.changes import Change, change_of
 from imagecap.metrics import display_name, prepare_references, score
 
@@ -197,7 +198,8 @@ def _by_key(rows: Sequence[Row], by_content: bool) -> dict[tuple[str, str], Row]
     """The first row of each picture and language, by digest or name and language."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
-        found.setdefault((row["digest"] if by_content else row["image"], row["language"]), row)
+        name = row["digest"] if by_content else picture_id(row["image"]) or str(row["image"])
+        found.setdefault((name, row["language"]), row)
     return found
 
 

@@ -1,98 +1,106 @@
-"""Reading of references and captions to score, in ImageCap's own formats and COCO's."""
+"""Reading of references and captions to score. Language and names of the captions are those of their pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imagecap.errors import ImageCapError
-from imagecap.files import read_json
-from imagecap.languages import LANGUAGES, language_of
-
-_COLUMNS = ("image", "image_id", "file_name", "id")
+from imagecap.eval.caption_files import CaptionFile, read_caption_file
+from imagecap.languages import ENGLISH, LANGUAGES, Language, language_of, languages_of
 
 
-def read_references(path: Path) -> dict[str, dict[str, list[str]]]:
-    """Read references.
+@dataclass(frozen=True)
+class ScoreFiles:
+    """What is to be scored; every caption has references.
 
-    The file may hold `{picture: [caption, …]}`, a list of rows with a picture and a caption (our captions.json), COCO's
-    annotations (`{"annotations": [{"image_id", "caption"}, …]}`), and eval_results.json.
+    Attributes:
+        references: captions by language and picture.
+        hypotheses: one caption by language and picture.
+        notes: sentences about what is left out or odd.
+    """
 
-    Returns:
-        Captions by language and picture.
+    references: dict[Language, dict[str, list[str]]]
+    hypotheses: dict[Language, dict[str, str]]
+    notes: list[str]
+
+
+def read_score_files(references: Path, hypotheses: Path, language: Language | None = None) -> ScoreFiles:
+    """Read references and the captions to score, in any of `caption_files.FORMATS`, and check both.
+
+    A caption is in the language of its picture's references. Where these are in two languages, the caption's column
+    `language` or its script decides, and what is in neither takes the language that is left.
+
+    Args:
+        references: file with captions by people.
+        hypotheses: file with one caption per picture and language.
+        language: of all captions; None: each picture's own.
 
     Raises:
-        ImageCapError: the file cannot be read or has another format; the message names the row.
+        ImageCapError: a file cannot be read or has another format, a caption has no references, or a picture has two
+            captions in a language; the message names the file, and the row or picture.
     """
-    found: dict[str, dict[str, list[str]]] = {}
-    for image, caption, language in _rows(path, "references"):
-        found.setdefault(language, {}).setdefault(image, []).append(caption)
-    if not found:
-        raise ImageCapError(f"{path} holds no captions")
-    return found
+    known, said = read_caption_file(references, "references"), read_caption_file(hypotheses, "caption")
+    languages = languages_of(known.captions) if language is None else [language] * len(known.captions)
+    found: dict[Language, dict[str, list[str]]] = {}
+    of_picture: dict[str, list[Language]] = {}
+    for (picture, text, _), own in zip(known.captions, languages, strict=True):
+        found.setdefault(own, {}).setdefault(picture, []).append(text)
+        if own not in of_picture.setdefault(picture, []):
+            of_picture[picture].append(own)
+
+    captions: dict[str, list[tuple[str, Language | None]]] = {}
+    for name, text, named in said.captions:
+        picture = name if name in of_picture else known.aliases.get(name, name)
+        captions.setdefault(picture, []).append((text, named if language is None else language))
+    missing = [picture for picture in captions if picture not in of_picture]
+    if missing:
+        raise ImageCapError(
+            f"{len(missing)} pictures with captions in {hypotheses} have no references in {references}, the first is "
+            f"of {missing[0]!r}"
+        )
+    chosen: dict[Language, dict[str, str]] = {}
+    odd = 0
+    for picture, texts in captions.items():
+        for (text, _), own in zip(texts, _languages(said, picture, texts, of_picture[picture]), strict=True):
+            if picture in chosen.setdefault(own, {}):
+                raise ImageCapError(f"{hypotheses}: picture {picture!r} has more than one caption to score")
+            chosen[own][picture] = text
+            odd += language is None and language_of(text) not in (own, ENGLISH.code)
+    return ScoreFiles(found, chosen, _notes(found, chosen, said, odd))
 
 
-def read_hypotheses(path: Path) -> dict[str, dict[str, str]]:
-    """Read the captions to score.
-
-    The file may hold `{picture: caption}`, a list of rows with a picture and a caption (COCO's results), and
-    eval_results.json.
-
-    Returns:
-        One caption by language and picture.
-
-    Raises:
-        ImageCapError: the file cannot be read or has another format, or a picture has two captions in a language; the
-            message names the row.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for image, caption, language in _rows(path, "caption"):
-        if image in found.setdefault(language, {}):
-            raise ImageCapError(f"{path}: picture {image!r} has more than one caption to score")
-        found[language][image] = caption
-    if not found:
-        raise ImageCapError(f"{path} holds no captions")
-    return found
+def _languages(
+    file: CaptionFile, picture: str, texts: Sequence[tuple[str, Language | None]], known: Sequence[Language]
+) -> list[Language]:
+    """The language of each of a picture's captions, one of those that its references have."""
+    decided: list[Language | None] = []
+    for text, named in texts:
+        script = language_of(text)
+        by_script = script if script != ENGLISH.code or any(char.isalpha() for char in text) else None
+        own = known[0] if len(known) == 1 else named or by_script
+        if named is not None and named not in known and by_script is not None:
+            raise ImageCapError(
+                f"{file.path}: the caption of {picture!r} is in {LANGUAGES[named].name}, but the picture has no "
+                f"references in that language"
+            )
+        decided.append(own if own in known else None)
+    left = [each for each in known if each not in decided]
+    return [each or (left.pop(0) if left else known[0]) for each in decided]
 
 
-def _rows(path: Path, column: str) -> list[tuple[str, str, str]]:
-    """Picture, text and language of every caption in a file; `column` is its name in eval_results.json."""
-    content = read_json(path)
-    if isinstance(content, Mapping):
-        if isinstance(content.get("annotations"), list):
-            content = content["annotations"]
-        elif isinstance(content.get("results"), list):
-            content = [
-                {"image": row.get("image"), "caption": caption, "language": row.get("language")}
-                for row in content["results"]
-                if isinstance(row, Mapping)
-                for caption in _as_list(row.get(column))
-            ]
-        else:
-            content = [
-                {"image": image, "caption": caption}
-                for image, captions in content.items()
-                for caption in _as_list(captions)
-            ]
-    if not isinstance(content, list):
-        raise ImageCapError(f"{path} must hold a list of rows or an object, not a {type(content).__name__}")
-    return [_row(path, number, row) for number, row in enumerate(content, 1)]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _row(path: Path, number: int, row: Any) -> tuple[str, str, str]:
-    if not isinstance(row, Mapping):
-        raise ImageCapError(f"{path}: row {number} must be an object with a picture and a caption")
-    # COCO's annotations have an `id` of their own beside `image_id`
-    image = next((row[name] for name in _COLUMNS if isinstance(row.get(name), str | int)), None)
-    if image is None:
-        raise ImageCapError(f"{path}: row {number} names no picture; give it `image` or `image_id`")
-    caption = row.get("caption")
-    if isinstance(caption, list) and all(isinstance(token, str) for token in caption):
-        caption = " ".join(caption)
-    if not isinstance(caption, str):
-        raise ImageCapError(f"{path}: row {number} ({image}): `caption` must be text")
-    language = row.get("language")
-    return str(image), caption, language if language in LANGUAGES else language_of(caption)
+def _notes(
+    references: dict[Language, dict[str, list[str]]],
+    hypotheses: dict[Language, dict[str, str]],
+    said: CaptionFile,
+    odd: int,
+) -> list[str]:
+    notes = []
+    if said.unreadable:
+        notes.append(f"{said.unreadable} pictures in {said.path} could not be read and have no caption to score")
+    for language, captions in hypotheses.items():
+        left_out = len(references[language]) - len(captions)
+        if left_out:
+            notes.append(f"{left_out} pictures ({language}) have references but no caption and are left out")
+    if odd:
+        notes.append(f"{odd} captions are in another script than the references of their pictures")
+    return notes

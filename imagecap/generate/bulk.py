@@ -5,10 +5,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from imagecap.config import Settings
-from imagecap.data.decoding import map_pictures
+from imagecap.data.decoding import default_threads, picture_reader
+from imagecap.data.identity import file_fingerprint
 from imagecap.data.images import PictureError
+from imagecap.data.prefetch import prefetch
 from imagecap.generate.captioner import GeneratedCaption, caption_pixels
 from imagecap.generate.inputs import Picture
 from imagecap.generate.journal import JournalRow
@@ -33,6 +36,7 @@ def caption_rows(
         The rows of one batch, one per picture. A row has `image` (the name), `caption`, `score`, `tokens` (their
         number) and, if `num_captions` is above 1, `others`. The row of a picture that cannot be read, or for which no
         token could be chosen, has `image` and `error`.
+        `file` is the `file_fingerprint`.
 
     Raises:
         ImageCapError: neither the settings nor the model have a prompt.
@@ -41,11 +45,17 @@ def caption_rows(
     prompt = tokenize_prompt(model, resolve_prompt(model, generate), generate)
     weight = model.vision_tower.embeddings.patch_embedding.weight
     model.llava.eval()
-    files = [file for _, file in pictures]
-    results = map_pictures(lambda image: model.preprocess([image])[0], files, settings.data.max_image_pixels)
-    named = zip((name for name, _ in pictures), results, strict=True)
-    while batch := list(islice(named, batch_size)):
-        pixels = [result for _, result in batch if not isinstance(result, PictureError)]
+    read = picture_reader(lambda image: model.preprocess([image])[0], settings.data.max_image_pixels)
+    threads = default_threads()
+    results = prefetch(
+        # the fingerprint comes first: a file that changes meanwhile is captioned again the next time
+        lambda picture: (picture[0], file_fingerprint(picture[1]), read(picture[1])),
+        pictures,
+        threads=threads,
+        ahead=8 * threads,
+    )
+    while batch := list(islice(results, batch_size)):
+        pixels = [result for _, _, result in batch if not isinstance(result, PictureError)]
         captions: list[GeneratedCaption] = []
         if pixels:
             with torch.inference_mode():
@@ -53,13 +63,17 @@ def caption_rows(
                 captions = caption_pixels(model, pixel_values, [prompt] * len(pixels), generate)
         remaining = iter(captions)
         yield [
-            {"image": name, "error": result.reason} if isinstance(result, PictureError) else _row(name, next(remaining))
-            for name, result in batch
+            {"image": name, **_content(result, remaining), **({"file": fingerprint} if fingerprint else {})}
+            for name, fingerprint, result in batch
         ]
 
 
-def _row(name: str, caption: GeneratedCaption) -> JournalRow:
+def _content(result: Tensor | PictureError, captions: Iterator[GeneratedCaption]) -> JournalRow:
+    """The next caption, or the error of a picture that could not be read."""
+    if isinstance(result, PictureError):
+        return {"error": result.reason}
+    caption = next(captions)
     if caption.error is not None:
-        return {"image": name, "error": caption.error}
-    row = {"image": name, "caption": caption.text, "score": caption.score, "tokens": len(caption.token_ids)}
+        return {"error": caption.error}
+    row = {"caption": caption.text, "score": caption.score, "tokens": len(caption.token_ids)}
     return row | ({"others": [other.text for other in caption.others]} if caption.others else {})

@@ -5,17 +5,18 @@ image, the image tokens, the prompt, and the text that the caption begins with.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.data.texts import without_picture_mark
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
-from imagecap.model.language_model.utils import text_ids
+from imagecap.languages import LANGUAGES, Language, language_of
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -64,16 +65,30 @@ def resolve_prompt(
     raise ImageCapError(missing)
 
 
+def prompt_language(info: Mapping[str, Any], settings: GenerateSettings) -> Language:
+    """The language that captions are in for the prompt of the settings, or for that saved with the model.
+
+    Args:
+        info: the content of the model's `imagecap.json`.
+        settings: their `prompt` is used.
+    """
+    prompt = str(settings.prompt if settings.prompt is not None else info.get("prompt", ""))
+    prompts: Mapping[str, str] = info.get("prompts") or {}
+    own = next((spec.code for spec in LANGUAGES.values() if prompts.get(spec.code) == prompt), None)
+    return own or language_of(prompt)
+
+
 def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSettings) -> TokenizedPrompt:
-    """Tokenize a prompt, followed by `settings.caption_start`.
+    """Tokenize a prompt, followed by `settings.caption_start`. Marks of the picture around the prompt are left out.
 
     Raises:
-        ImageCapError: the prompt contains the image token; `caption_start` has more than `MAX_START_TOKENS` tokens;
+        ImageCapError: the prompt contains a special token; `caption_start` has more than `MAX_START_TOKENS` tokens;
             prompt and caption have more tokens than the language model has positions; or the language model does not
             support these settings.
     """
+    prompt = without_picture_mark(prompt)
     ids = model.prompt_ids(prompt)
-    start = text_ids(model.tokenizer, settings.caption_start)
+    start = model.text_ids(settings.caption_start)
     if len(start) > MAX_START_TOKENS:
         raise ImageCapError(f"caption_start has {len(start)} tokens, more than {MAX_START_TOKENS}: shorten it")
     tokenized = TokenizedPrompt(prompt, ids.before, [*ids.after, *start])
@@ -124,7 +139,7 @@ def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: Gener
         return text.strip()
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     # If a character of the start has no token, its ids hold the special token for that, after which a blank is kept.
-    start_ids = text_ids(tokenizer, start)
+    start_ids = model.text_ids(start)
     before = tokenizer.decode(start_ids)
     whole = tokenizer.decode([*start_ids, *(token for token in tokens if token not in special)])
     return (start + (whole[len(before) :] if whole.startswith(before) else text)).strip()

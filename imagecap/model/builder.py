@@ -99,7 +99,7 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     llava.requires_grad_(False)
-    return ImageCaptioner(llava, processor, _read_info(folder)).to(device)
+    return ImageCaptioner(llava, processor, captioner_info(folder)).to(device)
 
 
 def captioner_config(folder: Path) -> dict[str, Any]:
@@ -126,7 +126,12 @@ def captioner_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
+def captioner_info(folder: Path) -> dict[str, Any]:
+    """Read `imagecap.json` of a saved captioner; empty if another program made it.
+
+    Raises:
+        ImageCapError: the file is no JSON object.
+    """
     try:
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -23,7 +23,8 @@ from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import CardFacts, model_card
 from imagecap.model.checkpoint import quiet_transformers
 from imagecap.model.language_model.adapters import add_adapters
-from imagecap.model.language_model.utils import bos_ids, freeze_except_last, text_ids
+from imagecap.model.language_model.plain_text import PlainText
+from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
 from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
@@ -137,25 +138,37 @@ class ImageCaptioner(nn.Module):
         """Token ids around the image tokens, the same as `processor(text=…)` and the chat template give.
 
         Raises:
-            ImageCapError: the prompt contains the image token.
+            ImageCapError: the prompt contains a special token, such as the image token.
         """
         # The image token is tokenised too, since some vocabularies treat the start of a text in their own way.
         text = f"{self.processor.image_token}{prompt}\n"
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if ids[0] != self.image_token_id or self.image_token_id in ids[1:]:
-            raise ImageCapError(f"the prompt {prompt!r} holds {self.processor.image_token}, the model's image token")
+        image_token = self.processor.image_token
+        found = self._plain_text.special_token(prompt, ids[1:]) if ids[0] == self.image_token_id else image_token
+        if found is not None:
+            what = "the model's image token" if found == image_token else "a special token of the model"
+            raise ImageCapError(f"the prompt {prompt!r} holds {found}, {what}: remove it")
         return PromptIds(before=self._bos_ids, after=ids[1:])
+
+    @cached_property
+    def _plain_text(self) -> PlainText:
+        return PlainText(self.tokenizer)
 
     @cached_property
     def _bos_ids(self) -> list[int]:
         return bos_ids(self.tokenizer)
 
-    def caption_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of a caption, truncated to `max_tokens` with the EOS token that ends it.
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text. Special tokens are not parsed: `<|im_end|>` gets the tokens of its letters.
 
-        Special tokens are not parsed: a caption that contains `<|im_end|>` gets the tokens of its letters.
+        Raises:
+            ImageCapError: the vocabulary cannot spell a special token that the text contains.
         """
-        return [*text_ids(self.tokenizer, text)[: max_tokens - 1], self.eos_token_id]
+        return self._plain_text.ids(text) if text else []
+
+    def caption_ids(self, text: str, max_tokens: int) -> list[int]:
+        """Token ids of a caption, truncated to `max_tokens` with the EOS token that ends it; see `text_ids`."""
+        return [*self.text_ids(text)[: max_tokens - 1], self.eos_token_id]
 
     def choose_trainable(self, settings: ModelSettings) -> None:
         """Set `requires_grad` of every weight and add adapters where `settings.lora_rank` is set.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imagecap.config import GenerateSettings, parse_settings
 from imagecap.data.images import PictureError, load_image
 from imagecap.data.picture_files import PictureFinder
+from imagecap.data.texts import is_blank, without_picture_mark
 from imagecap.errors import ImageCapError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def read_parameters(
         if isinstance(value, float) and not math.isfinite(value):
             raise ImageCapError(f"params: {name}: must be a finite number, not {value}")
     prompt = values.get("prompt")
-    if isinstance(prompt, str) and not prompt.strip():
+    if isinstance(prompt, str) and is_blank(without_picture_mark(prompt)):
         values["prompt"] = None
     try:
         generate = parse_settings({"generate": values}, "params").generate

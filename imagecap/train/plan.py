@@ -60,9 +60,12 @@ class Plan:
         for sample in self.samples:
             row = []
             for caption in sample.captions:
-                if caption.prompt not in prompts:
-                    prompts[caption.prompt] = tuple(model.prompt_ids(caption.prompt).after)
-                ids = tuple(model.caption_ids(caption.text, settings.max_caption_tokens))
+                try:
+                    if caption.prompt not in prompts:
+                        prompts[caption.prompt] = tuple(model.prompt_ids(caption.prompt).after)
+                    ids = tuple(model.caption_ids(caption.text, settings.max_caption_tokens))
+                except ImageCapError as error:
+                    raise ImageCapError(f"{sample.image}: {error}") from None
                 row.append(Branch(prompts[caption.prompt], ids))
             self.branches.append(row)
         self.prefix = len(model.prompt_ids("").before) + model.num_image_tokens

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
-from imagecap.eval.score_files import read_hypotheses, read_references
+from imagecap.eval.caption_files import read_caption_file
+from imagecap.eval.score_files import read_score_files
 from imagecap.main import main
 from imagecap.metrics import score
 from imagecap.metrics.meteor import METEOR, meteor_of_sums
@@ -29,6 +31,15 @@ RESULTS = {
     ]
 }
 COCO_RESULTS = [{"image_id": int(image), "caption": text} for image, text in SAID.items()]
+FLOAT_IDS = [{"image_id": float(image), "caption": text} for image, text in SAID.items()]  # as pandas writes them
+KARPATHY = {
+    "dataset": "flickr8k",
+    "images": [
+        {"filename": image, "imgid": int(image), "split": "test", "sentences": [{"raw": text} for text in texts]}
+        for image, texts in REFERENCES.items()
+    ],
+}
+GTS = {image: [{"caption": text} for text in texts] for image, texts in REFERENCES.items()}  # of pycocoevalcap
 
 
 def run_score(references: Path, hypotheses: Path, *options: str) -> int:
@@ -41,11 +52,63 @@ def write(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("references", [REFERENCES, ANNOTATIONS, ROWS, RESULTS])
-@pytest.mark.parametrize("hypotheses", [SAID, COCO_RESULTS, RESULTS, {k: [v] for k, v in SAID.items()}])
+@pytest.mark.parametrize("references", [REFERENCES, ANNOTATIONS, ROWS, RESULTS, KARPATHY, GTS])
+@pytest.mark.parametrize("hypotheses", [SAID, COCO_RESULTS, FLOAT_IDS, RESULTS, {k: [v] for k, v in SAID.items()}])
 def test_formats(tmp_path: Path, references: Any, hypotheses: Any) -> None:
-    assert read_references(write(tmp_path, "r", references)) == {"en": REFERENCES}
-    assert read_hypotheses(write(tmp_path, "h", hypotheses)) == {"en": SAID}
+    files = read_score_files(write(tmp_path, "r", references), write(tmp_path, "h", hypotheses))
+    assert files.references == {"en": REFERENCES}
+    assert files.hypotheses == {"en": SAID}
+    assert files.notes == []
+
+
+CHINESE = {"1": ["一只狗在草地上奔跑。", "NIKE T-shirt"], "2": ["一个男人在骑马。", ""], "3": ["两只猫在沙发上。"]}
+
+
+@pytest.mark.parametrize("said", ["", "NIKE", "42", "iPhone 12 Pro", "!"])
+def test_the_language_is_that_of_the_picture(tmp_path: Path, said: str) -> None:
+    hypotheses = write(tmp_path, "h", {"1": "一只狗在跑。", "2": said, "3": "两只猫。"})
+    files = read_score_files(write(tmp_path, "r", CHINESE), hypotheses)
+    assert files.references == {"zh": CHINESE}
+    assert files.hypotheses == {"zh": {"1": "一只狗在跑。", "2": said, "3": "两只猫。"}}
+
+
+def test_captions_in_neither_script_take_the_language_that_is_left(tmp_path: Path) -> None:
+    references = {"1": ["A dog runs.", "一只狗在跑。"], "2": ["Two boats", "boats at sea", "两艘船"]}
+    said = [("1", "一只狗"), ("1", ""), ("2", ""), ("2", "a boat")]
+    rows = [{"image": image, "caption": text} for image, text in said]
+    files = read_score_files(write(tmp_path, "r", references), write(tmp_path, "h", rows))
+    assert files.references["en"] == {"1": ["A dog runs."], "2": ["Two boats", "boats at sea"]}
+    assert files.hypotheses == {"zh": {"1": "一只狗", "2": ""}, "en": {"1": "", "2": "a boat"}}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "tsv", "json"])
+def test_what_a_caption_job_writes(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"image": image, "caption": text, "score": -1.5, "tokens": 5, "error": None} for image, text in SAID.items()
+    ]
+    table = pd.DataFrame([*rows, {"image": "4", "caption": None, "error": "is truncated"}])
+    file = tmp_path / f"h.{ending}"
+    if ending == "parquet":
+        table.to_parquet(file)
+    elif ending in ("csv", "tsv"):
+        table.to_csv(file, index=False, sep="\t" if ending == "tsv" else ",")
+    else:
+        table.to_json(file, orient="records", lines=ending == "jsonl")
+    files = read_score_files(write(tmp_path, "r", REFERENCES), file)
+    assert files.hypotheses == {"en": SAID}
+    assert "1 pictures" in files.notes[0]
+    assert "could not be read" in files.notes[0]
+
+
+def test_pictures_of_coco_and_karpathy_have_two_names(tmp_path: Path) -> None:
+    coco = {"images": [{"id": 391895, "file_name": "COCO_val2014_000000391895.jpg"}]}
+    coco["annotations"] = [{"id": 1, "image_id": 391895, "caption": "A man rides."}]
+    image = {"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg", "imgid": 0, "cocoid": 391895}
+    karpathy = {"images": [{**image, "sentences": [{"raw": "A man rides."}]}]}
+    for references in (coco, karpathy):
+        for name in ("391895", 391895.0, "COCO_val2014_000000391895.jpg"):
+            said = write(tmp_path, "h", [{"image_id": name, "caption": "a man"}])
+            assert list(read_score_files(write(tmp_path, "r", references), said).hypotheses) == ["en"]
 
 
 def test_scores_are_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +142,13 @@ def test_languages_are_scored_apart_and_named(tmp_path: Path, capsys: pytest.Cap
         ([{"image": "1", "caption": 5}], SAID, (), r"row 1 \(1\): `caption` must be text"),
         ([3], SAID, (), "row 1 must be an object"),
         ([], SAID, (), "holds no captions"),
+        ({}, SAID, (), "holds no captions"),
+        ([{"image": True, "caption": "x"}], SAID, (), "row 1 names no picture"),
+        ([{"image": 1.5, "caption": "x"}], SAID, (), "row 1 names no picture"),
+        ({"images": [{"id": 1, "file_name": "1.jpg"}]}, SAID, (), "needs `filename` and `sentences`"),
+        ([{"id": "1", "conversations": []}], SAID, (), "is a conversation in LLaVA's format"),
+        (REFERENCES, [{"image": "1", "caption": "一只狗", "language": "zh"}], (), "is in Chinese, but"),
+        (REFERENCES, {"1": ["a dog", "a cat that runs"]}, (), "picture '1' has more than one caption"),
         (REFERENCES, SAID, ("--tokenizer", "nltk"), "tokenizer 'nltk' is unknown"),
         (REFERENCES, SAID, ("--official",), "the official scorers cannot run here"),
     ],
@@ -92,7 +162,9 @@ def test_errors(
     message: str,
 ) -> None:
     assert run_score(write(tmp_path, "r", references), write(tmp_path, "h", hypotheses), *options) == EXIT_USER_ERROR
-    assert re.search(message, capsys.readouterr().err)
+    said = capsys.readouterr()
+    assert re.search(message, said.err)
+    assert said.out == ""
 
 
 def test_a_program_gets_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +176,13 @@ def test_a_program_gets_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ImageCapError, match="does not exist"):
-        read_references(tmp_path / "none.json")
+        read_caption_file(tmp_path / "none.json", "references")
     (tmp_path / "bad.json").write_text('{"a": [}')
     with pytest.raises(ImageCapError, match="line 1, column 8"):
-        read_references(tmp_path / "bad.json")
+        read_caption_file(tmp_path / "bad.json", "references")
+    (tmp_path / "twice.json").write_text('{"a": ["x"], "b": ["y"], "a": ["z"]}')
+    with pytest.raises(ImageCapError, match="holds the key 'a' twice"):
+        read_caption_file(tmp_path / "twice.json", "references")
 
 
 @pytest.mark.parametrize("name", ["en_basic", "coco_fakecap334"])

@@ -68,6 +68,11 @@ def test_encodings(data, encoding: str) -> None:
         ({**GOOD, "image": ""}, "image is empty"),
         ({**GOOD, "caption": ""}, "caption is empty"),
         ({**GOOD, "caption": " \n\t\u3000"}, "caption is empty"),
+        ({**GOOD, "caption": "\u200b"}, "caption is empty (it has invisible characters only)"),
+        ({**GOOD, "caption": "\ufeff \u00ad"}, "caption is empty"),
+        ({**GOOD, "caption": "\x00\x1b"}, "caption is empty"),
+        ({**GOOD, "prompt": "\u200b"}, "prompt is empty"),
+        ({**GOOD, "prompt": "What is <image> here?"}, "prompt holds <image> between other words"),
         ({**GOOD, "caption": True}, "caption must be text, not true"),
         ({**GOOD, "caption": ["A dog.", "A cat."]}, "one row per caption"),
         ({**GOOD, "caption": "half \ud800"}, "half a character"),
@@ -119,3 +124,49 @@ def test_nan_of_pandas_is_null(data) -> None:
     assert not problems
     assert rows[0].split is None
     assert rows[0].caption.extra == {"score": None}
+
+
+def test_a_key_twice(data) -> None:
+    first = '{"image": "a.png", "image": "b.png", "caption": "x"}'
+    second = '{"image": "a.png", "caption": "x", "n": {"k": 1, "k": 2}}'
+    data.text(f"[{first}, {second}]")
+    rows, problems = read_rows(data.path / "captions.json", SETTINGS)
+    assert not rows
+    assert [str(problem) for problem in problems] == [
+        'row 1 (b.png): the row holds "image" twice; keep one of them',
+        'row 2 (a.png): the row holds "k" twice; keep one of them',
+    ]
+
+
+def test_marks_of_models_are_no_tokens(data) -> None:
+    """Marks of the picture are left out of prompts, marks in captions are letters, control characters are left out."""
+    data.rows(
+        {"image": "a.png", "caption": "A dog.", "prompt": "<image>\nDescribe."},
+        {"image": "a.png", "caption": "A dog.", "prompt": "<|vision_start|><|image_pad|><|vision_end|>Describe."},
+        {"image": "a.png", "caption": "\ufeffA <|im_end|>dog.\u200b", "prompt": "<image>"},
+        {"image": "a.png", "caption": "A\x00 dog\x1b[31m.", "prompt": "Say\x07 it."},
+    )
+    rows, problems = read_rows(data.path / "captions.json", SETTINGS)
+    assert [row.caption.prompt for row in rows] == ["Describe.", "Describe.", SETTINGS.prompt_en, "Say it."]
+    assert [row.caption.text for row in rows] == ["A dog.", "A dog.", "A <|im_end|>dog.", "A dog[31m."]
+    assert [(problem.severity, problem.row) for problem in problems] == [("warning", 1), ("warning", 3), ("warning", 4)]
+    said = " ".join(str(problem) for problem in problems)
+    assert "<image> is left out of the prompt, which always follows the picture (the first of 3 rows)" in said
+    assert "caption holds <|im_end|>" in said
+    assert "the control character U+0000 is left out" in said
+
+
+def test_the_language_is_that_of_the_picture(data) -> None:
+    data.rows(
+        {"image": "a.png", "caption": "一只狗在草地上奔跑。"},
+        {"image": "a.png", "caption": "NIKE T-shirt"},
+        {"image": "b.png", "caption": "一个男人在骑马。"},
+        {"image": "b.png", "caption": "A man rides a horse."},
+        {"image": "c.png", "caption": "iPhone"},
+        {"image": "d.png", "caption": "一只猫。"},
+        {"image": "d.png", "caption": "OK", "language": "en"},
+        {"image": "e.png", "caption": "船"},
+    )
+    rows, _ = read_rows(data.path / "captions.json", SETTINGS)
+    assert [row.caption.language for row in rows] == ["zh", "zh", "zh", "en", "en", "zh", "en", "zh"]
+    assert rows[1].caption.prompt == SETTINGS.prompt_zh

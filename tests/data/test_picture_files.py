@@ -66,6 +66,8 @@ def test_unicode_forms(data, form: str) -> None:
         ("a.png/b.png", "is not in"),
         ("sub", "is a folder"),
         ("A.PNG", 'there is "a.png", with other capitals'),
+        ("a.png ", 'there is "a.png", with other blanks'),
+        (" a .png\u200b", 'there is "a.png", with other blanks'),
         ("a.jpg", 'there is "a.png", with another extension'),
         ("a", 'there is "a.png", with another extension'),
         ("sub/B.png", 'there is "b.png"'),

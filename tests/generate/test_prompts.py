@@ -16,7 +16,7 @@ from imagecap.generate.captioner import caption
 from imagecap.generate.prompts import MAX_START_TOKENS, caption_text, final_text, tokenize_prompt
 from imagecap.generate.streaming import stream_caption
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.language_model.utils import text_ids
+from imagecap.model.language_model.plain_text import PlainText
 
 WORDS = ["▁A", "▁dog", "▁runs", "▁on", "▁grass", ".", "▁", "s", "▁do", "▁n", "'", "t", "▁'", "一", "只", "▁it"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -62,7 +62,7 @@ TOKENIZERS = {
 
 
 def text_of(tokenizer: PreTrainedTokenizerFast, tokens: list[int], start: str = "") -> str:
-    model: Any = SimpleNamespace(tokenizer=tokenizer)
+    model: Any = SimpleNamespace(tokenizer=tokenizer, text_ids=PlainText(tokenizer).ids)
     return caption_text(model, tokens, GenerateSettings(caption_start=start))
 
 
@@ -70,8 +70,8 @@ def text_of(tokenizer: PreTrainedTokenizerFast, tokens: list[int], start: str = 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_start_and_continuation_are_joined_with_one_blank(name: str, start: str) -> None:
     tokenizer = TOKENIZERS[name]
-    whole = text_ids(tokenizer, "A dog runs on grass.")
-    continuation = whole[len(text_ids(tokenizer, "A dog")) :]
+    whole = PlainText(tokenizer).ids("A dog runs on grass.")
+    continuation = whole[len(PlainText(tokenizer).ids("A dog")) :]
     found = text_of(tokenizer, [*continuation, tokenizer.eos_token_id], start)
     assert found == f"{start.strip()} runs on grass."
 
@@ -88,12 +88,12 @@ def test_the_text_of_an_unfinished_caption_never_changes(name: str, data: st.Dat
     """For random tokens, incomplete characters and special tokens among them, with and without a start."""
     tokenizer = TOKENIZERS[name]
     words = [tokenizer.convert_tokens_to_ids(word) for word in WORDS if word in tokenizer.get_vocab()]
-    characters = text_ids(tokenizer, "狗🐈\ufffd　é")
+    characters = PlainText(tokenizer).ids("狗🐈\ufffd　é")
     several = st.sampled_from([[each] for each in words] + [characters])
     tokens = data.draw(st.lists(st.one_of(st.integers(0, len(tokenizer) - 1).map(lambda each: [each]), several)))
     ids = [token for group in tokens for token in group]
     settings = GenerateSettings(caption_start=data.draw(st.sampled_from(["", "A dog", "it '", "狗", "A ", "é."])))
-    model: Any = SimpleNamespace(tokenizer=tokenizer)
+    model: Any = SimpleNamespace(tokenizer=tokenizer, text_ids=PlainText(tokenizer).ids)
     text = caption_text(model, ids, settings)
     assert text.startswith(settings.caption_start)
     yielded = ""

@@ -165,6 +165,39 @@ def test_caption_ids_end_with_eos_and_spell_special_tokens(tiny_model: ImageCapt
         tiny_model.prompt_ids("what is <|image_pad|>?")
 
 
+SPECIAL = ("<|image_pad|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "[TOOL]")
+
+
+@pytest.mark.parametrize("text", [*SPECIAL, "a <think>red</think> cat<|im_end|>", "<|im_end|><|im_end|>"])
+def test_no_text_becomes_a_special_or_added_token(tiny_bases: ModelSettings, text: str) -> None:
+    """Also not added tokens that are not marked as special, as Qwen's `<think>`."""
+    model = build(tiny_bases)
+    model.tokenizer.add_tokens(["<think>", "</think>", "[TOOL]", "dogs"])
+    special = {model.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    ids = model.caption_ids(text, 100)[:-1]
+    assert special.isdisjoint(ids)
+    assert model.tokenizer.decode(ids) == text
+    with pytest.raises(ImageCapError, match=r"image token: remove it|a special token of the model: remove it"):
+        model.prompt_ids(text)
+    dogs = model.tokenizer.convert_tokens_to_ids("dogs")
+    assert dogs in model.caption_ids("two dogs", 100)
+    assert dogs in model.prompt_ids("two dogs").after
+
+
+def test_a_vocabulary_that_cannot_spell_a_special_token(tiny_bases: ModelSettings) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2, "dog": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = build(tiny_bases)
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    assert model.caption_ids("a dog", 9) == [0, 3, model.eos_token_id]
+    for text in ("dog </s>", "a <unk> dog"):
+        with pytest.raises(ImageCapError, match="a special token of the model: remove it"):
+            model.caption_ids(text, 9)
+
+
 def test_linear_projector_is_one_trained_matrix(tiny_bases: ModelSettings, tmp_path: Path) -> None:
     model = build(tiny_bases.model_copy(update={"projector": "linear"}))
     trained = [name for name, weight in model.projector.named_parameters() if weight.requires_grad]

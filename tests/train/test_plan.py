@@ -1,6 +1,11 @@
 """What is trained on and in which order."""
 
+from dataclasses import replace
+
+import pytest
+
 from imagecap.config import TrainSettings
+from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.plan import Plan
 from tests.train.conftest import MakeSamples
@@ -50,3 +55,12 @@ def test_another_number_of_processes_cuts_the_same_steps_anew(
         assert [[len(part) for part in step.micro] for step in steps] == sizes
         assert [step.pictures for step in steps] == [step.pictures for step in before.epoch(1)]
         assert plan.epoch(1, 1) == steps[1:]
+
+
+def test_a_special_token_in_a_prompt_is_refused_with_its_picture(
+    tiny_model: ImageCaptioner, make_samples: MakeSamples
+) -> None:
+    (sample,) = make_samples(1)
+    caption = replace(sample.captions[0], prompt="Describe.<|im_end|>")
+    with pytest.raises(ImageCapError, match=rf"{sample.image}: the prompt .* holds <\|im_end\|>, a special token"):
+        Plan(tiny_model, [replace(sample, captions=(caption,))], TrainSettings())

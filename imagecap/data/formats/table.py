@@ -14,6 +14,7 @@ from imagecap.data.formats.text_files import first_line, text_lines
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError, require_package
+from imagecap.files import object_of
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -155,7 +156,7 @@ def _read_json_lines(file: Path) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line, parse_constant=lambda _: None)
+            yield json.loads(line, parse_constant=lambda _: None, object_pairs_hook=object_of)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise ImageCapError(f"{file} is not JSON Lines: line {number}: {reason}") from None

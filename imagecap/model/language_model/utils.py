@@ -75,11 +75,6 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     return tokenizer
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text; special tokens are neither added nor parsed: `<|im_end|>` gets the tokens of its letters."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids) if text else []
-
-
 def bos_ids(tokenizer: Any) -> list[int]:
     """The ids that the tokenizer prepends to every text by itself: `[]`, or `[bos]`."""
     marked, plain = tokenizer("x").input_ids, tokenizer("x", add_special_tokens=False).input_ids

@@ -1,0 +1,68 @@
+"""What captions and prompts may hold: text that can be seen, without control characters and without marks of a model.
+
+A mark is a piece of text that language models or data formats use as a token, such as `<|im_end|>` or `<image>`.
+"""
+
+import re
+import unicodedata
+
+# Characters without a picture that Unicode counts as letters or symbols: fillers of Hangul, and the blank of Braille.
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+_UNSEEN_CATEGORIES = {"Cc", "Cf", "Cn", "Mn", "Me", "Zl", "Zp", "Zs"}
+
+# White space, byte order marks, zero-width spaces, soft hyphens and marks of direction at the ends of a text.
+_EDGES = re.compile(r"^[\s\ufeff\u200b\u2060\u00ad\u200e\u200f]+|[\s\ufeff\u200b\u2060\u00ad\u200e\u200f]+$")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and the ends of lines
+
+# Where the picture stands in the prompts of LLaVA, Qwen, Gemma, InternVL, Pixtral, Phi and others.
+_PICTURE_MARK = (
+    r"(?:<\|vision_start\|>|<img>|<start_of_image>|\[IMG\]|<\|image_\d+\|>|<\|?image\|?>|<\|image_pad\|>"
+    r"|<image_soft_token>|<IMG_CONTEXT>|<image_placeholder>|\[IMG_END\]|<end_of_image>|</img>|<\|vision_end\|>)"
+)
+_OUTER_PICTURE_MARKS = re.compile(rf"^(?:\s*{_PICTURE_MARK})+\s*|\s*(?:{_PICTURE_MARK}\s*)+$")
+_MARK = re.compile(
+    rf"{_PICTURE_MARK}|<[|｜][^<>|｜\s]+[|｜]>|</?s>|</?(?:pad|unk|bos|eos|mask|sep|cls|think)>"
+    r"|\[/?(?:INST|CLS|SEP|PAD|UNK|MASK|BOS|EOS)\]|<(?:start|end)_of_turn>"
+)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, zero-width and control characters, lone accents."""
+    return all(char in _FILLERS or unicodedata.category(char) in _UNSEEN_CATEGORIES for char in text)
+
+
+def trim(text: str) -> str:
+    """The text without white space and invisible characters at its ends."""
+    return _EDGES.sub("", text)
+
+
+def control_character(text: str) -> str | None:
+    """The first control character, as `U+001B`; None if there is none. Tabs and ends of lines do not count."""
+    found = _CONTROL.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
+
+
+def without_control_characters(text: str) -> str:
+    """The text without what `control_character` finds."""
+    return _CONTROL.sub("", text)
+
+
+def mark_in(text: str) -> str | None:
+    """The first piece of a text that language models use as a token, such as `<|im_end|>`; None if there is none."""
+    found = _MARK.search(text)
+    return found[0] if found else None
+
+
+def picture_mark_in(text: str) -> str | None:
+    """The first mark in a text that stands for a picture, such as `<image>`; None if there is none."""
+    found = re.search(_PICTURE_MARK, text)
+    return found[0] if found else None
+
+
+def without_picture_mark(prompt: str) -> str:
+    r"""The prompt without marks of the picture at its ends: "<image>\nDescribe it." becomes "Describe it.".
+
+    Prompts of LLaVA say so where the picture stands. Here it always stands before the prompt.
+    """
+    return _OUTER_PICTURE_MARKS.sub("", prompt)

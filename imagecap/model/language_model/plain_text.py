@@ -1,0 +1,70 @@
+"""Tokens of a text from outside, such as a caption, in which no special or added token of the vocabulary may occur."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from imagecap.errors import ImageCapError
+
+
+class PlainText:
+    """Tokenizes text without ever making a special token of it, and finds such tokens.
+
+    Special tokens are those of the vocabulary that steer the model, `<|im_end|>`, and other added tokens that look like
+    them, `<think>`. Added tokens that are words or blanks are ordinary text.
+
+    Args:
+        tokenizer: the tokenizer of the language model.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = {
+            number: str(token.content)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or _looks_special(str(token.content))
+        }
+
+    def special_token(self, text: str, ids: Sequence[int]) -> str | None:
+        """The first special token among the ids of a text; None if there is none.
+
+        The id for unknown characters counts only if the text spells its token.
+        """
+        for number in self._special.keys() & set(ids):
+            if number != self._tokenizer.unk_token_id or self._special[number] in text:
+                return self._special[number]
+        return None
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text; what looks like a special token gets the tokens of its letters.
+
+        Raises:
+            ImageCapError: the vocabulary cannot spell it with other tokens.
+        """
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        found = self.special_token(text, ids)
+        if found is not None and self._bare is not None:
+            ids = self._bare.encode(text, add_special_tokens=False).ids
+            found = self.special_token(text, ids)
+        if found is not None:
+            raise ImageCapError(f"the text {text!r} holds {found}, a special token of the model: remove it")
+        return ids
+
+    @cached_property
+    def _bare(self) -> Any:
+        """The tokenizer without added tokens; None for a tokenizer that is not of the library tokenizers."""
+        from tokenizers import Tokenizer
+
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        content = json.loads(backend.to_str())
+        content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        return Tokenizer.from_str(json.dumps(content))
+
+
+def _looks_special(content: str) -> bool:
+    """Whether an added token is written as special tokens are: a name between signs, `<think>`, `[TOOL]`."""
+    content = content.replace("▁", " ").strip()
+    return bool(content) and not content[0].isalnum() and any(char.isalnum() for char in content)
