@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(
-    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="true"
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DO_NOT_TRACK="true",
+    IMAGECAP_DIGEST_CACHE="off",  # the pictures of tests have no place in the user's cache
 )
 
 from typing import TYPE_CHECKING, Any

@@ -9,6 +9,7 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
+from imagecap.data.digest_cache import Digest, cached_digests, remember_digests
 from imagecap.data.identity import picture_digest
 from imagecap.data.images import PictureError, decode_image, load_image, open_image
 from imagecap.data.prefetch import prefetch
@@ -24,18 +25,40 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | PictureError]:
     """The `picture_digest` of each file, or the reason why it cannot be read.
 
-    When it takes long, a progress bar appears on stderr, if that is a terminal.
+    Files that have not changed since they were decoded are not decoded again; see `digest_cache`. When it takes long, a
+    progress bar appears on stderr, if that is a terminal.
     """
+    results: dict[Path, str | PictureError] = {}
+    results.update(cached_digests(paths, max_pixels, lambda path: _digest_of(path, max_pixels)))
+    unknown = [path for path in paths if path not in results]
+    decoded: dict[Path, Digest] = {}
     bar = tqdm(
-        map_pictures(picture_digest, paths, max_pixels),
-        total=len(paths),
+        map_pictures(_digest_and_pixels, unknown, max_pixels),
+        total=len(unknown),
         desc="checking pictures",
         unit="picture",
         delay=_SECONDS_BEFORE_PROGRESS,
         disable=None,
         leave=False,
     )
-    return list(bar)
+    for path, found in zip(unknown, bar, strict=True):
+        if isinstance(found, PictureError):
+            results[path] = found
+        else:
+            results[path], decoded[path] = found[0], found
+    remember_digests(decoded)
+    return [results[path] for path in paths]
+
+
+def _digest_and_pixels(image: Image.Image) -> Digest:
+    return picture_digest(image), image.width * image.height
+
+
+def _digest_of(path: Path, max_pixels: int) -> Digest | None:
+    try:
+        return _digest_and_pixels(load_image(path, max_pixels))
+    except PictureError:
+        return None
 
 
 def map_pictures(

@@ -1,0 +1,93 @@
+"""Digests of picture files that were decoded before: unchanged files are not decoded again.
+
+They lie in an SQLite file in the user's cache folder (`$XDG_CACHE_HOME/imagecap` or `~/.cache/imagecap`), which all
+commands and processes of the user share. A file counts as unchanged if its path, size and modification time are still
+the same. The cache never makes a command fail: what cannot be read from it is decoded. `IMAGECAP_DIGEST_CACHE=off` in
+the environment switches it off.
+"""
+
+import logging
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from PIL import __version__ as pillow_version
+
+_log = logging.getLogger(__name__)
+
+_SAMPLE = 8  # cached digests of every call that are checked
+_SETTLED_NS = 2_000_000_000  # a file that was changed this recently may change again without another modification time
+_LOCK_SECONDS = 5.0  # how long another process that writes is waited for
+_COLUMNS = "path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, pixels INTEGER, digest TEXT"
+
+Digest = tuple[str, int]  # `picture_digest` and the number of pixels
+
+
+def cached_digests(paths: Sequence[Path], max_pixels: int, digest: Callable[[Path], Digest | None]) -> dict[Path, str]:
+    """Return the digests of the unchanged files.
+
+    Some of them are computed anew. If one differs, for instance because a file was replaced by one of the same size
+    with the same time, none of them is used.
+
+    Args:
+        paths: absolute paths.
+        max_pixels: digests of larger pictures are left out.
+        digest: computes the digest of a file; None if the file cannot be read.
+    """
+    found: dict[Path, Digest] = {}
+
+    def look_up(database: sqlite3.Connection) -> None:
+        query = "SELECT digest, pixels FROM pictures WHERE path = ? AND size = ? AND modified = ?"
+        for path in paths:
+            key = _key(path)
+            row = database.execute(query, key).fetchone() if key is not None else None
+            if row is not None and row[1] <= max_pixels:
+                found[path] = row
+
+    _with_database(look_up)
+    for path in random.sample(list(found), min(_SAMPLE, len(found))):
+        if digest(path) != found[path]:
+            _log.warning("%s is not the picture that the cache of digests knows; all pictures are decoded again", path)
+            return {}
+    return {path: value for path, (value, _) in found.items()}
+
+
+def remember_digests(digests: Mapping[Path, Digest]) -> None:
+    """Put the digests of files that have just been decoded into the cache."""
+    now = time.time_ns()
+    rows = [
+        (*key, pixels, value)
+        for path, (value, pixels) in digests.items()
+        if (key := _key(path)) is not None and now - key[2] > _SETTLED_NS
+    ]
+    _with_database(
+        lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", rows)
+    )
+
+
+def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
+    """Call `use` with the opened cache in one transaction, unless the cache is switched off or cannot be used."""
+    if os.environ.get("IMAGECAP_DIGEST_CACHE", "").lower() == "off":
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # another version of Pillow may decode other pixels
+        file = folder / f"digests-1-pillow-{pillow_version}.sqlite"
+        with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database, database:
+            database.execute(f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS})")
+            use(database)
+    except (OSError, RuntimeError, sqlite3.Error) as error:  # RuntimeError: there is no home
+        _log.info("the cache of digests cannot be used: %s", error)
+
+
+def _key(path: Path) -> tuple[bytes, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return os.fsencode(path), found.st_size, found.st_mtime_ns
