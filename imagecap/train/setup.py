@@ -10,6 +10,7 @@ from imagecap.config import Settings, TrainSettings
 from imagecap.data.identity import training_digest
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
+from imagecap.generate.decoders import check_decoder
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import ProcessGroup
@@ -111,6 +112,7 @@ def prepare_training(
     if options.best_by is not None and not validation_plan.samples:
         raise ImageCapError("best_by needs validation pictures: set validation_fraction, or a `split` of val")
     check_lengths(model, [plan, validation_plan])
+    check_decoder(model, 1, plan.longest)  # what cannot caption is not trained
     data_digest = training_digest([*plan.samples, *validation_plan.samples])
     key = resume_key(settings, model, data_digest, dtype)
     require_same_key(group, key)

@@ -43,7 +43,11 @@ def express_logit_scale(language_model: Any, name: str) -> None:
         for field in LOGIT_SCALES:
             if hasattr(language_model.config, field):
                 setattr(language_model.config, field, 1.0)
-    hidden = text_model(inputs_embeds=language_model.get_input_embeddings()(ids)).last_hidden_state
+    try:
+        hidden = text_model(inputs_embeds=language_model.get_input_embeddings()(ids)).last_hidden_state
+    except Exception:  # models that lack the argument raise different types of errors
+        why = "it reads tokens only, and pictures are given to it as embeddings"
+        raise ImageCapError(_refusal(language_model, name, why)) from None
     if not _close(head(hidden.to(head.weight.dtype)).float(), natural, tolerance):
         raise ImageCapError(_refusal(language_model, name, "its logits are not those of its head"))
 
@@ -83,6 +87,5 @@ def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
 
 def _refusal(language_model: Any, name: str, why: str) -> str:
     return (
-        f"language_model_name: a LLaVA checkpoint cannot hold the head of {name} ({language_model.config.model_type}): "
-        f"{why}"
+        f"language_model_name: {name} ({language_model.config.model_type}) does not fit into a LLaVA checkpoint: {why}"
     )
