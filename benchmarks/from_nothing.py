@@ -70,13 +70,12 @@ def write_bases(
     )
 
     vision, language = folder / "vision", folder / "language"
-    heads = width // 64
+    common = {"hidden_size": width, "num_attention_heads": width // 64}
     torch.manual_seed(seed)
     vision_config = CLIPVisionConfig(
-        hidden_size=width,
+        **common,
         intermediate_size=4 * width,
         num_hidden_layers=vision_blocks,
-        num_attention_heads=heads,
         image_size=INPUT_SIDE,
         patch_size=16,
         hidden_act="gelu",
@@ -87,12 +86,11 @@ def write_bases(
     image_processor(size={"height": INPUT_SIDE, "width": INPUT_SIDE}, do_center_crop=False).save_pretrained(vision)
     size = _write_tokenizer(captions, language)
     language_config = Qwen3Config(
+        **common,
         vocab_size=size,
-        hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=language_blocks,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=width // 64,
         head_dim=64,
         max_position_embeddings=512,
         tie_word_embeddings=True,

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from imagecap.checkout import checkout_of
+from imagecap.commands import add_json
 from imagecap.config import read_params
 from imagecap.errors import ImageCapError
 
@@ -12,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("--to", metavar="VERSION", help="the version (default: the champion before this one)")
     parser.add_argument("--name", metavar="NAME", help="registered model (default: that of params.yaml)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

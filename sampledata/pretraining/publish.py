@@ -37,18 +37,13 @@ def publish_language_model(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, results: Results, out: Path, how: Mapping[str, object]
 ) -> Path:
     """Write `qwen3-scenes` under `out`, whole or not at all."""
-    card = _CARD.format(
-        task="text-generation",
-        title="qwen3-scenes",
-        stage="language",
-        what=(
-            "A tiny Qwen3 with a byte-level BPE of its own. It turns a listing of things laid out on a 7 × 7 grid (for "
-            "each cell the summed embeddings of the words for what is there, in place of token embeddings), followed "
-            "by `{prompt}\\n`, into a caption in English or Chinese."
-        ),
-        table=_table(results, "captions entirely true, greedy, 200 scenes"),
-        **how,
+    what = (
+        "A tiny Qwen3 with a byte-level BPE of its own. It turns a listing of things laid out on a 7 × 7 grid (for "
+        "each cell the summed embeddings of the words for what is there, in place of token embeddings), followed "
+        "by `{prompt}\\n`, into a caption in English or Chinese."
     )
+    table = _table(results, "captions entirely true, greedy, 200 scenes")
+    card = _CARD.format(task="text-generation", title="qwen3-scenes", stage="language", what=what, table=table, **how)
 
     def write(folder: Path) -> None:
         model.bfloat16().save_pretrained(folder)

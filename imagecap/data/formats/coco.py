@@ -5,24 +5,17 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow, load_json
-from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.json_files import json_captions_files, json_kind
+from imagecap.data.formats.json_files import JsonFormat
 from imagecap.data.records import Problem, Split
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError
 
 
-class Coco(DataFormat):
+class Coco(JsonFormat):
     """COCO's files of captions, such as `annotations/captions_train2017.json`; those of instances are left alone."""
 
     name = "coco"
     title = "COCO captions"
-
-    def files(self, folder: Path) -> list[Path]:
-        return json_captions_files(folder, self.name)
-
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".json" and json_kind(file) == self.name
 
     def split_of(self, file: Path) -> Split | None:
         return split_named(file.stem.rpartition("_")[2].rstrip("0123456789"))  # captions_train2017

@@ -3,6 +3,8 @@
 import mmap
 from pathlib import Path
 
+from imagecap.data.formats.data_format import DataFormat
+
 _HEAD = 1 << 16  # bytes in which the keys of a list's first row are looked for
 
 
@@ -29,10 +31,12 @@ def json_kind(file: Path) -> str | None:
         return None
 
 
-def json_captions_files(folder: Path, kind: str) -> list[Path]:
-    """Return the JSON files of a format in a folder and in its folder `annotations`, in order of their names."""
-    found = []
-    for place in (folder, folder / "annotations"):
-        if place.is_dir():
-            found += [file for file in sorted(place.glob("*.json")) if file.is_file() and json_kind(file) == kind]
-    return found
+class JsonFormat(DataFormat):
+    """A format of JSON files, which lie in a folder or in its folder `annotations`, and are told by `json_kind`."""
+
+    def files(self, folder: Path) -> list[Path]:
+        places = [place for place in (folder, folder / "annotations") if place.is_dir()]
+        return [file for place in places for file in sorted(place.glob("*.json")) if self.reads(file)]
+
+    def reads(self, file: Path) -> bool:
+        return file.suffix == ".json" and file.is_file() and json_kind(file) == self.name

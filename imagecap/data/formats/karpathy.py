@@ -6,23 +6,16 @@ from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow, load_json
-from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.json_files import json_captions_files, json_kind
+from imagecap.data.formats.json_files import JsonFormat
 from imagecap.data.records import Problem
 from imagecap.errors import ImageCapError
 
 
-class Karpathy(DataFormat):
+class Karpathy(JsonFormat):
     """`dataset_coco.json`, `dataset_flickr8k.json` and `dataset_flickr30k.json`; "restval" counts as training."""
 
     name = "karpathy"
     title = "Karpathy's splits"
-
-    def files(self, folder: Path) -> list[Path]:
-        return json_captions_files(folder, self.name)
-
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".json" and json_kind(file) == self.name
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         content = load_json(file)

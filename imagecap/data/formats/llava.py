@@ -7,15 +7,14 @@ from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow, load_json
-from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.json_files import json_captions_files, json_kind
+from imagecap.data.formats.json_files import JsonFormat
 from imagecap.data.records import Problem
 from imagecap.errors import ImageCapError
 
 _IMAGE = re.compile(r"\s*<image>\s*")
 
 
-class Llava(DataFormat):
+class Llava(JsonFormat):
     """The first question of a conversation is the prompt of the first answer, which is the caption.
 
     `<image>` in the question only marks where the picture goes, and is left out. Later turns, which depend on earlier
@@ -24,12 +23,6 @@ class Llava(DataFormat):
 
     name = "llava"
     title = "LLaVA conversations"
-
-    def files(self, folder: Path) -> list[Path]:
-        return json_captions_files(folder, self.name)
-
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".json" and json_kind(file) == self.name
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         content = load_json(file)
