@@ -70,7 +70,7 @@ def write_bases(
     )
 
     vision, language = folder / "vision", folder / "language"
-    common = {"hidden_size": width, "num_attention_heads": width // 64}
+    common: dict[str, Any] = {"hidden_size": width, "num_attention_heads": width // 64}
     torch.manual_seed(seed)
     vision_config = CLIPVisionConfig(
         **common,
