@@ -119,6 +119,9 @@ def test_what_a_killed_training_was_writing_is_removed_at_the_start(
     for name in names:
         (tmp_path / "out" / name).mkdir(parents=True)
     (tmp_path / "out" / ".notes").touch()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / ".state.safetensors.new").touch()
     with pytest.raises(ImageCapError, match="no training pictures"):
         run(tmp_path, build(tiny_bases), [])
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".notes"]
+    assert not list((tmp_path / "state").glob(".*"))
