@@ -199,6 +199,11 @@ def _require_replaceable(file: Path) -> None:
         raise PermissionError(errno.EPERM, "it belongs to another user")
 
 
+def expand_user(path: str | Path) -> Path:
+    """The path with the home folder in place of `~`. It stays as it is where there is no such user or home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises a RuntimeError then)
+
+
 def natural_key(name: str) -> tuple[list[int | str], str]:
     """Sort key that puts `picture2` before `picture10`, and capitals beside small letters.
 

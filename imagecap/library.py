@@ -204,7 +204,7 @@ def score(
 def _images(pictures: Iterable[Picture], max_pixels: int) -> "Iterator[Image]":
     from PIL import Image
 
-    from imagecap.data.images import load_image, to_rgb
+    from imagecap.data.images import PictureError, load_image, to_rgb
 
     for number, picture in enumerate(pictures, 1):
         if isinstance(picture, str | os.PathLike):
@@ -212,6 +212,10 @@ def _images(pictures: Iterable[Picture], max_pixels: int) -> "Iterator[Image]":
             continue
         try:
             yield to_rgb(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
+        except PictureError as error:
+            raise ImageCapError(f"picture {number} {error.reason}") from None
+        except (OSError, SyntaxError, ValueError) as error:  # an opened file whose pixels are read only now
+            raise ImageCapError(f"picture {number} cannot be read: {error}") from None
         except (TypeError, AttributeError):
             raise ImageCapError(
                 f"picture {number} must be a path, a PIL image or an array [height, width, 3] of uint8, not "

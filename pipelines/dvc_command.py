@@ -41,7 +41,8 @@ def dvc_status(target: str, checkout: Path) -> dict[str, Any] | None:
         [sys.executable, "-m", "dvc", "status", "--json", target],
         cwd=checkout,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     return json.loads(done.stdout or "{}") if done.returncode == 0 else None

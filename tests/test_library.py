@@ -119,3 +119,9 @@ def test_errors_are_sentences(place: Path, pictures: Any, settings: dict[str, An
     model = imagecap.load("outputs/final")
     with pytest.raises(imagecap.ImageCapError, match=message):
         model.caption(pictures, **settings)
+
+
+def test_an_opened_picture_that_cannot_be_read(place: Path) -> None:
+    Path("cut.png").write_bytes(Path("data/images/0.png").read_bytes()[:200])
+    with Image.open("cut.png") as cut, pytest.raises(imagecap.ImageCapError, match="picture 1 cannot be read"):
+        imagecap.load("outputs/final", device="cpu").caption([cut])

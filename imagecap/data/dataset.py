@@ -17,6 +17,7 @@ from imagecap.data.image_folder import read_image_folder
 from imagecap.data.records import Caption, CaptionRow, Problem, Sample, Split, problem_lines
 from imagecap.data.splits import check_fractions, require_training, split_of
 from imagecap.errors import ImageCapError
+from imagecap.files import expand_user
 
 __all__ = [
     "Caption",
@@ -31,7 +32,7 @@ __all__ = [
 
 def source_of(folder: Path, settings: DataSettings) -> Source:
     """Return the captions files of a data folder; without any, a captions.json that is reported as missing."""
-    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
+    folder = Path(os.path.abspath(expand_user(folder)))  # noqa: PTH100
     return find_source(folder, settings) or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
 
 
@@ -57,7 +58,7 @@ def read_captions(
             captions.json or images/ is missing or cannot be read; or no picture is left to train on.
     """
     check_fractions(settings)
-    folder = Path(os.path.abspath((folder or Path(settings.data_path)).expanduser()))  # noqa: PTH100
+    folder = Path(os.path.abspath(expand_user(folder or settings.data_path)))  # noqa: PTH100
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)

@@ -2,17 +2,18 @@
 
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.folders import entries_of, is_file, is_same
+from imagecap.data.folders import entries_of, is_file, is_folder, is_same
 from imagecap.data.formats import Source, find_source
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
 from imagecap.data.picture_files import is_picture_name
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
-from imagecap.files import natural_key
+from imagecap.files import expand_user, natural_key
 from imagecap.printable import printable
 from imagecap.surroundings.dvc_ignore import DvcIgnore
 
@@ -40,12 +41,13 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
         ImageCapError: the folder does not exist, no picture in it can be read, or a picture or row is bad and
             `on_bad_data` is "stop". With "skip" bad pictures and rows are left out and logged as a warning.
     """
-    folder = Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100  (also resolves `images/..`)
+    folder = Path(os.path.abspath(expand_user(folder)))  # noqa: PTH100  (also resolves `images/..`)
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
     places = [folder] if is_same(folder, folder / _IMAGES) else [folder, folder / _IMAGES]
     by_file: dict[Path, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
     problems = _add_references(by_file, folder, settings)
+    _tell_of_subfolders(by_file, places)
     names = _names(by_file, folder)
     digests, unreadable = digest_files(by_file, settings, names.__getitem__)
     problems += unreadable
@@ -78,6 +80,28 @@ def _pictures_in(folder: Path) -> list[Path]:
         and is_file(entry)
         and not ignored_by_dvc(folder / entry.name)
     ]
+
+
+def _tell_of_subfolders(by_file: Iterable[Path], places: Sequence[Path]) -> None:
+    """Log a warning of the subfolders whose pictures are left out, since no captions file names any of them."""
+    used = {parent for path in by_file for parent in path.parents}
+    left = [
+        entry.path
+        for place in places
+        if place.is_dir()
+        for entry in entries_of(place)
+        if Path(entry.path) not in {*used, *places} and not entry.name.startswith(".") and _holds_pictures(entry)
+    ]
+    if left:
+        shown = ", ".join(sorted(left, key=natural_key)[:5]) + (" …" if len(left) > 5 else "")
+        _log.warning("pictures in subfolders are left out, as no captions file names them: %s", printable(shown))
+
+
+def _holds_pictures(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return is_folder(entry) and any(is_picture_name(inner.name) for inner in entries_of(Path(entry.path)))
+    except ImageCapError:
+        return False
 
 
 def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:

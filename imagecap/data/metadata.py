@@ -17,9 +17,9 @@ _PNG_NAMES = re.compile(rb"PLTE|tRNS|eXIf|IDAT|IEND")
 _APP0, _APP1, _APP14, _APP15, _COMMENT, _SCAN = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE, 0xDA
 _COLOUR_BYTES = {_APP0: 18, _APP14: 16}
 
-_WEBP_METADATA = (b"ICCP", b"EXIF", b"XMP ")
+_WEBP_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_EXIF_FLAG = 0x08
-_WEBP_METADATA_FLAGS = 0x20 | _WEBP_EXIF_FLAG | 0x04  # of the same three, in the first byte of the chunk VP8X
+_WEBP_METADATA_FLAGS = 0x20 | _WEBP_EXIF_FLAG | 0x04  # colour profile, EXIF and XMP, in the first byte of VP8X
 
 # Tags of a TIFF that say where the pixels are and how to read them; 274 is the orientation.
 _TIFF_TAGS = {
@@ -117,7 +117,7 @@ def _jpeg(content: bytes, exif: bool) -> bytes:
 
 
 def _webp(content: bytes, exif: bool) -> bytes:
-    """The chunks without colour profile and XMP, and with a whole EXIF block if `exif`."""
+    """The chunks with pixels, and a whole EXIF block if `exif`."""
     parts = []
     place = 12
     while place + 8 <= len(content):
@@ -127,7 +127,7 @@ def _webp(content: bytes, exif: bool) -> bytes:
         if name == b"VP8X" and len(chunk) > 8:
             flags = chunk[8] & ~_WEBP_METADATA_FLAGS | (chunk[8] & _WEBP_EXIF_FLAG if exif else 0)
             chunk = chunk[:8] + bytes([flags]) + chunk[9:]
-        if name not in _WEBP_METADATA or has_exif:
+        if name in _WEBP_PIXELS or has_exif:
             parts.append(chunk)
         place += 8 + length + length % 2
     body = b"".join(parts)

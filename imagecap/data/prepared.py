@@ -16,7 +16,7 @@ from imagecap.config import DataSettings
 from imagecap.data.identity import data_digest, split_digest
 from imagecap.data.records import SPLITS, Caption, Problem, Sample
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
+from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
 
 SUMMARY_FILE = "summary.json"
 
@@ -137,4 +137,4 @@ def _read_samples(file: Path, home: Path) -> list[Sample]:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (also removes `..`)
+    return Path(os.path.abspath(expand_user(path)))  # noqa: PTH100  (also removes `..`)

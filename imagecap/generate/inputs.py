@@ -11,7 +11,7 @@ from pathlib import Path
 from imagecap.data.folders import entries_of, walk
 from imagecap.data.picture_files import is_picture_name, pictures_below
 from imagecap.errors import ImageCapError
-from imagecap.files import natural_key, read_json
+from imagecap.files import expand_user, natural_key, read_json
 from imagecap.printable import file_name, printable
 
 Picture = tuple[str, Path]  # name of the picture in results, path of its file
@@ -39,7 +39,7 @@ def pictures_of(source: str) -> list[Picture]:
     Raises:
         ImageCapError: `source` does not exist, or has no pictures, or two of its files would have the same name.
     """
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  (Path.expanduser raises an error for an unknown user)
+    path = expand_user(source)
     if not source.strip():
         raise ImageCapError("no pictures are named: give a folder, a pattern, a list (.txt) or a captions file (.json)")
     if path.is_dir():

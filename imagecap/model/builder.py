@@ -12,6 +12,7 @@ from torch import nn
 
 from imagecap.config import ComputeSettings, ModelSettings
 from imagecap.errors import ImageCapError
+from imagecap.files import expand_user
 from imagecap.model.checkpoint import (
     WEIGHTS,
     find_checkpoint,
@@ -57,7 +58,7 @@ def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, se
     device = torch.device("cpu") if compute is None else resolve_device(compute)
     dtype = torch.float32 if compute is None else resolve_dtype(compute, device)
     if settings.model_path is not None:
-        model = load(Path(settings.model_path).expanduser()).float()
+        model = load(expand_user(settings.model_path)).float()
     else:
         model = _build_untrained(settings, seed, as_stored=dtype != torch.float32)
     with torch.random.fork_rng(devices=[]):
@@ -240,7 +241,7 @@ def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, toke
 
 def _base(name: str, folder: Path) -> dict[str, str]:
     """Name and licence of a base checkpoint; a local folder without its path, which says nothing to others."""
-    local = Path(name).expanduser()
+    local = expand_user(name)
     return {"name": local.resolve().name if local.is_dir() else name, "licence": read_licence(folder)}
 
 

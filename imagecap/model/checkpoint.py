@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.errors import ImageCapError, one_line
+from imagecap.files import expand_user
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_TIMEOUT = 10.0  # seconds
@@ -29,7 +30,7 @@ def find_checkpoint(name: str, setting: str) -> Path:
     Raises:
         ImageCapError: the checkpoint is not found, incomplete, or cannot be downloaded.
     """
-    folder = Path(name).expanduser()
+    folder = expand_user(name)
     if folder.is_dir():
         _require_complete(folder, name, setting)
         return folder

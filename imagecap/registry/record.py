@@ -26,7 +26,7 @@ from imagecap.checkout import (
 )
 from imagecap.config import Settings
 from imagecap.data.identity import dvc_md5, folder_digest, training_picture_digests
-from imagecap.files import atomic_write_json, atomic_write_text
+from imagecap.files import atomic_write_json, atomic_write_text, expand_user
 from imagecap.redact import redact_uris
 from imagecap.registry.versions import environment_versions
 from imagecap.report.formatting import metric_label
@@ -190,7 +190,7 @@ def _metrics(checkout: Path) -> dict[str, Any]:
 
 
 def _base(name: str) -> dict[str, str | None]:
-    folder = Path(name).expanduser()
+    folder = expand_user(name)
     if folder.is_dir():
         return {"name": name, "sha256": folder_digest(folder)}
     try:

@@ -187,7 +187,8 @@ def _dvc(folder: Path, *arguments: str, output: TextIO | None = None) -> None:
         env={**kept, "PATH": path, "PYTHONPATH": str(folder)},
         stdout=output or subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if done.returncode != 0:

@@ -98,7 +98,8 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
             env={**os.environ, "MLFLOW_TRACKING_URI": find_store().uri},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode != 0 or not captions_file.is_file():

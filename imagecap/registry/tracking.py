@@ -15,6 +15,7 @@ from typing import Any
 from imagecap.checkout import checkout_of, dvc_facts, dvc_variables, git_facts
 from imagecap.config import Settings
 from imagecap.errors import one_line
+from imagecap.printable import printable
 from imagecap.redact import redact
 from imagecap.registry.store import connect, find_store, get_or_create_experiment
 
@@ -53,7 +54,7 @@ class TrackedRun:
             return
         from mlflow.entities import Param
 
-        values = [Param(name, str(value)) for name, value in flatten_settings(settings).items()]
+        values = [Param(name, printable(str(value))) for name, value in flatten_settings(settings).items()]
         with warn_on_failure("the settings"):
             for start in range(0, len(values), _PARAM_BATCH):
                 self._client.log_batch(self.run_id, params=values[start : start + _PARAM_BATCH])
@@ -75,7 +76,9 @@ class TrackedRun:
         from mlflow.entities import RunTag
 
         with warn_on_failure("tags"):
-            self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+            self._client.log_batch(
+                self.run_id, tags=[RunTag(key, printable(str(value))) for key, value in values.items()]
+            )
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all files of a folder, as artifacts under `folder`."""

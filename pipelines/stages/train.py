@@ -17,7 +17,7 @@ from imagecap.checkout import tracked_md5
 from imagecap.config import Settings, result_neutral
 from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
-from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
+from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
 from imagecap.locks import exclusive
 from imagecap.registry.tracking import tracked_run
 from pipelines.curves import draw_curves, write_curves
@@ -74,7 +74,7 @@ def _train(settings: Settings) -> None:
 def training_key(settings: Settings) -> str:
     """Return a hash of what the trained weights depend on: prepared data, settings, base checkpoints on disk."""
     names = (settings.model.vision_model_name, settings.model.language_model_name, settings.model.model_path)
-    bases = [Path(name).expanduser() for name in names if name is not None]
+    bases = [expand_user(name) for name in names if name is not None]
     facts: list[Any] = [
         folder_digest(PREPARED),
         *(

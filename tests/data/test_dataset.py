@@ -36,6 +36,8 @@ def test_the_folder_may_be_given(data) -> None:
     data.rows(row("a.png"))
     settings = data.settings(data_path="/nowhere")
     assert len(read_captions(settings, data.path)[0]) == 1
+    with pytest.raises(ImageCapError, match="~nobody-of-this-name does not exist"):
+        read_captions(data.settings(data_path="~nobody-of-this-name"))
     with pytest.raises(ImageCapError, match="/nowhere does not exist"):
         read_captions(settings)
 

@@ -16,7 +16,7 @@ def texts(samples) -> dict[str, list[str]]:
     return {sample.image: [caption.text for caption in sample.captions] for sample in samples}
 
 
-def test_without_captions_in_natural_order(data) -> None:
+def test_without_captions_in_natural_order(data, caplog: pytest.LogCaptureFixture) -> None:
     data.add("p10.png", "p2.PNG", "P1.png", ".hidden.png", "sub/not.png", "狗 3.png")
     (data.images / "notes.txt").write_text("no picture")
     (data.images / "folder.png").mkdir()
@@ -24,6 +24,7 @@ def test_without_captions_in_natural_order(data) -> None:
     assert [sample.image for sample in samples] == ["P1.png", "p2.PNG", "p10.png", "狗 3.png"]
     assert all(sample.captions == () and sample.split == "test" for sample in samples)
     assert samples[0].path == data.images / "P1.png"
+    assert f"no captions file names them: {data.images / 'sub'}" in caplog.text
 
 
 @pytest.mark.parametrize("inner", ["", "images", "images/..", "./images/"])

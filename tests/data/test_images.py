@@ -242,6 +242,7 @@ def test_damaged_metadata_of_webp_is_no_damage_to_the_picture(make_picture) -> N
         (whole[:4] + too_long + whole[8:], turned),
         (whole[: place + 4] + too_long + whole[place + 8 :], upright),
         (whole[: place + 20], upright),
+        (whole[:place] + b"\xff" * 20 + whole[place + 20 :], upright),
     ):
         assert load_image(content, LIMIT).tobytes() == expected
 

@@ -23,6 +23,7 @@ from imagecap.data.formats.table import ImageFolder, Table
 from imagecap.data.picture_files import PictureFinder, PictureFinders
 from imagecap.data.records import CaptionRow, Problem, Split
 from imagecap.errors import ImageCapError
+from imagecap.files import expand_user
 
 __all__ = ["FORMATS", "DataFormat", "RawRow", "Source", "find_source"]
 
@@ -89,7 +90,7 @@ class Source:
 
     def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
         if settings.images_path is not None:
-            folder = Path(os.path.abspath(Path(settings.images_path).expanduser()))  # noqa: PTH100
+            folder = Path(os.path.abspath(expand_user(settings.images_path)))  # noqa: PTH100
             if not folder.is_dir():
                 raise ImageCapError(f"the folder of pictures {folder}, which images_path names, does not exist")
             return [folder]
