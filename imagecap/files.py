@@ -163,7 +163,7 @@ def temporary_files_in(folder: Path) -> Iterator[Path]:
 
 
 def require_writable_file(file: Path) -> None:
-    """Refuse a file that cannot be written, before the work that makes its content. Nothing is written or made.
+    """Refuse a file, or new folder, that cannot be written, before the work that makes it. Nothing is written or made.
 
     What killed processes have left of their writes to `file` is removed.
 

@@ -53,6 +53,7 @@ def main() -> None:
         for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"])):
             if name in servers:
                 _wait(name, port, servers[name])
+        _watch_heartbeats(ports["PREFECT"])
         print(f"MLflow   {_url(ports['MLFLOW']) if 'MLflow' in servers else store.shown}")
         print(f"Prefect  {_url(ports['PREFECT'])}")
         print(f"report   {_url(ports['REPORT'])}/report.html")
@@ -118,6 +119,19 @@ def _wait(name: str, port: int, server: "subprocess.Popen[bytes]") -> None:
                 return
         time.sleep(0.2)
     raise ImageCapError(f"{name} does not start; what it said is in {_log(name)}")
+
+
+def _watch_heartbeats(port: int) -> None:
+    """Let Prefect's server end runs whose host died; a failure is not worth ending the servers for."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from pipelines.housekeeping import watch_heartbeats
+
+    try:
+        with SyncPrefectClient(f"{_url(port)}/api") as client:
+            watch_heartbeats(client)
+    except Exception as error:  # httpx and Prefect have no common base
+        print(f"warning: runs whose host died will not be ended: {' '.join(str(error).split())[:200]}", file=sys.stderr)
 
 
 def _end(servers: list["subprocess.Popen[bytes]"]) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.errors import EXIT_INTERRUPTED, ImageCapError, require_package
+from imagecap.errors import ImageCapError, require_package
 from imagecap.files import require_writable_file
 from imagecap.locks import exclusive
 from imagecap.printable import printable
+from imagecap.signals import exit_status
 
 if TYPE_CHECKING:
     from imagecap.generate.inputs import Picture
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         ImageCapError: no pictures, none that can be read, no model, another kind of file, or an output of another job.
-        SystemExit: interrupted (`EXIT_INTERRUPTED`); the captions made so far are kept.
+        SystemExit: interrupted by a signal; the captions made so far are kept.
     """
     settings = settings_from_flags(arguments)
     model_path, output_file = arguments.model_path, arguments.output_file
@@ -136,11 +137,11 @@ def _caption(
             again = readable(list(failed.items()), settings.data.max_image_pixels)
             for rows in caption_rows(model, again, settings, batch_size):
                 journal.add(rows)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             journal.close()
             bar.close()
             print(f"interrupted after {bar.n:,} of {len(left):,} pictures; the same command goes on", file=sys.stderr)
-            raise SystemExit(EXIT_INTERRUPTED) from None
+            raise SystemExit(exit_status(interrupt)) from None
 
 
 def _finish(journal: "Journal", output_file: Path, settings: Settings, model_path: Path) -> tuple[int, int]:

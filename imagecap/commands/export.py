@@ -6,6 +6,7 @@ from pathlib import Path
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.data.export import EXPORTS
 from imagecap.errors import ImageCapError
+from imagecap.files import require_writable_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
     if arguments.output.exists():
         raise ImageCapError(f"{arguments.output} exists already; name a folder that does not")
+    require_writable_file(arguments.output)
     samples, problems = read_captions(settings, arguments.data, need_training=False)
     if problems:
         print(problem_lines(problems))

@@ -6,6 +6,7 @@ from pathlib import Path
 from imagecap.commands import add_json, print_json
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import ImageCapError
+from imagecap.files import require_writable_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments).data.model_copy(update={"on_bad_data": "skip"})
     if not arguments.data.is_dir():
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
+    if arguments.page_file is not None:
+        require_writable_file(arguments.page_file)
     source = source_of(arguments.data, settings)
     samples, problems = read_captions(settings, arguments.data, need_training=False)
     found = inspect_data(source, samples, problems, settings)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from imagecap.checkout import STAGE_VARIABLES, checkout_of, dvc_files, git_folder, locked_stages
 from imagecap.data.identity import dvc_md5
 from imagecap.errors import ImageCapError
+from imagecap.files import require_writable_file
 from imagecap.registry.lineage import artifact_folder, read_lineage, resolve_version
 from imagecap.registry.record import PARAMS, PATCH
 from imagecap.registry.store import connect
@@ -53,6 +54,10 @@ def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
     checkout = checkout_of()
     if checkout is None or not has_repository(checkout):
         raise ImageCapError("this needs the git checkout in which the version was trained, or a clone of it")
+    if folder is not None:
+        if folder.exists():
+            raise ImageCapError(f"{folder} is there already; give a folder that is not")
+        require_writable_file(folder)
     client = connect()
     name, number = resolve_version(client, uri)
     lineage = read_lineage(client, name, number)
@@ -60,8 +65,6 @@ def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
         record = artifact_folder(client, name, number, "lineage", Path(temporary) / "record")
         registered = artifact_folder(client, name, number, "checkpoint", Path(temporary) / "checkpoint")
         tree = folder.absolute() if folder is not None else Path(temporary) / "work"
-        if tree.exists():
-            raise ImageCapError(f"{tree} is there already; give a folder that is not")
         try:
             scratch = _restore_code(checkout, tree, record, lineage, progress)
             _restore_data(checkout, scratch, progress)

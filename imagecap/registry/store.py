@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from imagecap.checkout import home_checkout
-from imagecap.errors import ImageCapError, one_line
+from imagecap.errors import ImageCapError, missing_package, one_line
 from imagecap.files import atomic_write_text
 from imagecap.redact import redact
 from imagecap.surroundings.process import prepare_environment
@@ -126,7 +126,10 @@ def connect() -> Any:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
-        raise ImageCapError(f"MLflow's store {store.shown} cannot be opened: {one_line(error, 1000)}") from error
+        missing = missing_package(error) if isinstance(error, ImportError) else None  # such as a driver of PostgreSQL
+        raise ImageCapError(
+            f"MLflow's store {store.shown} cannot be opened: {missing or one_line(error, 1000)}"
+        ) from error
     return client
 
 

@@ -15,6 +15,7 @@ from prefect.logging import disable_run_logger
 from imagecap.config import read_params
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from pipelines import caption_folder, flows, sweep, tasks
+from pipelines.housekeeping import FLOWS
 from pipelines.shell import CommandFailed
 from tests.conftest import ROOT
 
@@ -187,6 +188,9 @@ def test_the_deployments_name_the_flows() -> None:
         assert deployment["name"] == "local"
         if name != "caption-folder":  # which writes nothing that the others write
             assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        # runs without two of these are ended by the automation of the housekeeping
+        assert deployment["work_pool"]["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+    assert set(named) == set(FLOWS)
     (schedule,) = named["watch-data"]["schedules"]
     assert schedule["active"] is False
 

@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from imagecap.train.state import STATE_FILE
+from pipelines.housekeeping import DEAD
 from tests.pipelines.checkout import FAULTS, Checkout, Fault, new_checkout, stopped, wait_for
 from tests.pipelines.servers import Server, free_port, prefect_server
 
@@ -150,3 +152,23 @@ def test_a_cancelled_run_saves_its_state(orchestra: Orchestra) -> None:
         "print(connect().get_run(json.load(open('checkpoints/train/run.json'))['run_id']).info.status)"
     )
     assert checkout.run(sys.executable, "-c", code).split()[-1] == "KILLED"
+
+
+def test_the_host_dies(orchestra: Orchestra) -> None:
+    """Nobody tells the server. It notices that heartbeats are missing, and the next run need not wait for ever."""
+    checkout = orchestra.checkout
+    said = checkout.run(sys.executable, "-m", "pipelines.housekeeping")
+    assert said == checkout.run(sys.executable, "-m", "pipelines.housekeeping"), "calling it again is harmless"
+    assert "ended: 0 runs whose host died" in said
+    first, _ = orchestra.start_stopping(num_epochs=8)
+    orchestra.worker.kill()  # with its flow and the stage
+    died = time.monotonic()
+    checkout.disarm()
+    second = orchestra.start("train-pipeline")
+    orchestra.worker.start()
+    assert orchestra.wait(first, "Crashed") == DEAD
+    assert time.monotonic() - died < 120
+    assert "train ran" in orchestra.wait(second, "Completed", "Failed")
+    said = checkout.run(sys.executable, "-m", "pipelines.housekeeping", "--days", "0")
+    assert "runs that ended more than 0 days ago" in said
+    assert orchestra.runs() == {}

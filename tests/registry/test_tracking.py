@@ -198,6 +198,19 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pyt
         connect()
 
 
+def test_a_missing_driver_of_postgresql_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://127.0.0.1:1/none")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "psycopg"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    try:
+        with pytest.raises(ImageCapError, match=r"psycopg is not installed: pip install 'imagecap\[postgresql\]'"):
+            connect()
+    finally:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+        connect()
+
+
 class _Flaky:
     """A client whose server is away for the first calls."""
 
