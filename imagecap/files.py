@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagecap.errors import ImageCapError
-from imagecap.staging import NEW, OLD, clear_leftovers, staged
+from imagecap.staging import NEW, OLD, clear_leftovers, clear_leftovers_once, staged
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     The folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(path)
+    clear_leftovers_once(path)
     with staged(path, NEW, folder=False) as temporary, temporary.open("wb") as file:
         yield file
         file.flush()

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 NEW, OLD = ".imagecap-new", ".imagecap-old"
@@ -28,6 +29,20 @@ def clear_leftovers(path: Path) -> None:
             if handle is not None:
                 _remove(left, path)
                 os.close(handle)
+
+
+def clear_leftovers_once(path: Path) -> None:
+    """Do `clear_leftovers` for what was there when this process first wrote in the folder.
+
+    So the folder is listed once, and not for each of the thousands of files that may be written there.
+    """
+    if any(name.startswith(f".{path.name}.") for name in _temporary_names(path.parent.absolute())):
+        clear_leftovers(path)
+
+
+@lru_cache(maxsize=64)
+def _temporary_names(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if entry.name.endswith((NEW, OLD))]
 
 
 @contextmanager

@@ -4,14 +4,16 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagecap.errors import ImageCapError
 from imagecap.files import (
+    atomic_write_text,
     natural_key,
     replace_folder,
     require_writable_file,
@@ -33,6 +35,15 @@ def test_folders_of_any_names_are_listed(tmp_path: Path, pattern: str) -> None:
         (tmp_path / name).touch()
     (tmp_path / "①" / "½").mkdir(parents=True)
     assert [file.name for _, file in pictures_of(str(tmp_path / pattern))] == ORDER
+
+
+def weights(text: str) -> Callable[[Path], None]:
+    """Writes a file in a folder."""
+
+    def write(folder: Path) -> None:
+        (folder / "weights").write_text(text)
+
+    return write
 
 
 KILLED = """
@@ -63,20 +74,36 @@ files.replace_folder(place, write)
 def test_what_a_killed_process_leaves_is_cleared(tmp_path: Path, moment: str, then: str | None) -> None:
     place = tmp_path / "final [1]"
     if then is not None:
-        replace_folder(place, lambda folder: (folder / "weights").write_text("old") and None)
+        replace_folder(place, weights("old"))
     theirs = tmp_path / ".final [1].backup12"
     theirs.touch()
     dead = subprocess.run([sys.executable, "-c", KILLED, moment, str(place)], check=False)
     assert dead.returncode == -9
     assert len(list(tmp_path.glob(".final*"))) > 1
-    clear_leftovers(place)
-    assert list(tmp_path.glob(".*")) == [theirs]
     if then is None:
         assert not place.exists()
+        atomic_write_text(place, "newer")
+        assert list(tmp_path.glob(".*")) == [theirs]
         return
+    clear_leftovers(place)
+    assert list(tmp_path.glob(".*")) == [theirs]
     assert (place / "weights").read_text() == then
-    replace_folder(place, lambda folder: (folder / "weights").write_text("newer") and None)
+    replace_folder(place, weights("newer"))
     assert (place / "weights").read_text() == "newer"
+
+
+def test_a_folder_is_not_listed_for_each_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[Path] = []
+    scandir = os.scandir
+
+    def counted(folder: Path) -> Any:
+        listed.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    for number in range(5):
+        atomic_write_text(tmp_path / f"{number}.txt", "")
+    assert len(listed) == 1
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
@@ -92,7 +119,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     place = tmp_path / "final"
-    replace_folder(place, lambda folder: (folder / "weights").write_text("old") and None)
+    replace_folder(place, weights("old"))
 
     def fail(folder: Path) -> None:
         (folder / "weights").write_text("new")
