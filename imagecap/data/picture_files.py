@@ -72,7 +72,9 @@ class PictureFinder:
         """
         parts = _parts_of(file_name(name))
         written = "/".join(parts)
-        forms = (written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written))
+        forms = [written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written)]
+        if file_name(name) != name:  # a copy may have been given the written name
+            forms.append("/".join(part for part in name.split("/") if part not in ("", ".")))
         for form in dict.fromkeys(forms):
             path = self._checked(form)
             if path is not None:

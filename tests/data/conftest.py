@@ -32,7 +32,7 @@ class DataFolder:
         for name in names:
             file = self.images / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture(zlib.crc32(name.encode()) if seed is None else seed).save(file)
+            picture(zlib.crc32(name.encode(errors="surrogateescape")) if seed is None else seed).save(file)
 
     def rows(self, *rows: Any) -> None:
         self.text(json.dumps(rows, ensure_ascii=False))

@@ -1,5 +1,6 @@
 """Names lead to files in the folder, and nowhere else."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def test_refused(data, name: str, message: str) -> None:
     data.add("a.png", "sub/b.png", "../secret.png")
     with pytest.raises(ImageCapError, match=message.replace("[", r"\[")):
         PictureFinder(data.images).find(name)
+
+
+def test_names_that_are_not_utf_8(data) -> None:
+    name = os.fsdecode(b"sub/caf\xe9.png")
+    finder = PictureFinder(data.images)
+    data.add(r"sub/caf\xe9.png")
+    assert finder.find(r"sub/caf\xe9.png") == data.images / r"sub/caf\xe9.png", "a copy by the written name"
+    data.add(name)
+    assert finder.find(r"sub/caf\xe9.png") == finder.find(name) == data.images / name
+    for refused in (r"..\xe9/../..\a.png", r"\xe9\..\a.png", r"\x2e\x2e\a.png", r"\xe9.gone.png"):
+        with pytest.raises(ImageCapError):
+            finder.find(refused)
 
 
 def test_links_stay_inside(data, tmp_path: Path) -> None:
