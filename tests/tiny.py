@@ -110,3 +110,44 @@ def write_gpt2(folder: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=128)).save_pretrained(
         folder
     )
+
+
+def write_mixture(folder: Path, model_type: str) -> None:
+    """A random mixture of four experts with two blocks: `deepseek_v3` with shared experts, `mixtral` without."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    write_tiny_qwen(folder)
+    shapes: dict[str, dict[str, object]] = {
+        "mixtral": {"num_local_experts": 4, "num_key_value_heads": 2},
+        "deepseek_v3": {
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 16,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 8,
+            "num_key_value_heads": 4,
+        },
+    }
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=json.loads((folder / "config.json").read_text())["vocab_size"],
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        **shapes[model_type],
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():
+        weight.data.normal_(0, 0.2)
+    model.save_pretrained(folder)

@@ -1,6 +1,8 @@
 """The device that a model runs on and the dtype of its matrix products."""
 
+import functools
 import os
+import sys
 
 import torch
 
@@ -8,6 +10,12 @@ from imagecap.config import ComputeSettings
 from imagecap.errors import ImageCapError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Instructions for matrix products, as torch names them: x86 processors that have one of them, and ARM ones. AVX-512
+# alone is not enough: without these, products of 16 bits take several times as long as those of 32.
+_FAST = {
+    torch.bfloat16: ("amx_bf16", "avx512_bf16", "bf16"),
+    torch.float16: ("amx_fp16", "avx512_fp16", "fp16_arith"),
+}
 
 
 def resolve_device(settings: ComputeSettings) -> torch.device:
@@ -38,8 +46,41 @@ def resolve_device(settings: ComputeSettings) -> torch.device:
 
 
 def resolve_dtype(settings: ComputeSettings, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products; "auto" is bfloat16 on a CUDA GPU that supports it, else float32."""
+    """Return the dtype of matrix products; "auto" is bfloat16 where the GPU or the CPU computes fast in it.
+
+    A choice of "auto" on a CPU other than float32, and a dtype that is slow on this CPU, are said once on standard
+    error, by the main process.
+    """
     if settings.dtype != "auto":
-        return _DTYPES[settings.dtype]
-    supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if supported else torch.float32
+        dtype = _DTYPES[settings.dtype]
+        if device.type == "cpu" and dtype != torch.float32 and not fast_on_cpu(dtype):
+            _say(
+                f"dtype: this processor has no instructions for {settings.dtype}, so that products take several times "
+                "as long as in float32; it saves memory only"
+            )
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and fast_on_cpu(torch.bfloat16):
+        _say("dtype: bfloat16, for which this processor has instructions; --dtype float32 is slower and more exact")
+        return torch.bfloat16
+    return torch.float32
+
+
+def fast_on_cpu(dtype: torch.dtype) -> bool:
+    """Whether the CPU has instructions for matrix products of this 16-bit dtype, and torch a library that uses them."""
+    # Apple's library, which torch uses on macOS, has no such products.
+    if sys.platform == "darwin" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.10
+        return dtype == torch.bfloat16 and bool(
+            torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        )
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in _FAST[dtype])
+
+
+@functools.cache
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)

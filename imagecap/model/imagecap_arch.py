@@ -7,6 +7,7 @@ The text of a sample is `{bos?}{image}{prompt}\n{caption}{eos}`. All weights lie
 `processor`, so that `save` writes a checkpoint that plain transformers opens.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
 from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
+from imagecap.model.weight_files import WeightFiles
 
 INFO_FILE = "imagecap.json"
 
@@ -186,38 +188,51 @@ class ImageCaptioner(nn.Module):
         self.vision_tower.requires_grad_(not settings.freeze_vision_model)
         PROJECTORS[self._projector_name].set_trainable(self.projector)
 
-    def save(self, folder: Path) -> None:
-        """Write the complete stock checkpoint in the dtype of the weights, replacing `folder` atomically.
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the complete stock checkpoint, with adapters merged, replacing `folder` atomically.
 
-        `AutoModelForImageTextToText` and `AutoProcessor` open it.
+        `AutoModelForImageTextToText` and `AutoProcessor` open it. The model stays as it is: weights are converted and
+        merged one by one while they are written.
+
+        Args:
+            folder: the checkpoint.
+            dtype: of the weights in the file; None: that of the weights.
 
         Raises:
-            ImageCapError: the weights have several dtypes, which a stock checkpoint cannot express.
+            ImageCapError: without `dtype`, the weights have several dtypes, which a stock checkpoint cannot express.
+            OSError: the disk is full, or the folder cannot be written.
         """
         dtypes = {parameter.dtype for parameter in self.llava.parameters()}
-        if len(dtypes) > 1:
+        if dtype is None and len(dtypes) > 1:
             raise ImageCapError(f"a model with weights of several dtypes cannot be saved: {sorted(map(str, dtypes))}")
-        config = self.llava.config
-        for part in (config, config.text_config, config.vision_config):
-            part.dtype = self.dtype
+        dtype = dtype or self.dtype
+        files = WeightFiles(self.llava, dtype)
 
         def write(new: Path) -> None:
             with quiet_transformers():
-                self.llava.save_pretrained(new)
+                self.save_config(new, dtype)
                 self.processor.save_pretrained(new)
-            for file in new.glob("*.safetensors"):  # safetensors lets only the owner read them
-                file.chmod((new / "config.json").stat().st_mode)
+                files.write(new)
             atomic_write_json(new / INFO_FILE, self.info)
-            atomic_write_text(new / "README.md", model_card(self._card_facts(), self.info))
+            atomic_write_text(new / "README.md", model_card(self._card_facts(dtype), self.info))
 
         replace_folder(Path(folder), write)
 
-    def _card_facts(self) -> CardFacts:
+    def save_config(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write `config.json` and `generation_config.json` of a checkpoint in this dtype, as `save_pretrained` does."""
+        config = copy.deepcopy(self.llava.config)
+        for part in (config, config.text_config, config.vision_config):
+            part.dtype = dtype
+        config.architectures = [type(self.llava).__name__]
+        config.save_pretrained(folder)
+        self.llava.generation_config.save_pretrained(folder)
+
+    def _card_facts(self, dtype: torch.dtype) -> CardFacts:
         return CardFacts(
             architecture=type(self.llava).__name__,
             projector=self._projector_name,
             num_image_tokens=self.num_image_tokens,
             vision_feature_layer=self.llava.config.vision_feature_layer,
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."),
             template_writes_bos=bool(self._bos_ids),
         )

@@ -10,11 +10,15 @@ from torch import Tensor
 from imagecap.config import Settings
 from imagecap.data.records import Sample
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.weight_files import WeightFiles
+from imagecap.train.disk import size_text
 from imagecap.train.loader import MicroBatch
 from imagecap.train.loss import CHUNK_LOGITS
 from imagecap.train.memory import checkpointing_blocks
 from imagecap.train.optimizer import PARTS, part_of
+from imagecap.train.outputs import describe_unadapted
 from imagecap.train.packing import Branch, pack
+from imagecap.train.room import disk_space
 from imagecap.train.setup import TrainingSetup, prepare_training
 
 _MB = 1e6
@@ -54,7 +58,8 @@ def dry_run(
 ) -> str:
     """Set up a training without starting it, and describe it in lines to print.
 
-    The description has the weights by part, the length of rows, the number of steps, and the memory of a step.
+    The description has the weights by part, the length of rows, the number of steps, the memory of a step and of the
+    final save, room on the disk, and what gets no adapters.
 
     Raises:
         ImageCapError: whatever `prepare_training` refuses.
@@ -80,7 +85,13 @@ def dry_run(
     memory = estimate_memory(setup)
     parts = ", ".join(f"{name} {value / _MB:,.0f}" for name, value in vars(memory).items() if value)
     lines.append(f"memory of a step, in MB: about {memory.total / _MB:,.0f} ({parts}); python and torch come on top")
-    return "\n".join(lines)
+    saving, space = memory.weights + WeightFiles(model.llava, torch.float32).group_nbytes, disk_space(setup)
+    lines.append(
+        f"saving the model takes about {size_text(saving)} of memory and {size_text(space.checkpoints)} of the disk; "
+        f"the training state takes up to {size_text(space.state)} of the disk"
+    )
+    without = describe_unadapted(model)
+    return "\n".join([*lines, *([without] if without else [])])
 
 
 def estimate_memory(setup: TrainingSetup) -> Memory:

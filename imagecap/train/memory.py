@@ -84,6 +84,26 @@ def release_freed_memory() -> None:
 @contextmanager
 def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn an out-of-memory error into an ImageCapError that says which settings to change."""
+    with _out_of_memory(
+        f"out of memory with batch_size {batch_size}: lower --batch_size and raise --gradient_accumulation_steps "
+        "by the same factor (the result stays the same), or give --gradient_checkpointing, --captions_per_image or "
+        "--dtype bfloat16"
+    ):
+        yield
+
+
+@contextmanager
+def memory_errors_of_saving() -> Iterator[None]:
+    """Turn an out-of-memory error into an ImageCapError that says that the training can be completed."""
+    with _out_of_memory(
+        "out of memory while the trained model was written; the training state is kept: give the process more memory "
+        "and complete the run with --resume"
+    ):
+        yield
+
+
+@contextmanager
+def _out_of_memory(message: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -91,11 +111,7 @@ def memory_errors(batch_size: int) -> Iterator[None]:
             text = str(error)
             if "allocate memory" not in text and "out of memory" not in text:
                 raise
-        raise ImageCapError(
-            f"out of memory with batch_size {batch_size}: lower --batch_size and raise --gradient_accumulation_steps "
-            "by the same factor (the result stays the same), or give --gradient_checkpointing, --captions_per_image or "
-            "--dtype bfloat16"
-        ) from error
+        raise ImageCapError(message) from error
 
 
 def peak_memory(device: torch.device) -> int:

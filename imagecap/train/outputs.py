@@ -1,6 +1,5 @@
 """Files that a training run writes: checkpoints, `train_summary.json` and `history.jsonl`."""
 
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,11 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, require_writable_file
 from imagecap.locks import exclusive
+from imagecap.model.checkpoint import one_line
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.language_model.adapters import has_adapters, merge_adapters
+from imagecap.model.language_model.adapters import has_adapters, merge_adapters, unadapted_weights
 from imagecap.staging import clear_leftovers
+from imagecap.train.disk import free_space
 from imagecap.train.state import STATE_FILE, clear_state
 
 History = Sequence[dict[str, float]]
@@ -70,28 +74,49 @@ def count_parameters(model: ImageCaptioner) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
+def describe_unadapted(model: ImageCaptioner) -> str:
+    """A line about the matrices of the adapted blocks that have no adapters; empty if there are none."""
+    without = unadapted_weights(model.language_model)
+    if not without:
+        return ""
+    names = sorted(without, key=lambda name: -without[name])
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"no adapters for {shown} ({sum(without.values()):,} weights): these are no linear layers and stay as is"
+
+
 def save_checkpoint(model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Write the model as a stock checkpoint in float32, with its adapters merged.
+    """Write the model as a stock checkpoint in float32, with its adapters merged; its weights stay as they are.
 
     Args:
+        model: the captioner.
+        folder: the checkpoint.
         facts: go into `imagecap.json`.
         metrics: likewise, under `metrics`.
+
+    Raises:
+        ImageCapError: the checkpoint cannot be written, for example because the disk is full.
     """
-    model.float()  # frozen weights may be held in bfloat16 while training
+    model.info |= {**facts, "metrics": metrics}
+    try:
+        model.save(folder, torch.float32)
+    except ImageCapError:
+        raise
+    except Exception as error:  # a full disk comes as OSError, or as the tokenizers' own exception
+        if not (isinstance(error, OSError) or "os error" in str(error)):
+            raise
+        raise ImageCapError(
+            f"{folder} cannot be written ({one_line(error)}; {free_space(folder)}): make room and go on with --resume; "
+            "the training state is kept"
+        ) from error
+
+
+def finish(model: ImageCaptioner) -> None:
+    """Leave a trained model as one that was loaded: adapters merged, no gradient checkpointing, evaluation mode."""
     if has_adapters(model.language_model):
         merge_adapters(model.language_model)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.language_model.modules()):
         model.language_model.activation_checkpointing_disable()
     model.eval()
-    model.info |= {**facts, "metrics": metrics}
-    model.save(folder)
-
-
-def save_intermediate_checkpoint(
-    model: ImageCaptioner, folder: Path, facts: dict[str, Any], metrics: dict[str, float]
-) -> None:
-    """`save_checkpoint` of a model that is to get other weights: adapters that are merged could not."""
-    save_checkpoint(copy.deepcopy(model) if has_adapters(model.language_model) else model, folder, facts, metrics)
 
 
 def require_writable_output(output: Path, state_folder: Path) -> None:

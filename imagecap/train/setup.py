@@ -13,9 +13,11 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.rehearsal import rehearse_save
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
 from imagecap.train.optimizer import build_optimizer
+from imagecap.train.outputs import count_parameters, describe_unadapted
 from imagecap.train.plan import Plan, check_lengths
 from imagecap.train.progress import print_status
 from imagecap.train.schedule import Phases
@@ -29,6 +31,7 @@ from imagecap.train.state import (
     require_same_key,
     resume_key,
     share_state,
+    saved_dtype,
     trainable_weights,
 )
 from imagecap.train.step import TrainStep
@@ -97,14 +100,16 @@ def prepare_training(
 
     Raises:
         ImageCapError: there is nothing to train on, a caption is too long for the language model, the language model
-            cannot be trained with an explicit attention mask, a setting does not fit the model or the data, the
-            processes differ in them, or the saved state is damaged or belongs to another run.
+            cannot be trained with an explicit attention mask, the trained model could not be saved, a setting does not
+            fit the model or the data, the processes differ in them, or the saved state is damaged or belongs to another
+            run.
     """
     require_pictures(training)
     options, group = settings.train, group or ProcessGroup()
     device = resolve_device(settings.compute)
-    dtype = resolve_dtype(settings.compute, device)
-    if model.dtype in {torch.bfloat16, torch.float16}:
+    dtype = _training_dtype(settings, device, state_folder, group)
+    small = {weight.dtype for weight in model.parameters()} & {torch.bfloat16, torch.float16}
+    if model.dtype in small or (small and dtype == torch.float32):
         model.float()  # weights that train need float32; `dtype` is that of the matrix products
     model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
     plan = Plan(model, list(training)[: options.max_samples], options, group.size)
@@ -118,6 +123,7 @@ def prepare_training(
     require_same_key(group, key)
     train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile)
     check_packed_rows(train_step, plan.longest_row)
+    rehearse_save(model)
     weights = trainable_weights(model)
     optimizer = build_optimizer(model, options)
     progress = group.on_first(lambda: _saved_progress(options, state_folder, key, weights, optimizer))
@@ -153,6 +159,32 @@ def prepare_training(
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     return setup
+
+
+def _training_dtype(settings: Settings, device: torch.device, folder: Path, group: ProcessGroup) -> torch.dtype:
+    """The dtype of the matrix products; a run that is resumed with "auto" goes on in that of its state, wherever."""
+    chosen = resolve_dtype(settings.compute, device)
+    if settings.compute.dtype != "auto" or not settings.train.resume:
+        return chosen
+    before = group.on_first(lambda: saved_dtype(folder))
+    if before is None or before == chosen:
+        return chosen
+    print_status(f"going on in {str(before).removeprefix('torch.')}, in which the run was started")
+    return before
+
+
+def announce(setup: TrainingSetup) -> None:
+    """Say what is trained, where and how, and which weights get no adapters."""
+    trainable, total = count_parameters(setup.model)
+    processes = "" if setup.group.size == 1 else f" in {setup.group.size} processes"
+    print_status(
+        f"training {trainable:,} of {total:,} weights on {len(setup.plan.samples)} pictures with "
+        f"{setup.plan.captions} captions; {setup.steps} steps on {setup.model.device.type}{processes} in "
+        f"{str(setup.dtype).removeprefix('torch.')}"
+    )
+    without = describe_unadapted(setup.model)
+    if without:
+        print_status(without)
 
 
 def require_pictures(training: Sequence[Sample]) -> None:

@@ -171,6 +171,18 @@ def share_state(group: ProcessGroup, weights: Weights, optimizer: Optimizer) -> 
                 group.broadcast_tensor(moments[what])
 
 
+def saved_dtype(folder: Path) -> torch.dtype | None:
+    """The dtype of the matrix products of the run whose state is in `folder`; None if there is no readable state."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / STATE_FILE, framework="pt") as file:
+            found = getattr(torch, json.loads(file.metadata()["key"])["dtype"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # `load_state` says what is wrong with it
+    return found if isinstance(found, torch.dtype) else None
+
+
 def load_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
     """Load the weights that were best in validation, in place; raises as `load_state` does."""
     with _opened(folder / BEST_FILE, key) as file:

@@ -12,16 +12,16 @@ from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import process_group
 from imagecap.train.encoding import encode_pictures, open_feature_cache
 from imagecap.train.loader import Loader, MicroBatch
-from imagecap.train.memory import memory_errors, peak_memory
+from imagecap.train.memory import memory_errors, memory_errors_of_saving, peak_memory, release_freed_memory
 from imagecap.train.optimizer import set_learning_rates
 from imagecap.train.outputs import (
     TrainSummary,
     claimed_output,
     count_parameters,
+    finish,
     last_losses,
     losses_at,
     save_checkpoint,
-    save_intermediate_checkpoint,
     write_history,
     write_summary,
 )
@@ -36,7 +36,8 @@ from imagecap.train.progress import (
     print_status,
     progress_bar,
 )
-from imagecap.train.setup import TrainingSetup, prepare_training
+from imagecap.train.room import require_room
+from imagecap.train.setup import TrainingSetup, announce, prepare_training
 from imagecap.train.signals import DeferredSignals, deferred_signals
 from imagecap.train.state import load_best, remove_state, save_best
 from imagecap.train.state_keeper import StateKeeper
@@ -109,13 +110,15 @@ class _TrainingLoop:
     def run(self) -> TrainSummary:
         """The whole run; see `train`."""
         setup, pixels = self.setup, self.settings.data.max_image_pixels
-        self._announce()
+        announce(setup)
+        self.group.on_first(lambda: require_room(setup, self.output, self.folder))
         self.watch.lap()  # the time of setting up does not count as encoding
         plans = [setup.plan, setup.validation_plan]
         features = self.folder / "features"
         self.state.interruptible(lambda: encode_pictures(self.train_step, features, plans, self.settings))
         self.state.leave_if_stopped()
         cache = open_feature_cache(self.train_step, features, self.settings)
+        self.group.on_first(lambda: require_room(setup, self.output, self.folder))  # encoded pictures have taken some
         encode_seconds = self.watch.lap() if cache is not None else 0.0
         loader = Loader(self.model, setup.plan, cache, pixels, self.group)
         self.validator = Validator(
@@ -126,16 +129,6 @@ class _TrainingLoop:
             self.train_step.wrap_distributed()
             self._epoch(loader)
         return self._finish(encode_seconds)
-
-    def _announce(self) -> None:
-        setup = self.setup
-        trainable, total = count_parameters(self.model)
-        processes = "" if self.group.size == 1 else f" in {self.group.size} processes"
-        print_status(
-            f"training {trainable:,} of {total:,} weights on {len(setup.plan.samples)} pictures with "
-            f"{setup.plan.captions} captions; {setup.steps} steps on {self.model.device.type}{processes} in "
-            f"{str(setup.dtype).removeprefix('torch.')}"
-        )
 
     def _epoch(self, loader: Loader) -> None:
         """The rest of the current epoch, unless validation ends the training."""
@@ -281,9 +274,15 @@ class _TrainingLoop:
         setup = self.setup
         recorded = {name: value for name, value in setup.key.items() if name in type(self.options).model_fields}
         facts = {**describe(setup.plan.samples), "data_hash": setup.data_digest, "settings": recorded}
-        if self.options.best_by is not None:
-            save_intermediate_checkpoint(self.model, self.output / "last", facts, last)
-            load_best(self.folder, setup.key, setup.weights)
-        save_checkpoint(self.model, self.output / "final", facts, metrics)
+        # The state is on the disk. Gradients and moments make room for weights that are converted while they are written.
+        setup.optimizer.zero_grad(set_to_none=True)
+        setup.optimizer.state.clear()
+        release_freed_memory()
+        with memory_errors_of_saving():
+            if self.options.best_by is not None:
+                save_checkpoint(self.model, self.output / "last", facts, last)
+                load_best(self.folder, setup.key, setup.weights)
+            save_checkpoint(self.model, self.output / "final", facts, metrics)
+        finish(self.model)
         write_history(self.progress.history, self.output)
         write_summary(summary, self.output)

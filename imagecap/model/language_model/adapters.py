@@ -1,6 +1,10 @@
 """Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685) in the language model's blocks, by `peft`."""
 
-from torch import nn
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from imagecap.errors import ImageCapError
 from imagecap.model.language_model.utils import transformer_blocks
@@ -28,31 +32,49 @@ def add_adapters(text_model: nn.Module, rank: int, alpha: float, blocks: int | N
     chosen = list(transformer_blocks(text_model))
     if blocks is not None:
         chosen = chosen[-blocks:]
-    linear = {id(module) for block in chosen for module in block.modules() if _is_linear(module)}
-    names = [name for name, module in text_model.named_modules() if id(module) in linear]
+    # In a plain list of modules: in a model of transformers with experts, peft takes linear layers named like former
+    # experts (`gate_proj`) for these, and adapts parameters of the experts instead. A list of names would match their
+    # ends, a pattern matches whole names.
+    blocks_alone = nn.ModuleList(chosen)
+    names = [name for name, module in blocks_alone.named_modules() if _is_linear(module)]
     if not names:
         raise ImageCapError("lora_rank: the blocks of this language model have no linear layers to adapt")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # peft only divides by the rank
         lora_dropout=0.0,
-        target_modules=names,
+        target_modules="|".join(map(re.escape, names)),
         fan_in_fan_out=any(_is_conv1d(module) for module in text_model.modules()),
     )
-    inject_adapter_in_model(config, text_model, ADAPTER_NAME)
+    inject_adapter_in_model(config, blocks_alone, ADAPTER_NAME)
+
+
+def adapter_layers(module: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter (`peft.tuners.lora.LoraLayer`), by name; each holds its `base_layer`."""
+    if not has_adapters(module):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+
+
+@torch.no_grad()
+def merged_weight(layer: Any) -> Tensor:
+    """The weight of a layer with its adapter's product added, in float32 at least; the layer stays as it is."""
+    weight, product = layer.get_base_layer().weight, layer.get_delta_weight(ADAPTER_NAME)
+    if weight.shape != product.shape:
+        raise ValueError(f"an adapter of shape {list(product.shape)} on a weight of {list(weight.shape)}")
+    merged: Tensor = weight.to(torch.promote_types(weight.dtype, torch.float32)) + product
+    return merged
 
 
 def merge_adapters(text_model: nn.Module) -> None:
-    """Add the adapters' products to the weights that they adapt, and remove the adapters."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(text_model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge(adapter_names=[ADAPTER_NAME])
-            parent, _, child = name.rpartition(".")
-            setattr(text_model.get_submodule(parent), child, module.get_base_layer())
-    if hasattr(text_model, "peft_config"):
-        del text_model.peft_config
+    """Add the adapters' products to the weights that they adapt, in the dtype of these, and remove the adapters."""
+    for name, layer in adapter_layers(text_model).items():
+        base = layer.get_base_layer()
+        base.weight.data = merged_weight(layer).to(base.weight.dtype)
+        parent, _, child = name.rpartition(".")
+        setattr(text_model.get_submodule(parent), child, base)
 
 
 def has_adapters(text_model: nn.Module) -> bool:
@@ -60,8 +82,25 @@ def has_adapters(text_model: nn.Module) -> bool:
     return any(".lora_A." in name for name, _ in text_model.named_parameters())
 
 
+def unadapted_weights(text_model: nn.Module) -> dict[str, int]:
+    """Matrices beside the adapted layers, in the blocks that have adapters: number of weights by name in the block.
+
+    In most mixtures of experts, the experts are parameters of their own and no linear layers, and get no adapters.
+    """
+    found: dict[str, int] = {}
+    for block in transformer_blocks(text_model):
+        adapted = adapter_layers(block)
+        for name, weight in block.named_parameters():
+            of_adapted = ".lora_" in name or name.rpartition(".base_layer.")[0] in adapted
+            if adapted and weight.ndim >= 2 and not of_adapted:
+                found[name] = found.get(name, 0) + weight.numel()
+    return found
+
+
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or _is_conv1d(module)
+    """Whether a module is a linear layer and nothing more: the routers of some mixtures compute on."""
+    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return plain or _is_conv1d(module)
 
 
 def _is_conv1d(module: nn.Module) -> bool:
