@@ -111,7 +111,11 @@ def save_checkpoint(model: ImageCaptioner, folder: Path, facts: dict[str, Any], 
 
 
 def finish(model: ImageCaptioner) -> None:
-    """Leave a trained model as one that was loaded: adapters merged, no gradient checkpointing, evaluation mode."""
+    """Leave a trained model as one that was loaded: adapters merged, no gradient checkpointing, evaluation mode.
+
+    Frozen weights stay in the dtype in which they were held; adapters that are merged into them are rounded to it, as
+    they are not in the checkpoint.
+    """
     if has_adapters(model.language_model):
         merge_adapters(model.language_model)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.language_model.modules()):

@@ -285,6 +285,8 @@ def test_low_precision_products_keep_exact_weights(
     summary = train(settings, model, make_samples(4), [], state_folder=tmp_path / "state")
     assert summary.dtype == dtype
     assert summary.train_loss == pytest.approx(exact.train_loss, rel=0.05)
-    assert model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.float32
-    assert torch.equal(model.language_model.layers[0].mlp.up_proj.weight, frozen)
-    assert load(tmp_path / "out" / "final").dtype == torch.float32
+    saved = load(tmp_path / "out" / "final")
+    assert {weight.dtype for weight in saved.parameters()} == {torch.float32}
+    assert torch.equal(saved.language_model.layers[0].mlp.up_proj.weight, frozen)
+    for name, weight in model.llava.state_dict().items():
+        assert torch.equal(weight.float(), saved.llava.state_dict()[name]), name
