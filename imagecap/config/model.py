@@ -78,7 +78,7 @@ class ComputeSettings(Section):
         "auto",
         "type of the matrix products",
         choices={
-            "auto": "bfloat16 on a GPU that supports it, else float32",
+            "auto": "bfloat16 on a GPU or a processor that computes fast in it, else float32",
             "float32": "32 bits",
             "bfloat16": "16 bits with the range of float32",
             "float16": "16 bits; trained with loss scaling",

@@ -16,6 +16,7 @@ from imagecap.model.checkpoint import one_line
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.adapters import has_adapters, merge_adapters, unadapted_weights
 from imagecap.staging import clear_leftovers
+from imagecap.system_errors import system_error
 from imagecap.train.disk import free_space
 from imagecap.train.state import STATE_FILE, clear_state
 
@@ -102,7 +103,7 @@ def save_checkpoint(model: ImageCaptioner, folder: Path, facts: dict[str, Any], 
     except ImageCapError:
         raise
     except Exception as error:  # a full disk comes as OSError, or as the tokenizers' own exception
-        if not (isinstance(error, OSError) or "os error" in str(error)):
+        if system_error(error) is None:
             raise
         raise ImageCapError(
             f"{folder} cannot be written ({one_line(error)}; {free_space(folder)}): make room and go on with --resume; "

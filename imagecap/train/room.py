@@ -36,7 +36,7 @@ def disk_space(setup: TrainingSetup) -> DiskSpace:
 
 
 def require_room(setup: TrainingSetup, output: Path, state_folder: Path) -> None:
-    """Check before the first step that the disk has room for the state and for the checkpoints, in the main process.
+    """Check before the first step that the disk has room for the state and for the checkpoints.
 
     Args:
         setup: the training.
@@ -46,8 +46,6 @@ def require_room(setup: TrainingSetup, output: Path, state_folder: Path) -> None
     Raises:
         ImageCapError: there is too little; says how much and on which disk.
     """
-    if setup.group.rank:
-        return
     space = disk_space(setup)
     old = [state_folder / STATE_FILE, state_folder / BEST_FILE]
     state = space.state - sum(file.stat().st_size for file in old if file.exists())
