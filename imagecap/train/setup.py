@@ -30,8 +30,8 @@ from imagecap.train.state import (
     load_state,
     require_same_key,
     resume_key,
-    share_state,
     saved_dtype,
+    share_state,
     trainable_weights,
 )
 from imagecap.train.step import TrainStep

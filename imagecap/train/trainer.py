@@ -274,7 +274,7 @@ class _TrainingLoop:
         setup = self.setup
         recorded = {name: value for name, value in setup.key.items() if name in type(self.options).model_fields}
         facts = {**describe(setup.plan.samples), "data_hash": setup.data_digest, "settings": recorded}
-        # The state is on the disk. Gradients and moments make room for weights that are converted while they are written.
+        # The state is on the disk. Gradients and moments make room for weights that are converted while writing.
         setup.optimizer.zero_grad(set_to_none=True)
         setup.optimizer.state.clear()
         release_freed_memory()
