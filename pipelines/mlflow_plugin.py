@@ -26,7 +26,10 @@ class CheckoutContext(RunContextProvider):
 
 def warn_if_moved() -> None:
     """Print a line on standard error if the store in the current checkout was written for another folder."""
-    folder = Path(os.environ.get("DVC_ROOT") or ".").resolve() / "mlruns"
+    here = Path.cwd()
+    main = Path(os.environ.get("DVC_ROOT") or here).resolve()
+    # DVC runs experiments in scratch copies below its own folder; elsewhere the variable is left over from other work
+    folder = (main if here.is_relative_to(main / ".dvc" / "tmp") else here) / "mlruns"
     root_file = folder / ".root"
     if root_file.is_file() and root_file.read_text(encoding="utf-8").strip() != str(folder):
         print("warning: this checkout was moved, and MLflow has its old paths: run `make setup`", file=sys.stderr)

@@ -33,27 +33,8 @@ fi
 PATH="$(pwd)/.venv/bin:$PATH"
 export PATH
 
-# 3. `dvc exp run` commits, so the checkout needs an identity; a ZIP download has no git at all. A git that refuses the
-#    repository (of another owner, or damaged) is no reason to do without it.
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_NAMESPACE GIT_PREFIX
-above=$(pwd -P)
-while [ ! -e "$above/.git" ] && [ "$above" != / ]; do above=$(dirname "$above"); done
-no_scm=$(sed -n 's/^ *no_scm *= *//p' .dvc/config.local 2>/dev/null || true)
-if [ -e "$above/.git" ]; then
-    if command -v git >/dev/null 2>&1; then
-        said=$(git rev-parse --git-dir 2>&1) || fail "git cannot read the repository $above: $said"
-        git config user.email >/dev/null || git config --local user.email imagecap@localhost
-        git config user.name >/dev/null || git config --local user.name ImageCap
-    else
-        echo "setup: git is not installed; runs and versions will not record the commit" >&2
-    fi
-    if [ -n "$no_scm" ]; then
-        echo "setup: there is a git repository now, so core.no_scm is removed from .dvc/config.local"
-        dvc config --local --unset core.no_scm
-    fi
-elif [ -z "$no_scm" ]; then
-    dvc config --local core.no_scm true
-fi
+# 3. The identity that `dvc exp run` needs for its commits, and whether there is a git repository at all
+sh pipelines/setup_git.sh
 
 # 4. Sample data and base checkpoints, out of sampledata/dvcstore. A folder that is there is never touched, unless
 #    it was this very step that was interrupted.

@@ -245,4 +245,7 @@ def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
 
 
 if __name__ == "__main__":  # a step of `make setup`: create the store, or update it after a move
-    connect()
+    try:
+        connect()
+    except ImageCapError as error:
+        sys.exit(f"error: {error}")
