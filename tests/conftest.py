@@ -12,6 +12,7 @@ os.environ.update(
     TRANSFORMERS_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     DO_NOT_TRACK="true",
+    ONEDNN_MAX_CPU_ISA="AVX512_CORE",  # `--dtype auto` is float32 on every processor
     IMAGECAP_DIGEST_CACHE="off",  # the pictures of tests have no place in the user's cache
 )
 

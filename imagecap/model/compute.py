@@ -68,7 +68,13 @@ def resolve_dtype(settings: ComputeSettings, device: torch.device) -> torch.dtyp
 
 
 def fast_on_cpu(dtype: torch.dtype) -> bool:
-    """Whether the CPU has instructions for matrix products of this 16-bit dtype, and torch a library that uses them."""
+    """Whether the CPU has instructions for matrix products of this 16-bit dtype, and torch a library that uses them.
+
+    That library, oneDNN, can be kept from using them by the environment variable `ONEDNN_MAX_CPU_ISA`.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit and not any(part in limit for part in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
+        return False
     # Apple's library, which torch uses on macOS, has no such products.
     if sys.platform == "darwin" or not torch.backends.mkldnn.is_available():
         return False

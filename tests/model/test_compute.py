@@ -25,6 +25,7 @@ def on(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], platform: 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
 
 
 @pytest.mark.parametrize(("name", "capabilities", "expected"), PROCESSORS, ids=[each[0] for each in PROCESSORS])
@@ -45,6 +46,14 @@ def test_auto_follows_the_processor(
     assert resolve_dtype(ComputeSettings(dtype="bfloat16"), cpu) == torch.bfloat16
     assert resolve_dtype(ComputeSettings(dtype="float32"), cpu) == torch.float32
     assert ("no instructions for bfloat16" in capsys.readouterr().err) == (not fast)
+
+
+def test_instructions_that_the_library_may_not_use_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, {"avx512_bf16": True})
+    limits = {"AVX512_CORE_BF16": torch.bfloat16, "avx2": torch.float32, "AVX512_CORE": torch.float32}
+    for limit, expected in limits.items():
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        assert resolve_dtype(ComputeSettings(), torch.device("cpu")) == expected, limit
 
 
 def test_macos_computes_in_float32_and_other_ranks_are_silent(
