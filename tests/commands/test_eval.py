@@ -9,20 +9,12 @@ import pytest
 
 from imagecap.errors import EXIT_USER_ERROR
 from imagecap.main import main
-from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
 if TYPE_CHECKING:
-    from imagecap.model.imagecap_arch import ImageCaptioner
+    pass
 
 SETTINGS = ("--max_length", "6", "--bootstrap_samples", "50")
-
-
-@pytest.fixture
-def saved(tiny_model: "ImageCaptioner", tmp_path: Path) -> Path:
-    sharpened(tiny_model).info.update(prompt="Describe this image.")
-    tiny_model.save(tmp_path / "model")
-    return tmp_path / "model"
 
 
 def data(folder: Path, numbers: range, split: str) -> Path:

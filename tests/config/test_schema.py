@@ -1,11 +1,12 @@
 """Every setting is declared and described once; what is written about it elsewhere follows."""
 
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
 
-from imagecap.config import Settings, choices_of, parse_settings, result_neutral, section_class
+from imagecap.config import Settings, choices_of, parse_settings, read_params, result_neutral, section_class
 from imagecap.config.document import reference, with_comments
 from imagecap.errors import ImageCapError
 from tests.conftest import ROOT
@@ -67,3 +68,15 @@ def test_comments_are_replaced_and_values_kept() -> None:
     assert "old" not in written
     assert written.startswith("# mine\ntrain: # How the captioner is trained.\n  batch_size: 8 # pictures per micro-")
     assert 'prompt: "a # b" # prompt text' in written
+
+
+def test_a_key_twice_is_refused(tmp_path: Path) -> None:
+    """YAML would take the last one without a word."""
+    file = tmp_path / "params.yaml"
+    for text, key in (
+        ("train:\n  batch_size: 8\n  batch_size: 4\n", r"'batch_size' \(line 3\)"),
+        ("train: {}\ntrain: {}\n", r"'train' \(line 2\)"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ImageCapError, match=f"holds {key} twice"):
+            read_params(str(file))

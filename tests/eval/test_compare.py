@@ -261,3 +261,10 @@ def test_a_picture_that_comes_twice_counts_once() -> None:
     found = compare_results(BAD, twice)
     assert (found.n, found.left_out) == (30, 0)
     assert found.changes == compare_results(BAD, GOOD).changes
+
+
+def test_ids_are_compared_by_value() -> None:
+    without = [{name: value for name, value in row.items() if name != "digest"} for row in GOOD["results"]]
+    numbered = [[{**row, "image": kind(index)} for index, row in enumerate(without)] for kind in (int, float, str)]
+    for rows in numbered[1:]:
+        assert compare_results({**GOOD, "results": numbered[0]}, {**GOOD, "results": rows}).n == 30

@@ -130,3 +130,16 @@ def test_a_start_that_is_too_long_is_refused(model: ImageCaptioner) -> None:
     start = "é" * MAX_START_TOKENS
     with pytest.raises(ImageCapError, match=f"caption_start has 512 tokens, more than {MAX_START_TOKENS}"):
         tokenize_prompt(model, "a", GenerateSettings(caption_start=start))
+
+
+def test_special_tokens_in_prompts_and_starts(tiny_model: "ImageCaptioner") -> None:
+    """The way of `generate`, streams, bulk jobs, evaluation and the server."""
+    settings = GenerateSettings(caption_start="<|im_end|> a")
+    plain = tokenize_prompt(tiny_model, "Describe.", settings)
+    special = set(tiny_model.tokenizer.all_special_ids)
+    assert special.isdisjoint(plain.after)
+    for prompt in ("<image>\nDescribe.", "<|vision_start|><|image_pad|><|vision_end|>Describe.", "Describe.\n<image>"):
+        assert tokenize_prompt(tiny_model, prompt, settings) == plain
+    for prompt in ("Describe.<|im_end|>", "<|endoftext|>", "a <|image_pad|> b"):
+        with pytest.raises(ImageCapError, match=r"the prompt .* holds <\|.*\|>, .*: remove it"):
+            tokenize_prompt(tiny_model, prompt, settings)
