@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +138,20 @@ def load_state(folder: Path, key: ResumeKey, weights: Weights, optimizer: Optimi
     """Load weights and optimizer state from `folder` in place; returns the progress, or None if there is no state.
 
     Raises:
-        ImageCapError: the file is damaged, or belongs to a run with other settings, data or checkpoints.
+        ImageCapError: the file is damaged, was saved by another version, or belongs to a run with other settings, data
+            or checkpoints.
     """
     target = folder / STATE_FILE
     if not target.exists():
         return None
     with _opened(target, key) as file:
-        progress = TrainingProgress(**json.loads(file.metadata()["progress"]))
+        found = json.loads(file.metadata()["progress"])
+        if set(found) != {each.name for each in fields(TrainingProgress)}:
+            raise ImageCapError(
+                f"the training state {target} was saved by another version of ImageCap: go on with that version, or "
+                "leave out --resume to start from the beginning"
+            )
+        progress = TrainingProgress(**found)
         there = set(file.keys())
         for name, weight in weights.items():
             weight.data.copy_(file.get_tensor(f"weight.{name}"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from imagecap.config import ModelSettings
 from imagecap.data.records import Sample
@@ -180,6 +182,12 @@ def test_states_that_do_not_fit_are_refused(
     with pytest.raises(ImageCapError, match="starting weights"):
         run(tmp_path, build(tiny_bases, seed=9), samples, resume=True)
     content = state.read_bytes()
+    with safe_open(state, "pt") as file:
+        progress = {**json.loads(file.metadata()["progress"]), "a name of another version": 1}
+        header = {"key": file.metadata()["key"], "progress": json.dumps(progress)}
+        save_file({name: file.get_tensor(name) for name in file.keys()}, state, header)  # noqa: SIM118
+    with pytest.raises(ImageCapError, match="saved by another version"):
+        run(tmp_path, build(tiny_bases), samples, resume=True)
     state.write_bytes(content[: len(content) // 2])
     with pytest.raises(ImageCapError, match="is damaged"):
         run(tmp_path, build(tiny_bases), samples, resume=True)
