@@ -34,7 +34,8 @@ class CommandFailed(Exception):
     def __init__(self, command: Sequence[str], status: int, tail: Iterable[str]) -> None:
         lines = [line for line in tail if line.strip()]
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        super().__init__(f"`{' '.join(command)}` {how}: {lines[-1].removeprefix('error: ') if lines else ''}")
+        last = lines[-1].removeprefix("error: ") if lines else ""
+        super().__init__(redact(f"`{' '.join(command)}` {how}: {last}"))
         self.status = status
         self.tail = lines
 

@@ -167,3 +167,13 @@ def test_an_interruption_ends_all_of_many(tmp_path: Path, monkeypatch: pytest.Mo
         stream_many([python(DVC, STAGE, str(tmp_path / name)) for name in "abc"], interrupted, tmp_path, 2)
     assert all(wait_for_end(stage, 1) for stage in stages)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}, "both saved, the third was never started"
+
+
+def test_passwords_in_uris_are_not_logged(tmp_path: Path) -> None:
+    code = "print('fetching https://me:S3cretPw@host/a.git'); raise SystemExit('error: http://S3cretPw@host is away')"
+    lines: list[str] = []
+    with pytest.raises(CommandFailed, match="http://host is away"):
+        stream(python(code), lines.append, tmp_path)
+    assert sorted(lines) == ["error: http://host is away", "fetching https://host/a.git"]
+    (failure,) = stream_many([python(code)], lambda _, line: lines.append(line), tmp_path, 1)
+    assert "S3cretPw" not in f"{lines} {failure}"
