@@ -4,10 +4,13 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR, one_line
+from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR, ImageCapError, one_line
 
 # Errors by which a device or a quota has no room.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -43,6 +46,19 @@ def system_error(error: BaseException) -> tuple[str, int] | None:
     if type(error).__module__.partition(".")[0] in _STORE_LIBRARIES:
         return f"MLflow's store failed: {one_line(error, 400)}", EXIT_FAILED
     return None
+
+
+@contextmanager
+def ending_in_a_sentence() -> Iterator[None]:
+    """Context of a small program: an error that the user can mend ends it with a sentence instead of a traceback."""
+    try:
+        yield
+    except Exception as error:
+        found = (str(error), EXIT_USER_ERROR) if isinstance(error, ImageCapError) else system_error(error)
+        if found is None:
+            raise
+        print(f"error: {found[0]}", file=sys.stderr)
+        sys.exit(found[1])
 
 
 def _refusal(error: BaseException) -> OSError | None:

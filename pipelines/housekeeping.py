@@ -12,15 +12,14 @@ Calling it again is harmless. `make ui` does the first step.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from imagecap.errors import EXIT_USER_ERROR
+from imagecap.errors import ImageCapError, one_line
 from imagecap.surroundings.process import prepare_environment
-from imagecap.system_errors import system_error
+from imagecap.system_errors import ending_in_a_sentence
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -160,14 +159,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in {"httpx", "prefect"}:
-            print(f"error: Prefect's server does not answer: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
-        found = system_error(error)
-        if found is None:
-            raise
-        print(f"error: {found[0]}", file=sys.stderr)
-        sys.exit(found[1])
+    with ending_in_a_sentence():
+        try:
+            main()
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in {"httpcore", "httpx", "prefect"}:
+                raise
+            raise ImageCapError(f"Prefect's server does not answer: {one_line(error, 300)}") from error

@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, one_line
 from imagecap.printable import adapt_terminal
 from imagecap.registry.store import artifact_location, connect, find_store
 from imagecap.system_errors import system_error
@@ -131,7 +131,7 @@ def _watch_heartbeats(port: int) -> None:
         with SyncPrefectClient(f"{_url(port)}/api") as client:
             watch_heartbeats(client)
     except Exception as error:  # httpx and Prefect have no common base
-        print(f"warning: runs whose host died will not be ended: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+        print(f"warning: runs whose host died will not be ended: {one_line(error)}", file=sys.stderr)
 
 
 def _end(servers: list["subprocess.Popen[bytes]"]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR
+from imagecap.errors import EXIT_FAILED, EXIT_USER_ERROR, ImageCapError
 from imagecap.main import main
-from imagecap.system_errors import system_error
+from imagecap.system_errors import ending_in_a_sentence, system_error
 
 
 def from_context(error: BaseException, cause: BaseException) -> BaseException:
@@ -85,6 +85,16 @@ def test_a_full_disk_in_a_library_written_in_rust() -> None:
     assert found[1] == EXIT_FAILED
 
 
+def test_the_store_of_mlflow_fails_in_a_sentence_without_a_password() -> None:
+    from mlflow.exceptions import MlflowException
+
+    found = system_error(MlflowException("API request to https://me:secret@host/api failed\nwith 500"))
+    assert found is not None
+    assert found[0].startswith("MLflow's store failed: API request to https://")
+    assert "secret" not in found[0]
+    assert found[1] == EXIT_FAILED
+
+
 def test_the_folder_for_temporary_files_is_named() -> None:
     name = str(Path(tempfile.gettempdir()) / "imagecap-x" / "y")
     for number in (errno.ENOSPC, errno.EACCES):
@@ -116,6 +126,16 @@ def test_commands_end_with_the_sentence(monkeypatch: pytest.MonkeyPatch, capsys:
         monkeypatch.setattr(f"imagecap.commands.{command}.run", refused)
         assert main([command, *arguments]) == EXIT_USER_ERROR
         assert capsys.readouterr().err.startswith("error: /x/e.json cannot be used: permission denied;")
+
+
+def test_small_programs_end_with_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (ImageCapError("a port is taken"), PermissionError(errno.EACCES, "Permission denied", "/x/mlruns")):
+        with pytest.raises(SystemExit) as ended, ending_in_a_sentence():
+            raise error
+        assert ended.value.code == EXIT_USER_ERROR
+        assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(ValueError, match="a bug"), ending_in_a_sentence():
+        raise ValueError("a bug")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")

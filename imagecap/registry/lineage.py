@@ -12,6 +12,7 @@ from imagecap.data.identity import training_picture_digests
 from imagecap.errors import ImageCapError, one_line
 from imagecap.registry.record import LINEAGE_FILE
 from imagecap.registry.store import connect, local_path
+from imagecap.system_errors import system_error
 
 CHAMPION = "champion"
 """Alias of the registered version that is served."""
@@ -110,7 +111,9 @@ def artifact_folder(client: Any, name: str, number: str, artifact: str, folder: 
     except KeyError:
         raise ImageCapError(f"{uri} has no {artifact}: it was registered by an earlier version of ImageCap") from None
     except Exception as error:  # MLflow does not wrap the exceptions of its back ends (SQL, HTTP, files)
-        raise ImageCapError(f"the files of {uri} cannot be read: {one_line(error, 300)}") from error
+        refused = system_error(error)  # such as a full folder for temporary files
+        reason = refused[0] if refused is not None else one_line(error, 300)
+        raise ImageCapError(f"the files of {uri} cannot be read: {reason}") from error
 
 
 def training_pictures(client: Any, name: str, number: str) -> set[str] | None:

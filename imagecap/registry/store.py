@@ -26,6 +26,7 @@ from imagecap.errors import ImageCapError, missing_package, one_line
 from imagecap.files import atomic_write_text
 from imagecap.redact import redact
 from imagecap.surroundings.process import prepare_environment
+from imagecap.system_errors import ending_in_a_sentence
 
 # The tables and columns in which MLflow stores absolute paths of artifacts.
 _PATH_COLUMNS = (
@@ -245,7 +246,5 @@ def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
 
 
 if __name__ == "__main__":  # a step of `make setup`: create the store, or update it after a move
-    try:
+    with ending_in_a_sentence():
         connect()
-    except ImageCapError as error:
-        sys.exit(f"error: {error}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from imagecap import __version__
 from imagecap.files import atomic_write_text
+from imagecap.system_errors import ending_in_a_sentence
 
 VERSIONS_FILE = "versions.yaml"
 _PACKAGES = ("jieba", "jinja2", "numpy", "peft", "pillow", "safetensors", "tokenizers", "torch", "transformers")
@@ -55,4 +56,5 @@ def _installed(package: str) -> str | None:
 
 
 if __name__ == "__main__":
-    write_versions(Path())
+    with ending_in_a_sentence():
+        write_versions(Path())
