@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagecap.errors import ImageCapError
+from imagecap.printable import printable
 from imagecap.staging import NEW, OLD, clear_leftovers, clear_leftovers_once, staged
 
 
@@ -202,6 +203,16 @@ def _require_replaceable(file: Path) -> None:
 def expand_user(path: str | Path) -> Path:
     """The path with the home folder in place of `~`. It stays as it is where there is no such user or home folder."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises a RuntimeError then)
+
+
+def require_utf8_path(path: Path) -> None:
+    """Refuse the path of a model that is not UTF-8: safetensors and tokenizers can neither write nor read there.
+
+    Raises:
+        ImageCapError: it is not UTF-8.
+    """
+    if printable(str(path)) != str(path):
+        raise ImageCapError(f"the path {path} is not UTF-8, which models need: rename the folder, or choose another")
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:

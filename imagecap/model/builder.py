@@ -12,7 +12,7 @@ from torch import nn
 
 from imagecap.config import ComputeSettings, ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.files import expand_user
+from imagecap.files import expand_user, require_utf8_path
 from imagecap.model.checkpoint import (
     WEIGHTS,
     find_checkpoint,
@@ -111,6 +111,7 @@ def captioner_config(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise ImageCapError(f"there is no model folder {folder}; train one first, or give --model_path")
+    require_utf8_path(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

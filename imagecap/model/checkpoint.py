@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.errors import ImageCapError, one_line
-from imagecap.files import expand_user
+from imagecap.files import expand_user, require_utf8_path
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_TIMEOUT = 10.0  # seconds
@@ -32,6 +32,7 @@ def find_checkpoint(name: str, setting: str) -> Path:
     """
     folder = expand_user(name)
     if folder.is_dir():
+        require_utf8_path(folder)
         _require_complete(folder, name, setting)
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):

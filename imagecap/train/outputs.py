@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json, atomic_write_text, require_writable_file
+from imagecap.files import atomic_write_json, atomic_write_text, require_utf8_path, require_writable_file
 from imagecap.locks import exclusive
 from imagecap.model.checkpoint import one_line
 from imagecap.model.imagecap_arch import ImageCaptioner
@@ -128,8 +128,9 @@ def require_writable_output(output: Path, state_folder: Path) -> None:
     """Check that a training can write what it is to leave; quick, so that it comes before everything that is slow.
 
     Raises:
-        ImageCapError: a folder cannot be written, or another process trains there.
+        ImageCapError: a folder cannot be written, or its path is not UTF-8, or another process trains there.
     """
+    require_utf8_path(output.absolute())
     for file in (output / "train_summary.json", state_folder / STATE_FILE):
         require_writable_file(file)
     lock = state_folder / "lock"

@@ -85,3 +85,19 @@ def test_a_program_gets_json_alone(saved: Path, tmp_path: Path, capsys: pytest.C
     told, written = json.loads(capsys.readouterr().out), json.loads(output.read_text(encoding="utf-8"))
     assert told["metrics"] == written["metrics"]
     assert (told["pictures"], told["output_file"]) == (3, str(output))
+
+
+def test_a_model_in_a_folder_whose_name_is_not_utf_8(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = saved.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    picture(1).save(tmp_path / "a.png")
+    data(tmp_path / "data", range(2), "train")
+    for command in (
+        ["generate", "--model_path", str(moved), "--image_path", str(tmp_path / "a.png")],
+        ["train", "--data_path", str(tmp_path / "data"), "--output_dir", str(moved / "out")],
+        ["train", "--data_path", str(tmp_path / "data"), "--vision_model_name", str(moved)],
+    ):
+        assert main(command) == EXIT_USER_ERROR
+        assert r"caf\xe9" in (said := capsys.readouterr().err)
+        assert "is not UTF-8, which models need" in said
