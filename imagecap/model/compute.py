@@ -88,5 +88,5 @@ def fast_on_cpu(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)

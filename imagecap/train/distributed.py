@@ -23,7 +23,8 @@ COLLECTIVE_TIMEOUT = timedelta(hours=12)
 
 def is_main_process() -> bool:
     """Whether this process has rank 0, or is the only one: the one that prints, logs and writes files."""
-    return os.environ.get("RANK", "0") == "0"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # then a rank is left over from another launch
+    return alone or os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)

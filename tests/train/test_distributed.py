@@ -11,6 +11,7 @@ import torch
 
 from imagecap.config import ModelSettings
 from imagecap.model.builder import load
+from imagecap.train.distributed import is_main_process
 from tests.conftest import ROOT
 from tests.train.helpers import free_port, write_data
 
@@ -66,3 +67,11 @@ def test_two_processes_equal_one(tiny_bases: ModelSettings, data: Path, tmp_path
     ):
         # AdamW turns rounding in tiny gradients into steps of the size of the rate
         assert torch.allclose(mine, yours, atol=2e-3), name
+
+
+def test_a_rank_left_over_from_another_launch_silences_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert is_main_process()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not is_main_process()
