@@ -98,8 +98,14 @@ class Checkout:
         self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "state", "--allow-empty")
 
 
-def new_checkout(folder: Path, pictures: int = 24) -> Checkout:
-    """A checkout with one commit, in which nothing has run yet."""
+def new_checkout(folder: Path, pictures: int = 24, repository: Path | None = None) -> Checkout:
+    """A checkout with one commit, in which nothing has run yet.
+
+    Args:
+        folder: where it is made.
+        pictures: number of toy pictures.
+        repository: root of the git repository, at `folder` or above; None: `folder`.
+    """
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, tracked.split("\0")):
         if name.startswith("sampledata/dvcstore/") or name in {"data.dvc", "bases.dvc", "dvc.lock"}:
@@ -111,7 +117,7 @@ def new_checkout(folder: Path, pictures: int = 24) -> Checkout:
     write_toy(folder, pictures)
     write_versions(folder)  # of the packages that this test runs with
     checkout = Checkout(folder)
-    checkout.run("git", "init", "-q")
+    checkout.run("git", "init", "-q", str(repository or folder))
     checkout.dvc("add", "data", "bases")
     checkout.commit()
     return checkout

@@ -11,6 +11,18 @@ from tests.pipelines.checkout import Checkout, new_checkout
 
 pytestmark = pytest.mark.long
 
+FOLDER = "ml/50% of #1 & more?"
+# Variables of other work, which nothing may follow, and a proxy that cannot reach this machine.
+LEFT_OVER = {
+    "MLFLOW_RUN_ID": "0" * 32,
+    "MLFLOW_EXPERIMENT_ID": "7",
+    "MLFLOW_EXPERIMENT_NAME": "theirs",
+    "MLFLOW_REGISTRY_URI": "databricks-uc",
+    "DVC_ROOT": "/nowhere",
+    "DVC_EXP_NAME": "theirs",
+    "http_proxy": "http://127.0.0.1:9",
+}
+
 # all of the language model trains: enough for captions that can be told from those of an untrained one
 LEARNS = {
     "model": {"freeze_language_model_except_layers": None},
@@ -21,9 +33,15 @@ LEARNS = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with two versions, the second of which is the champion because it is better."""
-    made = new_checkout(tmp_path_factory.mktemp("commands") / "work")
-    made.variables["PREFECT_HOME"] = str(made.folder.with_name("prefect"))
+    """A checkout with two versions, the second of which is the champion because it is better.
+
+    It is a folder of a larger git repository, and its name has characters that have a meaning in URIs.
+    """
+    repository = tmp_path_factory.mktemp("commands")
+    (repository / "README.md").write_text("several projects")
+    made = new_checkout(repository / FOLDER, repository=repository)
+    made.variables["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    made.variables |= LEFT_OVER
     made.dvc("repro")
     said = made.command("register")
     assert "imagecap version 1 @champion: registered" in said
@@ -40,10 +58,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 def test_lineage_tells_all_from_the_registry(checkout: Checkout) -> None:
-    told = json.loads(checkout.command("lineage", "models:/imagecap@champion", "--json"))
+    said = checkout.command("lineage", "models:/imagecap@champion", "--json")
+    assert "MLFLOW_RUN_ID is set, and is not used" in said  # on standard error
+    told = json.loads(said[said.index("{") :])
     assert told["aliases"] == ["champion"]
     assert told["git"] == {
         "commit": checkout.run("git", "rev-parse", "HEAD").strip(),
+        "folder": FOLDER,
         "clean": False,
         "changed": ["params.yaml"],
         "patch": True,
