@@ -160,5 +160,5 @@ def test_bulk_jobs_go_on_after_a_picture_without_a_possible_token(
     found = [row for rows in caption_rows(model, files, chosen, 3) for row in rows]
     assert found[0] == expected[0]
     assert found[2] == expected[2]
-    assert set(found[1]) == {"image", "error"}
+    assert set(found[1]) == {"image", "error", "file"}
     assert found[1]["error"].startswith("no token could be chosen")
