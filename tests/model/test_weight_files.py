@@ -13,6 +13,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model import weight_files
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model.adapters import unadapted_weights
 from imagecap.model.rehearsal import rehearse_save
 from imagecap.model.weight_files import SafetensorsFile, WeightFiles
 from tests.tiny import write_gpt2, write_mixture
@@ -88,6 +89,7 @@ def test_adapters_of_mixtures_of_experts_are_merged(
     shared = any(".mlp.shared_experts.gate_proj" in name for name in adapted)
     assert shared == (changes["model_type"] == "deepseek_v3")
     assert not any(name.endswith(".experts") for name in adapted)
+    assert unadapted_weights(model.language_model).keys() >= {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
     rehearse_save(model)
     for name, weight in model.llava.named_parameters():
         if ".lora_" in name:
