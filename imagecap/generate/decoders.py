@@ -13,7 +13,7 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.cache import KeyValueCache
 from imagecap.generate.stock_decoder import GROUPED_SDPA, StockDecoder
 from imagecap.generate.written_out_decoder import WrittenOutDecoder
-from imagecap.model.language_model.utils import attention_window
+from imagecap.model.language_model.utils import attention_window, keeps_state
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -90,9 +90,7 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
     """
     config = model.language_model.config
     name = type(model.language_model).__name__
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    stateful = getattr(model.language_model, "_is_stateful", False)
-    if stateful or layer_types - {"full_attention", "sliding_attention"}:
+    if keeps_state(model.language_model):
         raise ImageCapError(f"{name} keeps a state that is not keys and values; choose a language model with attention")
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and tokens > longest:

@@ -24,7 +24,13 @@ from imagecap.model.checkpoint import (
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
 from imagecap.model.language_model.head import express_logit_scale
-from imagecap.model.language_model.utils import bos_ids, image_token, load_language_model, load_tokenizer
+from imagecap.model.language_model.utils import (
+    bos_ids,
+    image_token,
+    keeps_state,
+    load_language_model,
+    load_tokenizer,
+)
 from imagecap.model.multimodal_projector.projector import PROJECTORS, build_projector
 from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, load_tower, num_blocks_used
 
@@ -154,6 +160,11 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
     tokenizer = load_tokenizer(language_folder, settings.language_model_name)
     language_model = load_language_model(language_folder, settings.language_model_name, as_stored=as_stored)
     with _refusing(settings.language_model_name, language_model.config.model_type):
+        if keeps_state(language_model):
+            raise ImageCapError(
+                f"language_model_name: {settings.language_model_name} ({language_model.config.model_type}) keeps a state "
+                "that is not keys and values; choose a language model with attention"
+            )
         express_logit_scale(language_model, settings.language_model_name)
         token = image_token(tokenizer, language_model)
         llava = _assemble(settings, tower, language_model, tokenizer.convert_tokens_to_ids(token), seed)

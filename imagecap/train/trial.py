@@ -85,7 +85,7 @@ def _run(step: TrainStep, compute: Callable[[], Tensor]) -> Tensor:
     try:
         return compute().float()
     except Exception as error:  # models that lack these arguments raise different types of errors
-        raise ImageCapError(_refusal(step, one_line(error))) from error
+        raise ImageCapError(_refusal(step, f"it takes no such mask or positions: {one_line(error)}")) from error
 
 
 def _refusal(step: TrainStep, why: str) -> str:

@@ -12,6 +12,7 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from tests.compatibility.families import tiny_config
 from tests.model.helpers import run_python
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_clip, write_tiny_qwen
 
@@ -280,6 +281,29 @@ def test_other_language_models(tiny_bases: ModelSettings, tmp_path: Path, write:
     with torch.no_grad():
         ours = model.llava(input_ids=row, pixel_values=pixels).logits
         assert torch.equal(again.llava(input_ids=row, pixel_values=pixels).logits, ours)
+
+
+@pytest.mark.parametrize(("family", "fits"), [("gemma2", False), ("cohere", True), ("granite", True)])
+def test_logits_that_are_changed_after_the_head(
+    tiny_bases: ModelSettings, tmp_path: Path, family: str, fits: bool
+) -> None:
+    """A soft cap is found although the logits of initial weights are far below it; a constant factor is kept."""
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(tiny_bases.language_model_name, tmp_path / "lm")
+    torch.manual_seed(0)
+    config = tiny_config(family, initializer_range=0.02)
+    stock = AutoModelForCausalLM.from_config(config)
+    stock.save_pretrained(tmp_path / "lm")
+    settings = tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")})
+    if not fits:
+        with pytest.raises(ImageCapError, match="caps its logits"):
+            build(settings)
+        return
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        expected = stock.eval()(input_ids=ids).logits
+        torch.testing.assert_close(build(settings).llava(input_ids=ids).logits, expected)
 
 
 def test_an_image_token_is_added_where_there_is_none(tiny_bases: ModelSettings, tmp_path: Path) -> None:

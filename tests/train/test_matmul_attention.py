@@ -69,3 +69,23 @@ def test_the_picture_is_seen_alike(tiny_model: ImageCaptioner) -> None:
         with matmul_attention(tiny_model, True):
             found = tiny_model.encode_images(pixels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("value_size", "mask_heads"), [(5, 1), (8, 4)])
+def test_values_of_another_size_and_masks_of_heads(
+    tiny_model: ImageCaptioner, value_size: int, mask_heads: int
+) -> None:
+    """Multi-head latent attention (DeepSeek) has smaller values than keys; Doge has a mask for every head."""
+    from transformers import AttentionInterface
+
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, heads, 6, 8, generator=generator) for heads in (4, 2))
+    value = torch.randn(2, 2, 6, value_size, generator=generator)
+    mask = torch.randn(2, mask_heads, 6, 6, generator=generator)
+    each_key, each_value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, each_key, each_value, attn_mask=mask)
+    with matmul_attention(tiny_model, True):
+        kernel = AttentionInterface()[MATMUL_ATTENTION]
+        found, _ = kernel(tiny_model.language_model.layers[0].self_attn, query, key, value, mask)
+    torch.testing.assert_close(found, expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()

@@ -64,6 +64,22 @@ def test_only_what_computes_the_same_is_replaced(tiny_bases: ModelSettings, tmp_
     )
 
 
+def test_a_norm_that_differs_on_wild_inputs_only_is_not_replaced(tiny_bases: ModelSettings) -> None:
+    model = build(tiny_bases)
+    type_of_norm = type(model.language_model.norm)
+
+    def centred(self: nn.Module, x: Tensor) -> Tensor:
+        return plain_norm(x - x.mean(-1, keepdim=True), self.weight, self.variance_epsilon)
+
+    def clamped(self: nn.Module, x: Tensor) -> Tensor:
+        return plain_norm(x.clamp(-20, 20), self.weight, self.variance_epsilon)
+
+    for forward in (centred, clamped):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type_of_norm, "forward", forward)
+            assert not [1 for module, _ in memory_efficient_forwards(model) if isinstance(module, type_of_norm)]
+
+
 def test_only_for_the_length_of_the_block(tiny_model: ImageCaptioner) -> None:
     embeds = torch.randn(2, 9, 32)
     expected = tiny_model.language_model(inputs_embeds=embeds).last_hidden_state

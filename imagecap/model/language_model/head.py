@@ -33,11 +33,11 @@ def express_logit_scale(language_model: Any, name: str) -> None:
     wild *= _SPREAD / float(head(wild).float().std())
     plain = head(wild).float()
     found = _logits(language_model, ids, wild).float()
-    scale = float((found * plain).sum() / plain.square().sum())
     tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
-    if not _close(found, scale * plain, tolerance):
+    if not _close(found, _factor(found, plain) * plain, tolerance):
         raise ImageCapError(_refusal(language_model, name, "it caps its logits, or treats them otherwise"))
     natural = language_model(input_ids=ids).logits.float()
+    scale = _factor(natural, head(hidden).float())  # that before the head included, as in MiniCPM
     if abs(scale - 1) > tolerance:
         _scale_last_norm(text_model, ids, scale)
         for field in LOGIT_SCALES:
@@ -79,6 +79,11 @@ def _scale_last_norm(text_model: nn.Module, ids: Tensor, scale: float) -> None:
             handle.remove()
     for weight in last[0].parameters() if last else ():
         weight.data = weight.data.float() * scale
+
+
+def _factor(ours: Tensor, theirs: Tensor) -> float:
+    """The number by which `theirs` is multiplied to be nearest to `ours`."""
+    return float((ours * theirs).sum() / theirs.square().sum())
 
 
 def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:

@@ -34,7 +34,7 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
     architecture = " ".join(getattr(config, "architectures", None) or [])
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
     other_head = architecture and not architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    if not causal or hasattr(config, "vision_config") or other_head:
+    if not causal or config.get_text_config() is not config or other_head:
         raise ImageCapError(
             f"language_model_name: {name} is a {architecture or config.model_type} checkpoint, not a causal language "
             "model (Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B, …)"
@@ -96,6 +96,13 @@ def image_token(tokenizer: Any, language_model: Any) -> str:
         with quiet_transformers():
             language_model.resize_token_embeddings(needed, mean_resizing=False)
     return ADDED_IMAGE_TOKEN
+
+
+def keeps_state(language_model: Any) -> bool:
+    """Whether a language model keeps another state than keys and values, as recurrent and linear attention do."""
+    kinds = set(getattr(language_model.config, "layer_types", None) or ())
+    known = {"full_attention", "sliding_attention"}
+    return bool(getattr(language_model, "_is_stateful", False)) or not kinds <= known
 
 
 def attention_window(config: Any) -> int | None:
