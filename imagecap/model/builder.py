@@ -162,8 +162,8 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
     with _refusing(settings.language_model_name, language_model.config.model_type):
         if keeps_state(language_model):
             raise ImageCapError(
-                f"language_model_name: {settings.language_model_name} ({language_model.config.model_type}) keeps a state "
-                "that is not keys and values; choose a language model with attention"
+                f"language_model_name: {settings.language_model_name} ({language_model.config.model_type}) keeps a "
+                "state that is not keys and values; choose a language model with attention"
             )
         express_logit_scale(language_model, settings.language_model_name)
         token = image_token(tokenizer, language_model)

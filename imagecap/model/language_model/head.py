@@ -4,6 +4,7 @@ Some families multiply their logits by a constant (Cohere, Granite). A LLaVA che
 can do it: its weights are multiplied instead, which gives the same logits and the same gradients of all other weights.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ def express_logit_scale(language_model: Any, name: str) -> None:
         _scale_last_norm(text_model, ids, scale)
         for field in LOGIT_SCALES:
             if hasattr(language_model.config, field):
-                setattr(language_model.config, field, 1.0)
+                with suppress(AttributeError):  # computed from other fields, as in MiniCPM
+                    setattr(language_model.config, field, 1.0)
     try:
         hidden = text_model(inputs_embeds=language_model.get_input_embeddings()(ids)).last_hidden_state
     except Exception:  # models that lack the argument raise different types of errors
