@@ -1,5 +1,6 @@
 """The page of families says what is true; five of them are in the quick tests."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ same_version = pytest.mark.skipif(
 def test_the_page_has_every_family() -> None:
     named = {line.split("`")[1] for line in TEXT.splitlines() if line.startswith("| `")}
     assert named == {*VISION_FAMILIES, *language_families()}
+
+
+def test_the_number_in_the_readme_is_that_of_the_page() -> None:
+    works = re.search(r"^(\d+) of \d+ families", TEXT, re.MULTILINE)
+    assert works is not None
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (PAGE.parents[2] / name).read_text(encoding="utf-8")
+        assert re.search(rf"\b{works.group(1)} (families|个系列)", text), name
 
 
 @same_version
