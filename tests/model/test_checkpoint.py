@@ -111,14 +111,15 @@ def test_logits_that_a_llava_checkpoint_cannot_hold(tmp_path: Path, tiny_bases: 
     import json
 
     import torch
-    from transformers import CohereConfig, CohereForCausalLM
+    from transformers import Gemma2Config, Gemma2ForCausalLM
 
     shutil.copytree(tiny_bases.language_model_name, tmp_path / "lm")
     size = json.loads((tmp_path / "lm" / "config.json").read_text())["vocab_size"]
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     torch.manual_seed(0)
-    CohereForCausalLM(CohereConfig(vocab_size=size, logit_scale=0.5, **shape)).save_pretrained(tmp_path / "lm")
-    with pytest.raises(ImageCapError, match="treats its logits after the head"):
+    config = Gemma2Config(vocab_size=size, head_dim=8, num_key_value_heads=2, final_logit_softcapping=30.0, **shape)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "lm")
+    with pytest.raises(ImageCapError, match="it caps its logits"):
         build(tiny_bases.model_copy(update={"language_model_name": str(tmp_path / "lm")}))
 
 
