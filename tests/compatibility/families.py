@@ -66,9 +66,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 # Their parts depend on each other in ways that no two layers of width 32 were found for.
 NOT_EXAMINED = ("dots3_note", "gemma3n_text", "gemma4_assistant", "gemma4_text", "zamba")
-# What is wrong, by family and check: the router of LongCat-Flash multiplies by the weight of a linear layer itself, so
-# that an adapter of this layer does nothing until it is merged.
-WRONG = {("longcat_flash", "LoRA"): "wrong, do not use it"}
 
 
 def language_families() -> list[str]:

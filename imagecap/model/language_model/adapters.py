@@ -13,7 +13,7 @@ ADAPTER_NAME = "imagecap"
 
 
 def add_adapters(text_model: nn.Module, rank: int, alpha: float, blocks: int | None) -> None:
-    """Freeze the language model and add an adapter to every linear layer of its last blocks.
+    """Freeze the language model and add an adapter to every linear layer of its last blocks, except in routers.
 
     The initial weights follow torch's global generator; at first the adapters add zero.
 
@@ -36,7 +36,10 @@ def add_adapters(text_model: nn.Module, rank: int, alpha: float, blocks: int | N
     # experts (`gate_proj`) for these, and adapts parameters of the experts instead. A list of names would match their
     # ends, a pattern matches whole names.
     blocks_alone = nn.ModuleList(chosen)
-    names = [name for name, module in blocks_alone.named_modules() if _is_linear(module)]
+    # The router of a mixture of experts may use the weight of its linear layer directly, without the adapter.
+    names = [
+        name for name, module in blocks_alone.named_modules() if _is_linear(module) and "router" not in name.split(".")
+    ]
     if not names:
         raise ImageCapError("lora_rank: the blocks of this language model have no linear layers to adapt")
     config = LoraConfig(
