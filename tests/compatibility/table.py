@@ -25,8 +25,8 @@ was built as a tiny model with weights as large as those of trained models, and 
 | saved | plain transformers opens the checkpoint and has the same logits |
 | greedy, beams | the tokens that `generate` gives |
 
-Where the answer is no, the table has the sentence with which the command refuses. Nothing ends in a traceback. Before its first step a training runs the language model on its longest row and
-compares it with the stock model.
+Where the answer is no, the table has the sentence with which the command refuses. Nothing ends in a traceback. Before
+its first step a training runs the language model on its longest row and compares it with the stock model.
 """
 
 
