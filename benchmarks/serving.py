@@ -244,7 +244,8 @@ def main() -> None:
             for side in arguments.sides
             if side != "ours" and ("ours", clients) in rates
         ]
-        print(f"{clients} clients: ours is {', '.join(others)}")
+        if others:
+            print(f"{clients} clients: ours is {', '.join(others)}")
     one, many = (scheduler_rate(model, pictures, lengths, threads, arguments.seconds) for threads in (1, 32))
     print(f"scheduler alone: 1 thread {one:.1f} captions/s, 32 threads {many:.1f}: {many / one:.2f} times")
 
