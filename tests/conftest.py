@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,12 @@ os.environ.update(
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# Under `nohup`, or behind an `&` of a shell, these are ignored, and so they would be by all processes of the tests.
+if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 from imagecap.config import ModelSettings
 from tests.tiny import write_tiny_clip, write_tiny_qwen

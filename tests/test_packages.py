@@ -25,7 +25,9 @@ VARIABLES = {name: value for name, value in os.environ.items() if name != "PYTHO
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.match(r"[\w-]+(\[\w+\])?", requirement)[0].lower() for requirement in requirements}  # type: ignore[index]
+    """The packages, without the extras that are wanted of them; those of this project keep their extra."""
+    found = (re.match(r"imagecap\[\w+\]|[\w-]+", requirement) for requirement in requirements)
+    return {match[0].lower() for match in found if match}
 
 
 def test_hints_name_the_extra_that_has_the_package() -> None:

@@ -93,5 +93,6 @@ def test_a_failed_prefix_leaves_the_others_alone(model: "ImageCaptioner", pictur
 
 def test_which_models_share_a_batch(model: "ImageCaptioner") -> None:
     assert supports_continuous_batching(model)
-    model.language_model.config.layer_types = ["sliding_attention"]
+    config = model.language_model.config
+    config.use_sliding_window, config.sliding_window, config.layer_types = True, 8, ["sliding_attention"]
     assert not supports_continuous_batching(model)

@@ -13,8 +13,8 @@ from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
 from tests.compatibility.families import tiny_config
-from tests.model.helpers import run_python
-from tests.tiny import picture, write_gpt2, write_llama, write_tiny_clip, write_tiny_qwen
+from tests.model.helpers import prompt_row, run_python
+from tests.tiny import picture, write_gpt2, write_llama, write_tiny_clip
 
 STOCK = """
 import json, sys, torch
@@ -33,11 +33,6 @@ with torch.no_grad():
 assert not any(name.startswith("imagecap") for name in sys.modules)
 print(json.dumps({"prompt": chat["input_ids"][0].tolist(), "ids": ids[0].tolist(), "logits": logits.tolist()}))
 """
-
-
-def prompt_row(model: ImageCaptioner, prompt: str = "Describe this image.") -> torch.Tensor:
-    ids = model.prompt_ids(prompt)
-    return torch.tensor([[*ids.before, *[model.image_token_id] * model.num_image_tokens, *ids.after]])
 
 
 @pytest.mark.parametrize("projector", ["mlp", "pixel_shuffle"])
@@ -136,67 +131,6 @@ def test_encoder_stops_at_the_used_layer_and_equals_stock(tiny_bases: ModelSetti
     assert used == list(range(layer if layer >= 0 else 4 + layer))
     assert ours.shape == (2, model.num_image_tokens, 32)
     assert torch.equal(ours, stock)
-
-
-@pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize("prompt", ["Describe this image.", "描述这张图片。", "", " a  b\n"])
-def test_prompt_ids_equal_the_stock_processor(tmp_path: Path, bos: bool, prompt: str) -> None:
-    write_tiny_clip(tmp_path / "clip")
-    write_tiny_qwen(tmp_path / "lm", bos=bos)
-    built = build(ModelSettings(vision_model_name=str(tmp_path / "clip"), language_model_name=str(tmp_path / "lm")))
-    built.save(tmp_path / "final")
-    model = load(tmp_path / "final")
-    ours = prompt_row(model, prompt)[0].tolist()
-    assert len(model.prompt_ids(prompt).before) == int(bos)
-    content = [{"type": "image", "image": picture()}, {"type": "text", "text": prompt}]
-    chat = [{"role": "user", "content": content}]
-    assert model.processor.apply_chat_template(chat, tokenize=True) == [ours]
-    plain = model.processor(text=f"{model.processor.image_token}{prompt}\n", images=picture())
-    assert plain["input_ids"] == [ours]
-
-
-def test_caption_ids_end_with_eos_and_spell_special_tokens(tiny_model: ImageCaptioner) -> None:
-    eos = tiny_model.eos_token_id
-    ids = tiny_model.caption_ids("a red <|im_end|> cat", 100)
-    assert ids[-1] == eos
-    assert eos not in ids[:-1]
-    assert tiny_model.tokenizer.decode(ids[:-1]) == "a red <|im_end|> cat"
-    assert tiny_model.caption_ids("a red cat on a green mat", 3) == [*ids[:2], eos]
-    with pytest.raises(ImageCapError, match="image token"):
-        tiny_model.prompt_ids("what is <|image_pad|>?")
-
-
-SPECIAL = ("<|image_pad|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>", "[TOOL]")
-
-
-@pytest.mark.parametrize("text", [*SPECIAL, "a <think>red</think> cat<|im_end|>", "<|im_end|><|im_end|>"])
-def test_no_text_becomes_a_special_or_added_token(tiny_bases: ModelSettings, text: str) -> None:
-    """Also not added tokens that are not marked as special, as Qwen's `<think>`."""
-    model = build(tiny_bases)
-    model.tokenizer.add_tokens(["<think>", "</think>", "[TOOL]", "dogs"])
-    special = {model.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    ids = model.caption_ids(text, 100)[:-1]
-    assert special.isdisjoint(ids)
-    assert model.tokenizer.decode(ids) == text
-    with pytest.raises(ImageCapError, match=r"image token: remove it|a special token of the model: remove it"):
-        model.prompt_ids(text)
-    dogs = model.tokenizer.convert_tokens_to_ids("dogs")
-    assert dogs in model.caption_ids("two dogs", 100)
-    assert dogs in model.prompt_ids("two dogs").after
-
-
-def test_a_vocabulary_that_cannot_spell_a_special_token(tiny_bases: ModelSettings) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2, "dog": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    model = build(tiny_bases)
-    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
-    assert model.caption_ids("a dog", 9) == [0, 3, model.eos_token_id]
-    for text in ("dog </s>", "a <unk> dog"):
-        with pytest.raises(ImageCapError, match="a special token of the model: remove it"):
-            model.caption_ids(text, 9)
 
 
 def test_linear_projector_is_one_trained_matrix(tiny_bases: ModelSettings, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_macos_computes_in_float32_and_other_ranks_are_silent(
     assert resolve_dtype(ComputeSettings(), cpu) == torch.float32
     assert resolve_dtype(ComputeSettings(), torch.device("mps")) == torch.float32
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     on(monkeypatch, {})
     resolve_dtype(ComputeSettings(dtype="float16"), cpu)
     assert capsys.readouterr().err == ""
