@@ -99,7 +99,8 @@ def write_language_model(family: str, folder: Path, **changes: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(family, **changes)
-    if config.is_encoder_decoder or config.get_text_config() is not config:
+    own_encoder = not {"vision_config", "audio_config"}.isdisjoint(config.sub_configs)
+    if config.is_encoder_decoder or own_encoder or config.get_text_config() is not config:
         config.save_pretrained(folder)
         save_file({"none": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
         return

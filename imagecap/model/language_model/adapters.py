@@ -102,8 +102,20 @@ def unadapted_weights(text_model: nn.Module) -> dict[str, int]:
 
 def _is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer and nothing more: the routers of some mixtures compute on."""
-    plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-    return plain or _is_conv1d(module)
+    if not isinstance(module, nn.Linear):
+        return _is_conv1d(module)
+    return type(module).forward is nn.Linear.forward or _computes_linear(module)
+
+
+@torch.no_grad()
+def _computes_linear(layer: nn.Linear) -> bool:
+    """Whether a subclass with a `forward` of its own computes what `nn.Linear` does, as Falcon's does."""
+    probe = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    try:
+        found = layer(probe)
+    except Exception:  # it takes other arguments
+        return False
+    return isinstance(found, Tensor) and torch.allclose(found, nn.functional.linear(probe, layer.weight, layer.bias))
 
 
 def _is_conv1d(module: nn.Module) -> bool:

@@ -34,7 +34,8 @@ def load_language_model(folder: Path, name: str, *, as_stored: bool = False) -> 
     architecture = " ".join(getattr(config, "architectures", None) or [])
     causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
     other_head = architecture and not architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    if not causal or config.get_text_config() is not config or other_head:
+    own_encoder = not {"vision_config", "audio_config"}.isdisjoint(config.sub_configs)
+    if not causal or other_head or own_encoder or config.get_text_config() is not config:
         raise ImageCapError(
             f"language_model_name: {name} is a {architecture or config.model_type} checkpoint, not a causal language "
             "model (Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B, …)"
