@@ -63,10 +63,21 @@ def sweep(
     """
     try:
         chosen = space_points(space, method, points, seed)
+        _check_folder(Path.cwd())
         with tasks.only_flow():
             return _sweep(chosen, at_once, metric)
     except Exception as error:
         return tasks.failure(error)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that DVC cannot copy an experiment from: it takes the path for a URI, without quoting it."""
+    found = [character for character in "%#?" if character in str(folder)]
+    if found:
+        raise ImageCapError(
+            f"DVC runs no experiments in copies of {folder}, since its path holds {' '.join(found)}: "
+            "rename the folder, or train the points one after the other with `dvc exp run -S`"
+        )
 
 
 def space_points(

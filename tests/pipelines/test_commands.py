@@ -116,8 +116,28 @@ def flow(checkout: Checkout, call: str, module: str = "flows") -> str:
     return next(line for line in said.splitlines() if line.startswith("SAID"))
 
 
+def test_watched_data(checkout: Checkout) -> None:
+    assert "the data has not changed" in flow(checkout, "watch_data()")
+    rows = checkout.json("data/captions.json")
+    rows[0]["caption"] = "something else"
+    (checkout.folder / "data" / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
+    message = flow(checkout, "watch_data()")
+    assert "prepare ran, train ran, evaluate ran" in message
+    assert "imagecap version 3 @" in message
+
+
+def test_caption_folder(checkout: Checkout, tmp_path: Path) -> None:
+    message = flow(checkout, f'caption_folder("data/images", "{tmp_path}/captions.jsonl")', "caption_folder")
+    assert "captions by models:/imagecap@champion" in message
+    assert len((tmp_path / "captions.jsonl").read_text(encoding="utf-8").splitlines()) >= 24
+
+
 def test_sweep(checkout: Checkout) -> None:
     space = '{"train.num_epochs": [1, 29]}'
+    assert "its path holds % # ?" in flow(checkout, f"sweep(space={space})", "sweep")
+    assert not list((checkout.folder / "outputs").glob("sweep-*"))
+    checkout.folder = checkout.folder.rename(checkout.folder.with_name("captions"))
+    checkout.commit()
     message = flow(checkout, f'sweep(space={space}, metric="Bleu_1", at_once=2)', "sweep")
     (folder,) = (checkout.folder / "outputs").glob("sweep-*")
     assert f"best: {folder.name}-02" in message
@@ -138,19 +158,3 @@ def test_sweep(checkout: Checkout) -> None:
     assert f"{folder.name}-02" in checkout.dvc("exp", "list")
     refused = flow(checkout, 'sweep(space={"train.epochs": [1]})', "sweep")
     assert "train.epochs" in refused
-
-
-def test_watched_data(checkout: Checkout) -> None:
-    assert "the data has not changed" in flow(checkout, "watch_data()")
-    rows = checkout.json("data/captions.json")
-    rows[0]["caption"] = "something else"
-    (checkout.folder / "data" / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
-    message = flow(checkout, "watch_data()")
-    assert "prepare ran, train ran, evaluate ran" in message
-    assert "imagecap version 3 @" in message
-
-
-def test_caption_folder(checkout: Checkout, tmp_path: Path) -> None:
-    message = flow(checkout, f'caption_folder("data/images", "{tmp_path}/captions.jsonl")', "caption_folder")
-    assert "captions by models:/imagecap@champion" in message
-    assert len((tmp_path / "captions.jsonl").read_text(encoding="utf-8").splitlines()) >= 24
