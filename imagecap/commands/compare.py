@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from imagecap.checkout import checkout_of
 from imagecap.commands import add_json, print_json
 from imagecap.errors import ImageCapError, install_hint, one_line
 from imagecap.files import atomic_write_json, read_json, require_writable_file
+from imagecap.surroundings.git import has_repository, path_in_repository
 
 RESULTS = "evaluation/eval_results.json"
 SHOWN_PICTURES = 5
@@ -92,7 +94,10 @@ def _from_revision(revision: str) -> Any:
     """Read the results with DVC in a process of its own: in this package nothing may import DVC."""
     if find_spec("dvc") is None:
         raise ImageCapError(f"{revision} is no file and no MLflow run; {install_hint('dvc')}")
-    done = subprocess.run([sys.executable, "-c", _READ_WITH_DVC, RESULTS, revision], capture_output=True, check=False)
+    folder = checkout_of() or Path.cwd()
+    below = path_in_repository(folder) if has_repository(folder) else ""
+    command = [sys.executable, "-c", _READ_WITH_DVC, below + RESULTS, revision]
+    done = subprocess.run(command, capture_output=True, check=False)
     try:
         if done.returncode == 0:
             return json.loads(done.stdout)

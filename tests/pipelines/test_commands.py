@@ -156,5 +156,6 @@ def test_sweep(checkout: Checkout) -> None:
     )
     checkout.run(sys.executable, "-c", code)
     assert f"{folder.name}-02" in checkout.dvc("exp", "list")
+    assert "captions compared" in checkout.command("compare", "HEAD", "HEAD")
     refused = flow(checkout, 'sweep(space={"train.epochs": [1]})', "sweep")
     assert "train.epochs" in refused
