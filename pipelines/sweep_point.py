@@ -7,16 +7,16 @@ import json
 import os
 import sys
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from imagecap.checkout import git_folder
 from imagecap.config import parse_settings
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.files import atomic_write_json
 from imagecap.printable import adapt_terminal
 from imagecap.registry.tracking import PARENT_RUN, warn_on_failure
-from imagecap.surroundings.git import path_in_repository
 from imagecap.system_errors import system_error
 from pipelines.dvc_command import run_dvc
 from pipelines.processes import interrupt_on_end_signals
@@ -48,12 +48,12 @@ def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
     from dvc.api import DVCFileSystem
 
     # Paths are relative to git's root, below which the checkout may be a folder.
-    files, below = DVCFileSystem(str(Path.cwd()), rev=experiment, subrepos=True), path_in_repository(Path.cwd())
+    files, place = DVCFileSystem(str(Path.cwd()), rev=experiment, subrepos=True), PurePosixPath(git_folder(Path.cwd()))
     for name in ("model", "prepared"):
-        files.get(below + name, str(folder / name), recursive=True)
-    settings = parse_settings(yaml.safe_load(files.read_text(below + "params.yaml")), "params.yaml")
-    run_id = json.loads(files.read_text(below + "mlflow_run.json"))["run_id"]
-    trained = json.loads(files.read_text(below + "metrics/train.json"))
+        files.get(str(place / name), str(folder / name), recursive=True)
+    settings = parse_settings(yaml.safe_load(files.read_text(str(place / "params.yaml"))), "params.yaml")
+    run_id = json.loads(files.read_text(str(place / "mlflow_run.json")))["run_id"]
+    trained = json.loads(files.read_text(str(place / "metrics" / "train.json")))
     validation = read_prepared(folder / "prepared", Path(settings.data.data_path)).validation
     if not validation:
         raise ImageCapError("there are no validation pictures to choose by: raise data.validation_fraction")

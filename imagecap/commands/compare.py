@@ -6,14 +6,14 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from imagecap.checkout import checkout_of
+from imagecap.checkout import checkout_of, git_folder
 from imagecap.commands import add_json, print_json
 from imagecap.errors import ImageCapError, install_hint, one_line
 from imagecap.files import atomic_write_json, read_json, require_writable_file
-from imagecap.surroundings.git import has_repository, path_in_repository
+from imagecap.surroundings.git import has_repository
 
 RESULTS = "evaluation/eval_results.json"
 SHOWN_PICTURES = 5
@@ -95,8 +95,8 @@ def _from_revision(revision: str) -> Any:
     if find_spec("dvc") is None:
         raise ImageCapError(f"{revision} is no file and no MLflow run; {install_hint('dvc')}")
     folder = checkout_of() or Path.cwd()
-    below = path_in_repository(folder) if has_repository(folder) else ""
-    command = [sys.executable, "-c", _READ_WITH_DVC, below + RESULTS, revision]
+    place = PurePosixPath(git_folder(folder) if has_repository(folder) else "")
+    command = [sys.executable, "-c", _READ_WITH_DVC, str(place / RESULTS), revision]
     done = subprocess.run(command, capture_output=True, check=False)
     try:
         if done.returncode == 0:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.data.export import EXPORTS
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 
@@ -13,7 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("data", type=Path, metavar="DATA", help="the data folder")
     parser.add_argument("output", type=Path, metavar="OUT", help="the folder to write, which must not exist")
-    parser.add_argument("--format", dest="to", required=True, choices=tuple(EXPORTS), help="the format to write")
+    parser.add_argument(
+        "--format",
+        dest="to",
+        required=True,
+        metavar="NAME",
+        help="the format to write: captions, jsonl, imagefolder, coco or sidecar",
+    )
     add_flags(parser, ("data",), renamed={"format": "source_format"})
 
 
@@ -24,12 +29,14 @@ def run(arguments: argparse.Namespace) -> None:
         ImageCapError: the data cannot be read, `OUT` exists, or the format cannot hold the data.
     """
     from imagecap.data.dataset import read_captions
-    from imagecap.data.export import export
+    from imagecap.data.export import EXPORTS, export
     from imagecap.data.records import problem_lines
 
     settings = settings_from_flags(arguments).data
     if not arguments.data.is_dir():
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
+    if arguments.to not in EXPORTS:
+        raise ImageCapError(f"--format {arguments.to} cannot be written; choose one of {', '.join(EXPORTS)}")
     if arguments.output.exists():
         raise ImageCapError(f"{arguments.output} exists already; name a folder that does not")
     require_writable_file(arguments.output)

@@ -64,7 +64,7 @@ def read_captions(
     source = source_of(folder, settings)
     by_file: dict[Path, list[CaptionRow]] = {}
     problems: list[Problem] = []
-    for _, finder, rows, bad in source.read(settings):
+    for finder, rows, bad in source.read(settings):
         problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
     file = source.files[0] if len(source.files) == 1 else folder
     digests, unreadable = digest_files(by_file, settings, str)

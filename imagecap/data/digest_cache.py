@@ -1,9 +1,9 @@
 """Digests of picture files that were decoded before: unchanged files are not decoded again.
 
 They lie in an SQLite file in the user's cache folder (`$XDG_CACHE_HOME/imagecap` or `~/.cache/imagecap`), which all
-commands and processes of the user share. A file counts as unchanged if its path, size and modification time are still
-the same. The cache never makes a command fail: what cannot be read from it is decoded. `IMAGECAP_DIGEST_CACHE=off` in
-the environment switches it off.
+commands and processes of the user share. A file counts as unchanged if its path and its `file_status` are the same. The
+cache never makes a command fail: what cannot be read from it is decoded. `IMAGECAP_DIGEST_CACHE=off` in the environment
+switches it off.
 """
 
 import logging
@@ -17,12 +17,16 @@ from pathlib import Path
 
 from PIL import __version__ as pillow_version
 
+from imagecap.data.identity import file_status
+
 _log = logging.getLogger(__name__)
 
+SETTLED_SECONDS = 2.0
+"""A file that was changed this recently may change again within the resolution of its times."""
+
 _SAMPLE = 8  # cached digests of every call that are checked
-_SETTLED_NS = 2_000_000_000  # a file that was changed this recently may change again without another modification time
 _LOCK_SECONDS = 5.0  # how long another process that writes is waited for
-_COLUMNS = "path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, pixels INTEGER, digest TEXT"
+_COLUMNS = "path BLOB PRIMARY KEY, status TEXT, pixels INTEGER, digest TEXT"
 
 Digest = tuple[str, int]  # `picture_digest` and the number of pixels
 
@@ -30,8 +34,7 @@ Digest = tuple[str, int]  # `picture_digest` and the number of pixels
 def cached_digests(paths: Sequence[Path], max_pixels: int, digest: Callable[[Path], Digest | None]) -> dict[Path, str]:
     """Return the digests of the unchanged files.
 
-    Some of them are computed anew. If one differs, for instance because a file was replaced by one of the same size
-    with the same time, none of them is used.
+    Some of them are computed anew. If one differs, for instance because a disk has lost bits, none of them is used.
 
     Args:
         paths: absolute paths.
@@ -41,7 +44,7 @@ def cached_digests(paths: Sequence[Path], max_pixels: int, digest: Callable[[Pat
     found: dict[Path, Digest] = {}
 
     def look_up(database: sqlite3.Connection) -> None:
-        query = "SELECT digest, pixels FROM pictures WHERE path = ? AND size = ? AND modified = ?"
+        query = "SELECT digest, pixels FROM pictures WHERE path = ? AND status = ?"
         for path in paths:
             key = _key(path)
             row = database.execute(query, key).fetchone() if key is not None else None
@@ -58,15 +61,12 @@ def cached_digests(paths: Sequence[Path], max_pixels: int, digest: Callable[[Pat
 
 def remember_digests(digests: Mapping[Path, Digest]) -> None:
     """Put the digests of files that have just been decoded into the cache."""
-    now = time.time_ns()
     rows = [
         (*key, pixels, value)
         for path, (value, pixels) in digests.items()
-        if (key := _key(path)) is not None and now - key[2] > _SETTLED_NS
+        if _is_settled(path) and (key := _key(path)) is not None
     ]
-    _with_database(
-        lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", rows)
-    )
+    _with_database(lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows))
 
 
 def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
@@ -77,7 +77,7 @@ def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # another version of Pillow may decode other pixels
-        file = folder / f"digests-1-pillow-{pillow_version}.sqlite"
+        file = folder / f"digests-2-pillow-{pillow_version}.sqlite"
         with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS})")
             use(database)
@@ -85,9 +85,15 @@ def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
         _log.info("the cache of digests cannot be used: %s", error)
 
 
-def _key(path: Path) -> tuple[bytes, int, int] | None:
+def _is_settled(path: Path) -> bool:
     try:
-        found = path.stat()
+        return path.stat().st_ctime < time.time() - SETTLED_SECONDS
+    except OSError:
+        return False
+
+
+def _key(path: Path) -> tuple[bytes, str] | None:
+    try:
+        return os.fsencode(path), file_status(path)
     except OSError:
         return None
-    return os.fsencode(path), found.st_size, found.st_mtime_ns

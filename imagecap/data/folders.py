@@ -60,6 +60,15 @@ def entries_of(folder: Path) -> "list[os.DirEntry[str]]":
         raise _unreadable(folder, error) from None
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder and the links to folders, by name, without hidden ones; none if it may not be read."""
+    try:
+        entries = entries_of(folder)
+    except ImageCapError:
+        return []
+    return sorted(folder / entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+
+
 def is_folder(entry: "os.DirEntry[str]") -> bool:
     """Whether an entry is a folder or a link to one. A link to itself is neither."""
     try:

@@ -95,13 +95,24 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def file_status(file: Path) -> str:
+    """A digest of what the file system says of a file: its size, times and inode. It differs if the file was changed.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = file.stat()
+    said = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
 def file_fingerprint(file: Path) -> str | None:
-    """A digest of what the file system says of a file (size, times, inode), a colon, and the digest of its content.
+    """The `file_status` of a file, a colon, and the digest of its content.
 
     None if the file cannot be read.
     """
     try:
-        return f"{_file_status(file)}:{_file_digest(file)}"
+        return f"{file_status(file)}:{_file_digest(file)}"
     except OSError:
         return None
 
@@ -115,7 +126,7 @@ def has_fingerprint(file: Path, fingerprint: str) -> bool:
         OSError: the file cannot be read.
     """
     status, _, content = fingerprint.partition(":")
-    return status == _file_status(file) or content == _file_digest(file)
+    return status == file_status(file) or content == _file_digest(file)
 
 
 def dvc_md5(path: Path) -> str | None:
@@ -142,12 +153,6 @@ def training_picture_digests(checkpoint: Path) -> set[str] | None:
 def _md5(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _file_status(file: Path) -> str:
-    status = file.stat()
-    said = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _file_digest(file: Path) -> str:

@@ -113,7 +113,7 @@ def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, setting
     belongs = (home / _IMAGES).is_dir() and folder in (home, home / _IMAGES)
     problems: list[Problem] = []
     elsewhere: list[Problem] = []
-    for _, finder, rows, found in source.read(settings, home, folder):
+    for finder, rows, found in source.read(settings, home, folder):
         problems += found
         for name, named in rows_by_name(rows).items():
             try:

@@ -92,6 +92,16 @@ class Problem:
         return f"{place}: {self.message}" if place else self.message
 
 
+def picture_id(value: Any) -> str | None:
+    """The name of a picture by the value of its id, so that `1`, `1.0` and `"1"` are one; None if it is no id."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    whole, point, zeros = str(value).partition(".")
+    return whole if point and zeros and not zeros.strip("0") and whole.lstrip("-").isdecimal() else str(value)
+
+
 def problem_lines(problems: Sequence[Problem], limit: int = 5) -> str:
     """The first `limit` problems on an indented line each, and a line with the number of further ones."""
     lines = [f"  {problem}" for problem in problems[:limit]]

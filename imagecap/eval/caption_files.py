@@ -1,13 +1,14 @@
 """Files of captions in the formats of this package and of others, recognised by their content."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagecap.errors import ImageCapError, require_package
+from imagecap.data.records import picture_id
+from imagecap.data.table_files import ENDINGS as TABLES
+from imagecap.data.table_files import read_table
+from imagecap.errors import ImageCapError
 from imagecap.files import parse_json, read_text
 from imagecap.languages import LANGUAGES, Language, language_named
 
@@ -64,43 +65,17 @@ def read_caption_file(path: Path, column: str) -> CaptionFile:
     return CaptionFile(path, captions, aliases, unreadable)
 
 
-def picture_id(value: Any) -> str | None:
-    """The name of a picture by the value of its id, so that `1`, `1.0` and `"1"` are one; None if it is no id."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    whole, point, zeros = str(value).partition(".")
-    return whole if point and zeros and not zeros.strip("0") and whole.lstrip("-").isdecimal() else str(value)
-
-
 def _content(path: Path) -> Any:
     ending = path.suffix.lower()
-    if ending == ".parquet":
-        return _read_parquet(path)
+    if ending in TABLES and ending != ".jsonl":  # the lines of JSON Lines are read below, wherever they are
+        return list(read_table(path))
     text = read_text(path)
-    if ending in (".csv", ".tsv"):
-        return list(csv.DictReader(io.StringIO(text), delimiter="\t" if ending == ".tsv" else ","))
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     first = lines[0][1].strip() if lines else ""
     # JSON Lines: every line is an object. In indented JSON the first line is a bracket alone.
     if ending in (".jsonl", ".ndjson") or (len(lines) > 1 and first.startswith("{") and first.endswith("}")):
         return [parse_json(line, path, number) for number, line in lines]
     return parse_json(text, path)
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    require_package("pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except FileNotFoundError:
-        raise ImageCapError(f"{path} does not exist") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ImageCapError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None
-    return rows
 
 
 def _rows_of_object(path: Path, content: Mapping[str, Any], column: str) -> tuple[list[Any], dict[str, str]]:

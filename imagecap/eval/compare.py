@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from imagecap.data.records import picture_id
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Floats, resample_weights
-from imagecap.eval.caption_files import picture_id
 from imagecap.eval.changes import Change, change_of
 from imagecap.metrics import display_name, prepare_references, score
 

@@ -3,7 +3,7 @@
 `save_pretrained` takes weights that are all in memory in the dtype of the file. Training holds frozen weights in
 bfloat16, and on a GPU, so that this would need twice the memory of the weights or more. Here a weight is converted to
 the dtype of the file, its adapter is added, and it is written to its place in the file before the next one is read.
-Names, shapes and files are known before, from tensors on the meta device, so that a save can be tried for nothing.
+Names, shapes and files are known before, from tensors on the meta device, so that a save can be tried without one.
 """
 
 import json

@@ -61,11 +61,6 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
-def path_in_repository(folder: Path) -> str:
-    """Return the path of a folder below git's root, with a slash at the end; empty if it is the root."""
-    return git(folder, "rev-parse", "--show-prefix").rstrip("\n")
-
-
 def git_succeeds(folder: Path, *arguments: str) -> bool:
     """Return whether a git command ends without an error."""
     return _run(folder, *arguments).returncode == 0

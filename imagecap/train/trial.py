@@ -68,7 +68,7 @@ def check_packed_rows(step: TrainStep, branches: Sequence[Branch]) -> None:
     if all(weight.dtype == torch.float32 for weight in model.language_model.parameters()):
         ours, theirs = _run(step, packed), _run(step, stock)
         if not float((ours - theirs).abs().max()) <= EXACT * float(theirs.abs().max()):
-            raise ImageCapError(_refusal(step, "it sees through the mask, or not over the whole row"))
+            raise ImageCapError(_refusal(step, "it ignores the attention mask, or does not attend to the whole row"))
     if step.dtype != torch.float32:
         with step.autocast():
             theirs = _run(step, stock)

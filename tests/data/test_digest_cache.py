@@ -3,14 +3,14 @@
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagecap.data import decoding
+from imagecap.data import decoding, digest_cache
 from imagecap.data.decoding import digest_pictures
 
 PIXELS = 10_000
@@ -21,6 +21,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The files that are opened; the cache lies in the test's own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("IMAGECAP_DIGEST_CACHE", "on")
+    monkeypatch.setattr(digest_cache, "SETTLED_SECONDS", -1.0)
     found: list[Path] = []
     for name in ("open_image", "load_image"):
         original = getattr(decoding, name)
@@ -35,17 +36,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def pictures(tmp_path: Path, make_picture: Callable[..., Any]) -> list[Path]:
-    """Thirty pictures that were written a minute ago."""
+    """Thirty pictures."""
     files = [tmp_path / f"{number}.png" for number in range(30)]
     for number, file in enumerate(files):
         make_picture(number).save(file)
-        age(file, 60)
     return files
-
-
-def age(file: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(file, (then, then))
 
 
 def digests(files: list[Path], pixels: int = PIXELS) -> list[str]:
@@ -87,31 +82,44 @@ def test_changed_pictures_are_decoded_again(
 
 
 def test_a_picture_that_was_just_written_is_not_trusted(
-    pictures: list[Path], decoded: list[Path], make_picture: Callable[..., Any]
+    pictures: list[Path], decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    age(pictures[0], 0)
-    digests(pictures[:1])
-    decoded.clear()
-    digests(pictures[:1])
-    assert decoded == pictures[:1]
+    monkeypatch.setattr(digest_cache, "SETTLED_SECONDS", 600.0)
+    for _ in range(2):
+        decoded.clear()
+        digests(pictures[:1])
+        assert decoded == pictures[:1]
 
 
-def test_replaced_pictures_of_the_same_size_and_time_are_found_by_sampling(
+def test_a_replaced_picture_of_the_same_size_and_time_is_decoded_again(
+    pictures: list[Path], decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests(pictures)
+    written = pictures[0].stat()
+    changed = pictures[0].read_bytes()
+    pictures[0].write_bytes(changed[:-30] + bytes(30))  # a damaged end, and the same size
+    os.utime(pictures[0], ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert digests(pictures) == plain_digests(pictures, monkeypatch)
+
+
+def test_wrong_digests_are_found_by_sampling(
     pictures: list[Path],
     decoded: list[Path],
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digests(pictures)
-    for file in pictures:
-        times = file.stat().st_mtime_ns
-        changed = bytearray(file.read_bytes())
-        file.write_bytes(bytes(changed[:-30]) + bytes(30))  # a damaged end, and the same size
-        os.utime(file, ns=(times, times))
+    (file,) = (tmp_path / "cache" / "imagecap").glob("*.sqlite")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE pictures SET digest = digest || '0'")
     with caplog.at_level(logging.WARNING):
         found = digests(pictures)
     assert "decoded again" in caplog.text
     assert found == plain_digests(pictures, monkeypatch)
+    decoded.clear()
+    assert digests(pictures) == found
+    assert len(decoded) == 8
 
 
 def test_the_limit_of_pixels_holds_for_cached_pictures(pictures: list[Path], decoded: list[Path]) -> None:

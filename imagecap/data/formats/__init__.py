@@ -12,6 +12,7 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import CAPTIONS_FILE, RawRow, check_rows
+from imagecap.data.folders import subfolders
 from imagecap.data.formats.captions import Captions
 from imagecap.data.formats.coco import Coco
 from imagecap.data.formats.data_format import DataFormat
@@ -56,7 +57,7 @@ class Source:
 
     def read(
         self, settings: DataSettings, *further: Path
-    ) -> Iterator[tuple[Path, PictureFinders, list[CaptionRow], list[Problem]]]:
+    ) -> Iterator[tuple[PictureFinders, list[CaptionRow], list[Problem]]]:
         """Read the captions files one after the other. Rows are numbered through.
 
         Args:
@@ -64,7 +65,7 @@ class Source:
             further: folders in which pictures are looked up last.
 
         Yields:
-            The file, the finder of its pictures, its rows that are in order, and the problems of the others.
+            For each file the finder of its pictures, its rows that are in order, and the problems of the others.
 
         Raises:
             ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
@@ -86,7 +87,7 @@ class Source:
             existing = [folder for folder in dict.fromkeys(finders) if folder.is_dir()]
             if not existing:
                 raise ImageCapError(f"{finders[0]} is missing; the pictures that {file.name} names lie in it")
-            yield file, PictureFinders([PictureFinder(folder) for folder in existing]), rows, problems
+            yield PictureFinders([PictureFinder(folder) for folder in existing]), rows, problems
 
     def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
         if settings.images_path is not None:
@@ -150,15 +151,7 @@ def _folders_with(folder: Path, names: list[str]) -> list[Path]:
     level = [folder]
     seen = 0
     for _ in range(2):
-        try:
-            level = [
-                Path(entry.path)
-                for place in level
-                for entry in sorted(os.scandir(place), key=lambda e: e.name)
-                if not entry.name.startswith(".") and entry.is_dir()
-            ]
-        except OSError:
-            break
+        level = [inner for place in level for inner in subfolders(place)]
         seen += len(level)
         if seen > _SEARCHED_FOLDERS:
             break

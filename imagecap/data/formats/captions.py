@@ -21,9 +21,6 @@ class Captions(DataFormat):
         # a captions.json that is broken or empty is of this format, so that its error is reported
         return [file] if file.exists() and json_kind(file) in (self.name, None) else []
 
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".json" and json_kind(file) in (self.name, None)
-
     def picture_folders(self, file: Path, folder: Path) -> list[Path]:
         return [file.parent / "images"]
 

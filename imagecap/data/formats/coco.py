@@ -6,7 +6,7 @@ from pathlib import Path
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow, load_json
 from imagecap.data.formats.json_files import JsonFormat
-from imagecap.data.records import Problem, Split
+from imagecap.data.records import Problem, Split, picture_id
 from imagecap.data.splits import split_named
 from imagecap.errors import ImageCapError
 
@@ -32,20 +32,15 @@ class Coco(JsonFormat):
         images, annotations = content.get("images"), content.get("annotations")
         if not isinstance(images, list) or not isinstance(annotations, list):
             raise ImageCapError(f"{file} must hold the lists images and annotations, as COCO's files of captions do")
-        names = {_identity(image.get("id")): image.get("file_name") for image in images if isinstance(image, dict)}
+        names = {picture_id(image.get("id")): image.get("file_name") for image in images if isinstance(image, dict)}
         for number, annotation in enumerate(annotations, 1):
             place = f"annotation {number}"
             if not isinstance(annotation, dict):
                 yield RawRow(place, annotation)
                 continue
-            identity = _identity(annotation.get("image_id"))
-            if identity not in names:
+            identity = picture_id(annotation.get("image_id"))
+            if identity is None or identity not in names:
                 yield Problem(None, None, f"image_id {annotation.get('image_id')} is not among images", place=place)
                 continue
             further = {key: value for key, value in annotation.items() if key not in ("id", "image_id")}
             yield RawRow(place, {"image": names[identity], **further})
-
-
-def _identity(value: object) -> str:
-    """An id as text: ids are compared by value, whether they are written as 7, 7.0 or "7"."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

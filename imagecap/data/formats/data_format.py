@@ -25,10 +25,6 @@ class DataFormat(ABC):
         """Return the captions files of this format in a folder, in order of their names; empty if there are none."""
 
     @abstractmethod
-    def reads(self, file: Path) -> bool:
-        """Whether a file is a captions file of this format, judged by its name or the beginning of its content."""
-
-    @abstractmethod
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         """Read a captions file.
 

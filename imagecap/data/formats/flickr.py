@@ -6,12 +6,12 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
+from imagecap.data.folders import subfolders
 from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.text_files import first_line, text_lines
 from imagecap.data.records import Problem, Split
+from imagecap.data.text_files import first_line, text_lines
 
 _TOKEN_LINE = re.compile(r"([^\t#]+)#\d+\t(.*)")
-_TOKEN_NAME = re.compile(r"\.(token(\.txt)?|txt)$")
 _COPY = re.compile(r"\.\w+\.\d+$")  # 2258277193_586949ec62.jpg.1 is in Flickr8k's file and not among its pictures
 _SPLITS: dict[str, Split] = {"train": "train", "dev": "validation", "test": "test"}
 _HEADING = re.compile(r"image_name\|\s*comment_number\|\s*comment")
@@ -24,13 +24,11 @@ class FlickrToken(DataFormat):
     title = "Flickr8k token file"
 
     def files(self, folder: Path) -> list[Path]:
-        places = [folder, *(sub for sub in sorted(folder.iterdir()) if sub.is_dir() and "text" in sub.name.lower())]
-        found = [file for place in places for file in sorted(place.iterdir()) if self.reads(file)]
+        places = [folder, *(sub for sub in subfolders(folder) if "text" in sub.name.lower())]
+        named = [file for place in places for file in sorted(place.glob("*token*"))]
+        found = [file for file in named if _TOKEN_LINE.match(first_line(file))]
         # Flickr8k has the same captions twice: as they were written, and lemmatised
         return [file for file in found if "lemma" not in file.name.lower()] or found
-
-    def reads(self, file: Path) -> bool:
-        return bool(_TOKEN_NAME.search(file.name)) and _TOKEN_LINE.match(first_line(file)) is not None
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         splits = {
@@ -59,10 +57,7 @@ class Flickr30k(DataFormat):
     title = "Flickr30k table"
 
     def files(self, folder: Path) -> list[Path]:
-        return [file for file in sorted(folder.glob("*.csv")) if self.reads(file)]
-
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".csv" and _HEADING.match(first_line(file)) is not None
+        return [file for file in sorted(folder.glob("*.csv")) if _HEADING.match(first_line(file))]
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         for number, line in enumerate(text_lines(file), 1):

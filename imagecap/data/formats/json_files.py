@@ -36,7 +36,4 @@ class JsonFormat(DataFormat):
 
     def files(self, folder: Path) -> list[Path]:
         places = [place for place in (folder, folder / "annotations") if place.is_dir()]
-        return [file for place in places for file in sorted(place.glob("*.json")) if self.reads(file)]
-
-    def reads(self, file: Path) -> bool:
-        return file.suffix == ".json" and file.is_file() and json_kind(file) == self.name
+        return [file for place in places for file in sorted(place.glob("*.json")) if json_kind(file) == self.name]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
+from imagecap.data.folders import walk
 from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.text_files import text_lines
-from imagecap.data.picture_files import pictures_below
+from imagecap.data.picture_files import is_picture_name
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
+from imagecap.data.text_files import text_lines
 from imagecap.errors import ImageCapError
 from imagecap.printable import printable
 
@@ -28,21 +29,16 @@ class Sidecar(DataFormat):
 
     def files(self, folder: Path) -> list[Path]:
         try:
-            names = pictures_below(folder)
+            return [folder] if any(text for _, text in _pictures(folder)) else []
         except ImageCapError:  # a subfolder that may not be read, in a folder that need not be of this format
             return []
-        return [folder] if any(_text_of(folder / name) for name in names) else []
-
-    def reads(self, file: Path) -> bool:
-        return False  # its files are folders
 
     def picture_folders(self, file: Path, folder: Path) -> list[Path]:
         return [file]
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         without = further = tags = count = 0
-        for name in pictures_below(file):
-            text = _text_of(file / name)
+        for picture, text in _pictures(file):
             if text is None:
                 without += 1
                 continue
@@ -56,8 +52,8 @@ class Sidecar(DataFormat):
             further += len(lines) > 1
             caption = lines[0] if lines else ""
             tags += _looks_like_tags(caption)
-            first = name.partition("/")[0] if "/" in name else ""
-            split = split_named(first)
+            name = picture.relative_to(file).as_posix()
+            split = split_named(name.partition("/")[0]) if "/" in name else None
             yield RawRow(place, {"image": printable(name), "caption": caption, **({"split": split} if split else {})})
         for number, what in (
             (without, "pictures have no text file beside them and are left out"),
@@ -69,9 +65,14 @@ class Sidecar(DataFormat):
             yield Problem(None, None, f"{tags} of {count} captions look like lists of tags", "warning")
 
 
-def _text_of(picture: Path) -> Path | None:
-    """The text file of a picture; None if there is none."""
-    return next((file for ending in _ENDINGS if (file := picture.with_suffix(ending)).is_file()), None)
+def _pictures(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield every picture below a folder with its text file; None if it has none."""
+    for place, names in walk(folder):
+        there = set(names)
+        for picture in filter(is_picture_name, map(Path, names)):
+            texts = (picture.with_suffix(ending).name for ending in _ENDINGS)
+            text = next((name for name in texts if name in there), None)
+            yield place / picture, place / text if text is not None else None
 
 
 def _looks_like_tags(caption: str) -> bool:

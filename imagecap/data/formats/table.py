@@ -1,7 +1,5 @@
 """Tables of captions: CSV, TSV, JSON Lines and Parquet, with the columns of captions.json or of other names."""
 
-import csv
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +7,17 @@ from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
+from imagecap.data.folders import subfolders
 from imagecap.data.formats.data_format import DataFormat
-from imagecap.data.formats.text_files import first_line, text_lines
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
-from imagecap.errors import ImageCapError, require_package
-from imagecap.files import object_of
-
-ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+from imagecap.data.table_files import ENDINGS, read_table
+from imagecap.data.text_files import first_line
+from imagecap.errors import ImageCapError
 
 _IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "path", "filepath", "img")
 _CAPTION_NAMES = ("caption", "text", "sentence", "captions", "sentences", "comment", "description", "raw")
 _NUMBERED_CAPTION = re.compile(r"(?:caption|text|sentence|comment)s?_?\d+$")
-_FIELD_BYTES = 1 << 24  # the longest field of a CSV file that is read
 
 
 class Table(DataFormat):
@@ -32,17 +28,14 @@ class Table(DataFormat):
 
     def files(self, folder: Path) -> list[Path]:
         named = [folder / f"captions{ending}" for ending in ENDINGS]
-        return [file for file in (*named, folder / "captions.txt") if file.is_file() and self.reads(file)]
-
-    def reads(self, file: Path) -> bool:
-        if file.suffix == ".txt":  # a heading with a column for the picture and one for the caption
-            columns = [column.strip().lower() for column in re.split(r"[,;\t|]", first_line(file))]
-            return bool({*columns} & {*_IMAGE_NAMES} and {*columns} & {*_CAPTION_NAMES})
-        return file.suffix.lower() in ENDINGS
+        kaggle = folder / "captions.txt"
+        columns = {column.strip().lower() for column in re.split(r"[,;\t|]", first_line(kaggle))}
+        is_table = columns & {*_IMAGE_NAMES} and columns & {*_CAPTION_NAMES}
+        return [*(file for file in named if file.is_file()), *([kaggle] if is_table else [])]
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         columns: _Columns | None = None
-        for number, row in enumerate(_read(file), 1):
+        for number, row in enumerate(read_table(file), 1):
             place = f"row {number}"
             if not isinstance(row, dict):
                 yield RawRow(place, row)
@@ -52,6 +45,11 @@ class Table(DataFormat):
                 continue
             if columns is None:
                 columns = _Columns(file, row, settings)
+                if isinstance(row.get(columns.image), dict):
+                    raise ImageCapError(
+                        f"{file} holds the pictures themselves in its column {columns.image!r}; a table must name "
+                        "picture files"
+                    )
             yield from (RawRow(place, values) for values in columns.of(row))
 
 
@@ -65,12 +63,9 @@ class ImageFolder(Table):
     title = "Hugging Face imagefolder"
 
     def files(self, folder: Path) -> list[Path]:
-        splits = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and split_named(sub.name)]
+        splits = [sub for sub in subfolders(folder) if split_named(sub.name)]
         files = (place / f"metadata{ending}" for place in (folder, *splits) for ending in ENDINGS)
         return [file for file in files if file.is_file()]
-
-    def reads(self, file: Path) -> bool:
-        return file.stem == "metadata" and file.suffix.lower() in ENDINGS
 
     def picture_folders(self, file: Path, folder: Path) -> list[Path]:
         return [file.parent]
@@ -143,53 +138,3 @@ class _Columns:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(map(str, names[:12]))
     return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _read(file: Path) -> Iterator[Any]:
-    if file.suffix.lower() == ".parquet":
-        return _read_parquet(file)
-    return _read_json_lines(file) if file.suffix.lower() == ".jsonl" else _read_csv(file)
-
-
-def _read_json_lines(file: Path) -> Iterator[Any]:
-    for number, line in enumerate(text_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line, parse_constant=lambda _: None, object_pairs_hook=object_of)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise ImageCapError(f"{file} is not JSON Lines: line {number}: {reason}") from None
-
-
-def _read_csv(file: Path) -> Iterator[dict[Any, Any]]:
-    heading = first_line(file)
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t|", key=heading.count)
-    csv.field_size_limit(_FIELD_BYTES)
-    # the csv module joins lines of a quoted field itself, and needs their ends for that
-    reader = csv.DictReader((f"{line}\n" for line in text_lines(file)), delimiter=delimiter, strict=True)
-    try:
-        if not reader.fieldnames:
-            raise ImageCapError(f"{file} is empty; it must begin with the names of its columns")
-        reader.fieldnames = [name.strip() for name in reader.fieldnames]
-        yield from reader
-    except csv.Error as error:
-        raise ImageCapError(f"{file} is not a table: after line {reader.line_num}: {error}") from None
-
-
-def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
-    require_package("pyarrow")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            inside = [field.name for field in table.schema_arrow if pa.types.is_struct(field.type)]
-            if any(name in _IMAGE_NAMES for name in inside):
-                raise ImageCapError(
-                    f"{file} holds the pictures themselves in its column {inside[0]!r}; a table must name picture files"
-                )
-            for batch in table.iter_batches(batch_size=4096):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ImageCapError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from None

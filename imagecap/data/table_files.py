@@ -1,0 +1,67 @@
+"""Reading tables, CSV, TSV, JSON Lines and Parquet, row by row."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagecap.data.text_files import first_line, text_lines
+from imagecap.errors import ImageCapError, one_line, require_package
+from imagecap.files import object_of
+
+ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+
+_FIELD_BYTES = 1 << 24  # the longest field of a CSV file that is read
+
+
+def read_table(file: Path) -> Iterator[Any]:
+    """Yield the rows of a table, judged by its ending, as dicts; JSON Lines may hold other values.
+
+    A CSV file may have another delimiter, and a row with more fields than the heading has them under the key None.
+
+    Raises:
+        ImageCapError: the file cannot be read, or is no such table; the message names the line.
+    """
+    if file.suffix.lower() == ".parquet":
+        return _read_parquet(file)
+    return _read_json_lines(file) if file.suffix.lower() == ".jsonl" else _read_csv(file)
+
+
+def _read_json_lines(file: Path) -> Iterator[Any]:
+    for number, line in enumerate(text_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line, parse_constant=lambda _: None, object_pairs_hook=object_of)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ImageCapError(f"{file} is not JSON Lines: line {number}: {reason}") from None
+
+
+def _read_csv(file: Path) -> Iterator[dict[Any, Any]]:
+    heading = first_line(file)
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t|", key=heading.count)
+    csv.field_size_limit(_FIELD_BYTES)
+    # the csv module joins lines of a quoted field itself, and needs their ends for that
+    reader = csv.DictReader((f"{line}\n" for line in text_lines(file)), delimiter=delimiter, strict=True)
+    try:
+        if not reader.fieldnames:
+            raise ImageCapError(f"{file} is empty; it must begin with the names of its columns")
+        reader.fieldnames = [name.strip() for name in reader.fieldnames]
+        yield from reader
+    except csv.Error as error:
+        raise ImageCapError(f"{file} is not a table: after line {reader.line_num}: {error}") from None
+
+
+def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+    require_package("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=4096):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ImageCapError(f"{file} cannot be read as Parquet: {one_line(error)}") from None
