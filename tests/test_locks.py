@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_who_waits_never_holds_a_file_that_was_removed(tmp_path: Path) -> None:
         for _ in range(50):
             with exclusive(lock, "working", wait=True):
                 assert inside.acquire(blocking=False), "two hold the lock"
+                time.sleep(0.002)  # long enough for another thread to make a new file
                 counts.append(1)
                 inside.release()
 

@@ -127,21 +127,16 @@ def _by_split(named: Sequence[Named]) -> list[tuple[str, list[Named]]]:
 
 
 def _unique_names(samples: Iterable[Sample]) -> list[str]:
-    """The names of the pictures; a name that comes twice gets the beginning of the digest."""
-    taken: set[str] = set()
-    names = []
+    """The names of the pictures; one that comes again, from another folder, gets a number."""
+    names: dict[str, None] = {}
     for sample in samples:
-        path = Path(sample.image)
+        path, number = Path(sample.image), 1
         name = path.as_posix()
-        if name in taken:
-            name = path.with_name(f"{path.stem}-{sample.digest[:12]}{path.suffix}").as_posix()
-        number = 1
-        while name in taken:  # the same picture twice under one name, in different folders
+        while name in names:
             number += 1
-            name = path.with_name(f"{path.stem}-{sample.digest[:12]}-{number}{path.suffix}").as_posix()
-        taken.add(name)
-        names.append(name)
-    return names
+            name = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
+        names[name] = None
+    return list(names)
 
 
 def _copy(named: Iterable[Named], folder: Path) -> None:

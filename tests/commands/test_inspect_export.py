@@ -105,12 +105,27 @@ def test_there_and_back_as_text_beside_pictures(folder: Path, capsys: pytest.Cap
     assert digests(out) == digests(folder)
 
 
+def test_two_pictures_cannot_share_a_text_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(folder / "images" / "small.png") as picture:
+        picture.save(folder / "images" / "a.bmp")
+    rows = [{"image": name, "caption": "A dog.", "split": "train"} for name in ("a.png", "a.bmp")]
+    (folder / "captions.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert main(["export", str(folder), str(folder.parent / "out"), "--format", "sidecar"]) == EXIT_USER_ERROR
+    assert "a.bmp and a.png would share the text file train/a.txt" in capsys.readouterr().err
+
+
+def test_an_unknown_format(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(folder), str(folder.parent / "out"), "--format", "webdataset"]) == EXIT_USER_ERROR
+    assert "webdataset cannot be written; choose one of captions, jsonl, imagefolder" in capsys.readouterr().err
+
+
 def test_pictures_of_one_name_keep_apart(tmp_path: Path, make_file: Callable[[Path, int], None]) -> None:
     for seed, split in enumerate(("train", "test")):
         make_file(tmp_path / "in" / split / "1.png", seed)
         (tmp_path / "in" / split / "metadata.csv").write_text(f"file_name,text\n1.png,Of {split}.\n")
     assert main(["export", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "captions"]) == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "in")
+    assert sorted(file.name for file in (tmp_path / "out" / "images").iterdir()) == ["1-2.png", "1.png"]
 
 
 @pytest.fixture

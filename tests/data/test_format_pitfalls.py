@@ -183,6 +183,21 @@ def test_two_formats_must_be_chosen_between(folder: Folder) -> None:
         folder.read(format="coco")
 
 
+def test_text_beside_pictures_counts_only_without_a_captions_file(folder: Folder) -> None:
+    csv_table(folder)
+    (folder.path / "images" / "a.txt").write_text("Another.")
+    samples, _ = folder.read()
+    assert "Another." not in {caption.text for sample in samples for caption in sample.captions}
+    (folder.path / "captions.csv").unlink()
+    assert [sample.captions[0].text for sample in folder.read()[0]] == ["Another."]
+
+
+def test_a_long_cell(folder: Folder) -> None:
+    folder.pictures("images", "a.png")
+    (folder.path / "captions.csv").write_text(f"image,caption,notes\na.png,A dog.,{'x' * 200_000}\n")
+    assert len(folder.read()[0][0].captions[0].extra["notes"]) == 200_000
+
+
 def test_captions_json_comes_first(folder: Folder) -> None:
     own(folder)
     (folder.path / "captions.csv").write_text("image,caption\na.png,Another.\n")

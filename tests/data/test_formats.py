@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from imagecap.config import DataSettings
+from imagecap.config.setting import choices_of
 from imagecap.data.dataset import read_captions
 from imagecap.data.export import export
+from imagecap.data.formats import FORMATS
 from imagecap.data.identity import data_digest, split_digest
 from tests.data.layouts import LAYOUTS, Folder, own
+
+
+def test_every_format_can_be_chosen() -> None:
+    assert ["auto", *FORMATS] == list(choices_of(DataSettings.model_fields["format"]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -91,3 +91,8 @@ def test_variables_of_another_repository_are_not_followed(monorepo: Path, monkey
     monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(ROOT))
     assert git_facts(monorepo) == before
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_WORK_TREE")
+    for name in ("GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"):
+        monkeypatch.setenv(name, str(monorepo / "nothing"))
+        assert git_facts(monorepo) == before, name

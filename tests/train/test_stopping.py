@@ -75,7 +75,7 @@ def test_every_phase_heeds_a_signal(
     assert f"stopped after step {steps} of 8; " in capsys.readouterr().err
     assert not list((tmp_path / "parts" / "out").glob(".*"))
     run(tmp_path / "parts", build(tiny_bases), samples, validating, resume=True, **CHANGES)
-    assert ("going on" in capsys.readouterr().err) == (steps > 0)
+    assert (f"going on after step {steps} of 8" in capsys.readouterr().err) == (steps > 0)
     assert history(tmp_path / "parts") == history(whole)
     assert_same_weights(tmp_path / "parts", whole)
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from imagecap.config import DataSettings
+from imagecap.config.setting import choices_of
 from imagecap.data.captions_file import CAPTIONS_FILE, RawRow, check_rows
 from imagecap.data.folders import subfolders
 from imagecap.data.formats.captions import Captions
@@ -113,7 +114,8 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
         chosen = FORMATS[settings.format]
         files = chosen.files(folder)
         if not files:
-            raise ImageCapError(f"{folder} has no captions files of format = {settings.format} ({chosen.title})")
+            meaning = choices_of(DataSettings.model_fields["format"])[settings.format]
+            raise ImageCapError(f"{folder} has no captions files of format = {settings.format} ({meaning})")
         return Source(chosen, folder, files)
     last = FORMATS[Sidecar.name]
     found: list[Source] = []

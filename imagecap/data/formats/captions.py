@@ -14,7 +14,6 @@ class Captions(DataFormat):
     """`captions.json` and `images/`. No other folder is searched for its pictures."""
 
     name = "captions"
-    title = "captions.json"
 
     def files(self, folder: Path) -> list[Path]:
         file = folder / CAPTIONS_FILE

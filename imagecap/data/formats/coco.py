@@ -15,7 +15,6 @@ class Coco(JsonFormat):
     """COCO's files of captions, such as `annotations/captions_train2017.json`; those of instances are left alone."""
 
     name = "coco"
-    title = "COCO captions"
 
     def split_of(self, file: Path) -> Split | None:
         return split_named(file.stem.rpartition("_")[2].rstrip("0123456789"))  # captions_train2017

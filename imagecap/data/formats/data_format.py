@@ -13,12 +13,10 @@ class DataFormat(ABC):
     """A layout of captions files and pictures.
 
     Attributes:
-        name: its name in the setting `format`.
-        title: its name in messages.
+        name: its name in the setting `format`, whose declaration says what it means.
     """
 
     name: str
-    title: str
 
     @abstractmethod
     def files(self, folder: Path) -> list[Path]:

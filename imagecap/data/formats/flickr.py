@@ -21,7 +21,6 @@ class FlickrToken(DataFormat):
     """Lines `NAME.jpg#0<TAB>caption`. Splits are in `*.trainImages.txt`, `devImages` and `testImages`."""
 
     name = "flickr8k"
-    title = "Flickr8k token file"
 
     def files(self, folder: Path) -> list[Path]:
         places = [folder, *(sub for sub in subfolders(folder) if "text" in sub.name.lower())]
@@ -54,7 +53,6 @@ class Flickr30k(DataFormat):
     """Flickr30k's table `image_name| comment_number| comment`, in which one row lacks a delimiter."""
 
     name = "flickr30k"
-    title = "Flickr30k table"
 
     def files(self, folder: Path) -> list[Path]:
         return [file for file in sorted(folder.glob("*.csv")) if _HEADING.match(first_line(file))]

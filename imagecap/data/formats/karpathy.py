@@ -15,7 +15,6 @@ class Karpathy(JsonFormat):
     """`dataset_coco.json`, `dataset_flickr8k.json` and `dataset_flickr30k.json`; "restval" counts as training."""
 
     name = "karpathy"
-    title = "Karpathy's splits"
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         content = load_json(file)

@@ -22,7 +22,6 @@ class Llava(JsonFormat):
     """
 
     name = "llava"
-    title = "LLaVA conversations"
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         content = load_json(file)

@@ -25,7 +25,6 @@ class Sidecar(DataFormat):
     """
 
     name = "sidecar"
-    title = "text files beside pictures"
 
     def files(self, folder: Path) -> list[Path]:
         try:

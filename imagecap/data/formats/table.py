@@ -24,7 +24,6 @@ class Table(DataFormat):
     """`captions.csv`, `.tsv`, `.jsonl` or `.parquet`, or Kaggle's `captions.txt`, which is a CSV file."""
 
     name = "table"
-    title = "a table of captions"
 
     def files(self, folder: Path) -> list[Path]:
         named = [folder / f"captions{ending}" for ending in ENDINGS]
@@ -60,7 +59,6 @@ class ImageFolder(Table):
     """
 
     name = "imagefolder"
-    title = "Hugging Face imagefolder"
 
     def files(self, folder: Path) -> list[Path]:
         splits = [sub for sub in subfolders(folder) if split_named(sub.name)]
