@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagecap.config import Settings
+from imagecap.config import DataSettings, Settings
+from imagecap.data.formats import FORMATS, Source
+from imagecap.data.records import Caption, Problem, Sample
 from imagecap.eval.compare import compare_results
+from imagecap.eval.inspection import inspect_data
 from imagecap.report.charts import curves, lanes
+from imagecap.report.data_page import write_data_page
 from imagecap.report.gallery import gallery_png
 from imagecap.report.highlights import highlights, rank
 from imagecap.report.page import LISTED, write_report
@@ -253,31 +257,22 @@ def test_gallery_without_a_chinese_font_prints_no_boxes(tmp_path: Path, monkeypa
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path: Path, width: int) -> None:
+def in_browser(folder: Path, file: str, width: int, script: str) -> list[str]:
+    """What `script`, an expression of a list, finds in a page of this width; `d` is the document, `r` its root."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
-    Image.new("RGB", (300, 200), "teal").save(tmp_path / "0.png")
-    pictures = {f"{index}.png": tmp_path / "0.png" for index in range(30)}
-    long = "an uncommonlylongwordwithoutanyblank" * 3
-    page(tmp_path, evaluation([result(index, caption=long) for index in range(30)]), pictures)
     # an iframe has the width that it is given, while a headless window has a least width of its own
-    (tmp_path / "frame.html").write_text(
-        f"<iframe id=f src=report.html style='width:{width}px;height:2000px;border:0'></iframe>"
+    (folder / "frame.html").write_text(
+        f"<iframe id=f src={file} style='width:{width}px;height:2000px;border:0'></iframe>"
         "<script>onload=()=>{const d=f.contentDocument,r=d.documentElement;"
-        "const seen=d.getElementById('count').textContent,chinese=d.querySelector('h2 .ui-zh');"
-        "const before=getComputedStyle(chinese).display;"
-        "d.getElementById('ui').click();"
-        "document.title=[r.scrollWidth,d.querySelectorAll('.row').length,seen,before,"
-        "getComputedStyle(chinese).display,d.getElementById('find').placeholder,"
-        "d.getElementById('sort').options[0].label].join('|')}</script>"
+        f"document.title=({script}).join('|')}}</script>"
     )
     done = subprocess.run(
         [
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", "--dump-dom"),
-            (tmp_path / "frame.html").as_uri(),
+            *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom"),
+            (folder / "frame.html").as_uri(),
         ],
         capture_output=True,
         text=True,
@@ -286,10 +281,42 @@ def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path: Path, width: in
     )
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None, done.stdout[-500:]
-    scroll_width, rows, count, before, after, placeholder, option = title[1].split("|")
+    return title[1].split("|")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path: Path, width: int) -> None:
+    Image.new("RGB", (300, 200), "teal").save(tmp_path / "0.png")
+    pictures = {f"{index}.png": tmp_path / "0.png" for index in range(30)}
+    long = "an uncommonlylongwordwithoutanyblank" * 3
+    page(tmp_path, evaluation([result(index, caption=long) for index in range(30)]), pictures)
+    scroll_width, rows, count, before, after, placeholder, option = in_browser(
+        tmp_path,
+        "report.html",
+        width,
+        "(()=>{const seen=d.getElementById('count').textContent,chinese=d.querySelector('h2 .ui-zh');"
+        "const before=getComputedStyle(chinese).display;"
+        "d.getElementById('ui').click();"
+        "return [r.scrollWidth,d.querySelectorAll('.row').length,seen,before,"
+        "getComputedStyle(chinese).display,d.getElementById('find').placeholder,"
+        "d.getElementById('sort').options[0].label]})()",
+    )
     assert int(scroll_width) <= width
     assert rows == "30"
     assert count == "30 / 30"
     assert (before, after) == ("none", "inline"), "the button shows the page in Chinese"
     assert placeholder == WORDINGS["zh"].texts["Find in captions, references, names"]
     assert option == WORDINGS["zh"].texts["best first"], "what a list shows is its label"
+
+
+def test_in_a_browser_the_page_of_a_data_set_is_not_wider_than_the_window(tmp_path: Path) -> None:
+    name = "a_very_long_name_of_a_picture_without_any_blank" * 3
+    Image.new("RGB", (900, 200), "teal").save(tmp_path / "0.png")
+    captions = (Caption("an uncommonlylongwordwithoutanyblank" * 3, "en", "p"), Caption("一只猫。" * 20, "zh", "p"))
+    samples = [Sample(name, tmp_path / "0.png", "0" * 64, "test", captions)]
+    source = Source(FORMATS["captions"], tmp_path, [tmp_path / f"{name}.json"])
+    found = inspect_data(source, samples, [Problem(1, name, "is odd", "warning")], DataSettings())
+    write_data_page(found, samples, name, tmp_path / "page.html")
+    scroll_width, pictures = in_browser(tmp_path, "page.html", 390, "[r.scrollWidth,d.images.length]")
+    assert int(scroll_width) <= 390
+    assert pictures == "1"
