@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from imagecap.data.images import load_image
+from imagecap.data.locations import Location
 
 PROMPT = "Describe this image."
 
@@ -22,7 +23,7 @@ PROMPT = "Describe this image."
 class Row:
     """A training example: a picture's file and one of its captions."""
 
-    path: Path
+    path: Location
     caption: str
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.config import DataSettings
+from imagecap.data.locations import Location
 from imagecap.data.records import Caption, CaptionRow, Problem, Split
 from imagecap.data.splits import split_named
 from imagecap.data.texts import (
@@ -35,10 +36,12 @@ class RawRow:
     Attributes:
         place: where the row is, for messages: "row 3", "line 7", "annotation 12".
         value: the columns. Anything else than a dict is reported as a problem of the row.
+        location: where the picture is; None: it is looked up by its name in the folders of the pictures.
     """
 
     place: str
     value: Any
+    location: Location | None = None
 
 
 def read_rows(file: Path, settings: DataSettings) -> tuple[list[CaptionRow], list[Problem]]:
@@ -83,7 +86,7 @@ def check_rows(
         if isinstance(each, Problem):
             problems.append(replace(each, row=number, place=prefix + each.place) if each.place else each)
             continue
-        row = _check_row(number, prefix + each.place, each.value, oddities)
+        row = _check_row(number, prefix + each.place, each, oddities)
         if isinstance(row, _Row):
             rows.append(row)
         else:
@@ -139,10 +142,12 @@ class _Row:
     language: Language | None
     prompt: str | None
     extra: dict[str, Any]
+    location: Location | None
 
 
-def _check_row(number: int, place: str, value: Any, oddities: "_Oddities") -> _Row | list[Problem]:
+def _check_row(number: int, place: str, raw: RawRow, oddities: "_Oddities") -> _Row | list[Problem]:
     """The checked row, or one problem for each field that is wrong."""
+    value = raw.value
     if not isinstance(value, dict):
         message = f'the row must be {{"image": …, "caption": …}}, not {_kind(value)}'
         return [Problem(number, None, message, place=place)]
@@ -177,7 +182,8 @@ def _check_row(number: int, place: str, value: Any, oddities: "_Oddities") -> _R
     if messages or image is None or text is None:
         shown = image if image is not None and _is_unicode(image) else None
         return [Problem(number, shown, message, place=place) for message in messages]
-    row = _Row(number, place, image, split, trim(without_control_characters(text)), language, stripped or None, extra)
+    cleaned = trim(without_control_characters(text))
+    row = _Row(number, place, image, split, cleaned, language, stripped or None, extra, raw.location)
     oddities.look_at(row, text, prompt or "")
     return row
 
@@ -192,6 +198,7 @@ def _with_languages(rows: Sequence[_Row], settings: DataSettings) -> list[Captio
             row.image,
             row.split,
             Caption(row.text, language, row.prompt or settings.prompt_of(language), row.extra),
+            row.location,
         )
         for row, language in zip(rows, languages, strict=True)
     ]

@@ -14,6 +14,7 @@ from imagecap.data.captions_file import CAPTIONS_FILE
 from imagecap.data.formats import FORMATS, Source, find_source
 from imagecap.data.grouping import Repeats, add_rows_by_file, digest_files, stop_on_errors
 from imagecap.data.image_folder import read_image_folder
+from imagecap.data.locations import Location
 from imagecap.data.records import Caption, CaptionRow, Problem, Sample, Split, problem_lines
 from imagecap.data.splits import check_fractions, require_training, split_of
 from imagecap.errors import ImageCapError
@@ -62,7 +63,7 @@ def read_captions(
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)
-    by_file: dict[Path, list[CaptionRow]] = {}
+    by_file: dict[Location, list[CaptionRow]] = {}
     problems: list[Problem] = []
     for finder, rows, bad in source.read(settings):
         problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
@@ -95,7 +96,7 @@ def read_captions(
 
 
 def _explicit_splits(
-    by_file: Mapping[Path, Sequence[CaptionRow]], digests: Mapping[Path, str]
+    by_file: Mapping[Location, Sequence[CaptionRow]], digests: Mapping[Location, str]
 ) -> tuple[dict[str, Split], dict[str, Problem]]:
     """The splits that rows name, and a problem for each picture whose rows disagree, both by digest.
 

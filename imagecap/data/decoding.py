@@ -12,6 +12,7 @@ from tqdm import tqdm
 from imagecap.data.digest_cache import Digest, cached_digests, remember_digests
 from imagecap.data.identity import picture_digest
 from imagecap.data.images import PictureError, decode_image, load_image, open_image
+from imagecap.data.locations import Location
 from imagecap.data.prefetch import prefetch
 
 Result = TypeVar("Result")
@@ -22,14 +23,16 @@ LARGE_PIXELS = 16_000_000
 _SECONDS_BEFORE_PROGRESS = 2.0
 
 
-def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | PictureError]:
+def digest_pictures(paths: Sequence[Location], max_pixels: int) -> list[str | PictureError]:
     """The `picture_digest` of each file, or the reason why it cannot be read.
 
     Files that have not changed since they were decoded are not decoded again; see `digest_cache`. When it takes long, a
     progress bar appears on stderr, if that is a terminal.
     """
-    results: dict[Path, str | PictureError] = {}
-    results.update(cached_digests(paths, max_pixels, lambda path: _digest_of(path, max_pixels)))
+    results: dict[Location, str | PictureError] = {}
+    files = [path for path in paths if isinstance(path, Path)]
+    for path, digest in cached_digests(files, max_pixels, lambda path: _digest_of(path, max_pixels)).items():
+        results[path] = digest
     unknown = [path for path in paths if path not in results]
     decoded: dict[Path, Digest] = {}
     bar = tqdm(
@@ -41,11 +44,13 @@ def digest_pictures(paths: Sequence[Path], max_pixels: int) -> list[str | Pictur
         disable=None,
         leave=False,
     )
-    for path, found in zip(unknown, bar, strict=True):
+    for location, found in zip(unknown, bar, strict=True):
         if isinstance(found, PictureError):
-            results[path] = found
+            results[location] = found
         else:
-            results[path], decoded[path] = found[0], found
+            results[location] = found[0]
+            if isinstance(location, Path):
+                decoded[location] = found
     remember_digests(decoded)
     return [results[path] for path in paths]
 
@@ -62,7 +67,7 @@ def _digest_of(path: Path, max_pixels: int) -> Digest | None:
 
 
 def map_pictures(
-    work: Callable[[Image.Image], Result], paths: Sequence[Path], max_pixels: int, threads: int | None = None
+    work: Callable[[Image.Image], Result], paths: Sequence[Location], max_pixels: int, threads: int | None = None
 ) -> Iterator[Result | PictureError]:
     """Yield `work(picture)` for each path, in order, or the reason why the file cannot be read.
 
@@ -71,7 +76,7 @@ def map_pictures(
     Args:
         work: called in threads with a picture as `load_image` returns it; an exception that it raises is raised here
             when the turn of its picture comes.
-        paths: the files.
+        paths: where the pictures are.
         max_pixels: see `load_image`.
         threads: how many pictures are decoded at once; None: one per core that this process may use, at most 8.
     """
@@ -79,11 +84,13 @@ def map_pictures(
     return prefetch(picture_reader(work, max_pixels), paths, threads=threads, ahead=8 * threads)
 
 
-def picture_reader(work: Callable[[Image.Image], Result], max_pixels: int) -> Callable[[Path], Result | PictureError]:
+def picture_reader(
+    work: Callable[[Image.Image], Result], max_pixels: int
+) -> Callable[[Location], Result | PictureError]:
     """A function that reads one picture for `map_pictures`; several threads may call it at once."""
     one_large = Lock()
 
-    def decode(path: Path) -> Result | PictureError:
+    def decode(path: Location) -> Result | PictureError:
         try:
             with open_image(path, max_pixels) as opened:
                 if opened.width * opened.height < LARGE_PIXELS:

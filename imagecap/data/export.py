@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagecap.data.locations import read_bytes
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
@@ -143,7 +144,10 @@ def _copy(named: Iterable[Named], folder: Path) -> None:
     for image, sample in named:
         target = folder / image
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(sample.path, target)
+        if isinstance(sample.path, Path):
+            shutil.copyfile(sample.path, target)
+        else:
+            target.write_bytes(read_bytes(sample.path))
 
 
 def _write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
 from imagecap.data.images import PictureError
+from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinders
 from imagecap.data.records import Caption, CaptionRow, Problem, problem_lines
 from imagecap.errors import ImageCapError
@@ -20,11 +21,24 @@ def rows_by_name(rows: Iterable[CaptionRow]) -> dict[str, list[CaptionRow]]:
 
 
 def add_rows_by_file(
-    by_file: dict[Path, list[CaptionRow]], rows: Iterable[CaptionRow], finder: PictureFinders
+    by_file: dict[Location, list[CaptionRow]], rows: Iterable[CaptionRow], finder: PictureFinders | None
 ) -> list[Problem]:
-    """Add rows to those of each picture file; return a problem for each name without a file."""
+    """Add rows to those of each picture; return a problem for each name without a file.
+
+    Args:
+        by_file: receives the rows.
+        rows: those that have a location are of the picture there.
+        finder: looks up the names of the others; None if there are no others.
+    """
     problems: list[Problem] = []
-    for name, named in rows_by_name(rows).items():
+    unplaced: list[CaptionRow] = []
+    for row in rows:
+        if row.location is None:
+            unplaced.append(row)
+        else:
+            by_file.setdefault(row.location, []).append(row)
+    for name, named in rows_by_name(unplaced).items():
+        assert finder is not None
         try:
             by_file.setdefault(finder.find(name), []).extend(named)
         except PictureError as error:
@@ -33,8 +47,8 @@ def add_rows_by_file(
 
 
 def digest_files(
-    by_file: Mapping[Path, list[CaptionRow]], settings: DataSettings, name_of: Callable[[Path], str]
-) -> tuple[dict[Path, str], list[Problem]]:
+    by_file: Mapping[Location, list[CaptionRow]], settings: DataSettings, name_of: Callable[[Location], str]
+) -> tuple[dict[Location, str], list[Problem]]:
     """Decode every picture, and return the digest of each that can be read and a problem for each that cannot.
 
     Args:
@@ -42,7 +56,7 @@ def digest_files(
         settings: `max_image_pixels` is used.
         name_of: name in messages of a picture without rows.
     """
-    digests: dict[Path, str] = {}
+    digests: dict[Location, str] = {}
     problems: list[Problem] = []
     for path, digest in zip(by_file, digest_pictures(list(by_file), settings.max_image_pixels), strict=True):
         if isinstance(digest, str):

@@ -10,6 +10,7 @@ from imagecap.data.folders import entries_of, is_file, is_folder, is_same
 from imagecap.data.formats import Source, find_source
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
+from imagecap.data.locations import Location, file_of
 from imagecap.data.picture_files import is_picture_name
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
 from imagecap.errors import ImageCapError
@@ -45,7 +46,7 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
     places = [folder] if is_same(folder, folder / _IMAGES) else [folder, folder / _IMAGES]
-    by_file: dict[Path, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
+    by_file: dict[Location, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
     problems = _add_references(by_file, folder, settings)
     _tell_of_subfolders(by_file, places)
     names = _names(by_file, folder)
@@ -82,9 +83,9 @@ def _pictures_in(folder: Path) -> list[Path]:
     ]
 
 
-def _tell_of_subfolders(by_file: Iterable[Path], places: Sequence[Path]) -> None:
+def _tell_of_subfolders(by_file: Iterable[Location], places: Sequence[Path]) -> None:
     """Log a warning of the subfolders whose pictures are left out, since no captions file names any of them."""
-    used = {parent for path in by_file for parent in path.parents}
+    used = {parent for path in by_file for parent in file_of(path).parents}
     left = [
         entry.path
         for place in places
@@ -104,7 +105,7 @@ def _holds_pictures(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:
+def _add_references(by_file: dict[Location, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:
     """Add the rows of the captions file, if there is one, to the pictures of `folder`; return their problems."""
     source = find_source(folder, settings) or _source_above(folder, settings)
     if source is None:
@@ -115,6 +116,8 @@ def _add_references(by_file: dict[Path, list[CaptionRow]], folder: Path, setting
     elsewhere: list[Problem] = []
     for finder, rows, found in source.read(settings, home, folder):
         problems += found
+        if finder is None:
+            continue
         for name, named in rows_by_name(rows).items():
             try:
                 path = finder.find(name)
@@ -134,12 +137,12 @@ def _source_above(folder: Path, settings: DataSettings) -> Source | None:
     return source if source is not None and source.files[0].stem == "captions" else None
 
 
-def _names(by_file: dict[Path, list[CaptionRow]], folder: Path) -> dict[Path, str]:
+def _names(by_file: dict[Location, list[CaptionRow]], folder: Path) -> dict[Location, str]:
     """The name of each picture in results: that of captions.json or the path in `folder`. Names are unique."""
-    names: dict[Path, str] = {}
+    names: dict[Location, str] = {}
     taken: set[str] = set()
     for path, rows in by_file.items():
-        relative = printable(path.relative_to(folder).as_posix())
+        relative = printable(file_of(path).relative_to(folder).as_posix())
         name = rows[0].image if rows else relative.removeprefix(f"{_IMAGES}/")
         names[path] = relative if name in taken else name
         taken.add(names[path])

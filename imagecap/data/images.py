@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from imagecap.data.locations import Location, read_bytes
 from imagecap.data.metadata import without_metadata
 from imagecap.errors import ImageCapError
 from imagecap.printable import printable
@@ -55,14 +56,14 @@ class PictureError(ImageCapError):
         self.reason = printable(reason)
 
 
-def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
+def load_image(source: Location | bytes, max_pixels: int) -> Image.Image:
     """Decode a picture file into RGB.
 
     EXIF orientation is applied, transparent parts are put on white, the first frame of an animation is taken, and
     16-bit grey is scaled to 8 bits. The result carries no EXIF, GPS or other metadata.
 
     Args:
-        source: a file, or the content of one.
+        source: where the picture is, or its bytes.
         max_pixels: largest width x height; larger pictures are refused before they are decoded.
 
     Raises:
@@ -78,15 +79,16 @@ def load_image(source: Path | bytes, max_pixels: int) -> Image.Image:
         raise PictureError(error.reason, str(source)) from error
 
 
-def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
+def open_image(source: Location | bytes, max_pixels: int) -> ImageFile.ImageFile:
     """Read and check the header of a picture; see `load_image`. The caller closes the returned file.
 
     If damaged metadata keeps the header from being read, the returned file is a copy in memory without it.
     """
-    if isinstance(source, bytes):
-        head, size = source[:64], len(source)
-    else:
+    if isinstance(source, Path):
         head, size = _head_of(source)
+    else:
+        source = source if isinstance(source, bytes) else _bytes_at(source)
+        head, size = source[:64], len(source)
     if size == 0:
         raise PictureError("is empty (0 bytes)")
     try:
@@ -115,7 +117,7 @@ def open_image(source: Path | bytes, max_pixels: int) -> ImageFile.ImageFile:
     return opened
 
 
-def decode_image(opened: ImageFile.ImageFile, source: Path | bytes) -> Image.Image:
+def decode_image(opened: ImageFile.ImageFile, source: Location | bytes) -> Image.Image:
     """Decode a picture that was opened from `source` into upright RGB without metadata; see `load_image`."""
     try:
         return _decode(opened)
@@ -151,10 +153,10 @@ def _read(content: bytes, size: tuple[int, int]) -> Image.Image:
         return _decode(opened)
 
 
-def _first(read: Callable[[bytes], Result], source: Path | bytes) -> Result | None:
+def _first(read: Callable[[bytes], Result], source: Location | bytes) -> Result | None:
     """What `read` makes of a damaged picture without its metadata; None if that does not help."""
     with suppress(OSError):
-        content = source if isinstance(source, bytes) else source.read_bytes()
+        content = source if isinstance(source, bytes) else read_bytes(source)
         for bare in without_metadata(content):
             with suppress(Exception):  # as damaged as the picture itself
                 return read(bare)
@@ -202,6 +204,13 @@ def _head_of(path: Path) -> tuple[bytes, int]:
             raise PictureError("is not a file" if path.exists() else "does not exist")
         with path.open("rb") as file:
             return file.read(64), path.stat().st_size
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from error
+
+
+def _bytes_at(location: Location) -> bytes:
+    try:
+        return read_bytes(location)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
 

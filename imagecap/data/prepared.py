@@ -14,6 +14,7 @@ from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.identity import data_digest, split_digest
+from imagecap.data.locations import file_of
 from imagecap.data.records import SPLITS, Caption, Problem, Sample
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
@@ -58,7 +59,7 @@ def write_prepared(
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     for sample in samples:
         record = asdict(sample)
-        record["path"] = Path(os.path.relpath(sample.path, home)).as_posix()
+        record["path"] = Path(os.path.relpath(file_of(sample.path), home)).as_posix()
         lines[sample.split].append(json.dumps(record, ensure_ascii=False) + "\n")
     content = summary(samples, problems, settings)
 
@@ -89,7 +90,7 @@ def read_prepared(folder: Path, data_path: Path) -> PreparedData:
         raise ImageCapError(f"{error.filename} is missing; make it with `dvc repro prepare`") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageCapError(f"the prepared data in {folder} is damaged ({error}); make it anew") from error
-    gone = [sample for part in parts.values() for sample in part if not sample.path.is_file()]
+    gone = [sample for part in parts.values() for sample in part if not file_of(sample.path).is_file()]
     if gone:
         raise ImageCapError(
             f"{len(gone)} pictures of the prepared data are no longer there, the first is {gone[0].path}; "

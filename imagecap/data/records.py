@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from imagecap.data.locations import Location
 from imagecap.languages import Language
 
 Split = Literal["train", "validation", "test"]
@@ -39,6 +39,7 @@ class CaptionRow:
         image: name of the picture as written.
         split: None where the row names none.
         caption: the caption, with language and prompt filled in.
+        location: where the picture is; None: it is looked up by its name.
     """
 
     number: int
@@ -46,6 +47,7 @@ class CaptionRow:
     image: str
     split: Split | None
     caption: Caption
+    location: Location | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,15 @@ class Sample:
     """A picture with all its captions.
 
     Attributes:
-        image: name of the picture as captions.json writes it.
-        path: the file, absolute.
+        image: name of the picture as the captions file writes it.
+        path: where the picture is; the file is absolute.
         digest: `picture_digest` of the decoded pixels, which is equal for files with equal pixels.
         split: training, validation or test set.
         captions: in the order of captions.json.
     """
 
     image: str
-    path: Path
+    path: Location
     digest: str
     split: Split
     captions: tuple[Caption, ...]

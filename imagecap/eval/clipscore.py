@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from imagecap.data.images import load_image
+from imagecap.data.locations import Location
 from imagecap.errors import ImageCapError, one_line
 from imagecap.eval.items import Item
 
@@ -92,7 +93,7 @@ class ClipScorer:
                 parts.append(features.cpu().numpy())
         return np.concatenate(parts)
 
-    def _images(self, paths: Sequence[Path], max_pixels: int) -> torch.Tensor:
+    def _images(self, paths: Sequence[Location], max_pixels: int) -> torch.Tensor:
         pixels = self._processor([load_image(path, max_pixels) for path in paths], return_tensors="pt")["pixel_values"]
         return _vectors(self._model.get_image_features(pixel_values=pixels.to(self._device)))
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from imagecap.data.locations import Location
 from imagecap.data.records import Sample
 
 
@@ -14,7 +14,7 @@ class Item:
 
     Attributes:
         image: name of the picture in captions.json.
-        path: the picture file.
+        path: where the picture is.
         digest: digest of the picture's pixels.
         language: language of the references; None if the picture has no references.
         prompt: prompt for the model; None for its default prompt.
@@ -23,7 +23,7 @@ class Item:
     """
 
     image: str
-    path: Path
+    path: Location
     digest: str
     language: str | None
     prompt: str | None

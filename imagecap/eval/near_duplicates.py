@@ -5,7 +5,6 @@ compression and small retouches hardly change it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from PIL import Image
 
 from imagecap.data.decoding import map_pictures
 from imagecap.data.images import PictureError
+from imagecap.data.locations import Location
 from imagecap.data.records import Sample
 
 SIDE = 16
@@ -53,7 +53,7 @@ def near_duplicates(test: Sequence[Sample], training: Sequence[Sample], max_pixe
     return found
 
 
-def difference_hashes(paths: Sequence[Path], max_pixels: int) -> NDArray[np.uint64]:
+def difference_hashes(paths: Sequence[Location], max_pixels: int) -> NDArray[np.uint64]:
     """The difference hash of each picture file; files are decoded in parallel. `[paths, 4]`"""
     hashes = []
     for path, found in zip(paths, map_pictures(difference_hash, paths, max_pixels), strict=True):

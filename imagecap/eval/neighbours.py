@@ -1,7 +1,6 @@
 """The nearest-neighbour floor: which training picture does the model's vision encoder find most alike?"""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from imagecap.config import Settings
 from imagecap.data.images import load_image
+from imagecap.data.locations import Location
 from imagecap.data.records import Sample
 from imagecap.eval.items import Item
 
@@ -53,12 +53,12 @@ def nearest_samples(
     return [pool[by_path[item.path]] for item in items]
 
 
-def picture_features(model: "ImageCaptioner", paths: Sequence[Path], max_pixels: int, batch_size: int) -> Floats:
+def picture_features(model: "ImageCaptioner", paths: Sequence[Location], max_pixels: int, batch_size: int) -> Floats:
     """The mean patch feature of each picture, normalised to length 1. `[pictures, vision_hidden]`
 
     Args:
         model: the captioner whose vision encoder is used.
-        paths: picture files.
+        paths: where the pictures are.
         max_pixels: larger pictures are refused.
         batch_size: pictures per pass through the encoder.
     """

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagecap.data.locations import Location, read_bytes
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.items import Item, items_of
@@ -55,7 +56,7 @@ def compare_versions(
 
 
 def results_of(
-    items: Sequence[Item], captions: Sequence[str], digests: dict[Path, str], settings: "EvaluateSettings"
+    items: Sequence[Item], captions: Sequence[str], digests: dict[Location, str], settings: "EvaluateSettings"
 ) -> dict[str, Any]:
     """Return captions in the format of eval_results.json, with the fields that `compare_results` reads."""
     from imagecap.eval.truth import has_truth, judge
@@ -87,10 +88,11 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
     prompts: dict[str | None, list[int]] = {}
     for index, item in enumerate(items):
         prompts.setdefault(item.prompt, []).append(index)
-    requests = [
-        {"prompt": prompt, "paths": [str(items[index].path) for index in chosen]} for prompt, chosen in prompts.items()
-    ]
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+        requests = [
+            {"prompt": prompt, "paths": [str(_as_file(items[index].path, index, Path(folder))) for index in chosen]}
+            for prompt, chosen in prompts.items()
+        ]
         requests_file, captions_file = Path(folder) / "requests.json", Path(folder) / "captions.json"
         requests_file.write_text(json.dumps(requests, ensure_ascii=False), encoding="utf-8")
         done = subprocess.run(
@@ -112,3 +114,12 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
         for index, text in zip(chosen, texts, strict=True):
             captions[index] = text
     return captions
+
+
+def _as_file(location: Location, number: int, folder: Path) -> Path:
+    """The file of a picture; one that lies in a shard is copied into `folder`, as older versions read files only."""
+    if isinstance(location, Path):
+        return location
+    copy = folder / f"{number}.picture"
+    copy.write_bytes(read_bytes(location))
+    return copy

@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from imagecap.data.images import load_image
+from imagecap.data.locations import Location
 from imagecap.files import atomic_write_bytes
 
-Picture = Path | Image.Image
+Picture = Location | Image.Image
 MAX_PIXELS = 200_000_000
 
 _INK, _SOFT, _PAPER = (29, 35, 48), (110, 118, 132), (250, 249, 246)
@@ -21,7 +22,7 @@ _SIDE, _GAP, _LINES = 260, 22, 4
 
 def open_picture(picture: Picture) -> Image.Image:
     """Read a picture from its file; an image is returned as it is."""
-    return load_image(picture, MAX_PIXELS) if isinstance(picture, Path) else picture
+    return picture if isinstance(picture, Image.Image) else load_image(picture, MAX_PIXELS)
 
 
 def gallery_png(pictures: Sequence[Picture], captions: Sequence[str], path: Path, columns: int = 4) -> None:

@@ -58,7 +58,7 @@ class Source:
 
     def read(
         self, settings: DataSettings, *further: Path
-    ) -> Iterator[tuple[PictureFinders, list[CaptionRow], list[Problem]]]:
+    ) -> Iterator[tuple[PictureFinders | None, list[CaptionRow], list[Problem]]]:
         """Read the captions files one after the other. Rows are numbered through.
 
         Args:
@@ -66,14 +66,15 @@ class Source:
             further: folders in which pictures are looked up last.
 
         Yields:
-            For each file the finder of its pictures, its rows that are in order, and the problems of the others.
+            For each file the finder of its pictures (None for shards), its rows that are in order, and the problems of
+            the others.
 
         Raises:
             ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
         """
         number = 0
         for file in self.files:
-            folders = self._picture_folders(file, settings)
+            folders = [] if self.format.sharded else self._picture_folders(file, settings)
             raw = list(self.format.rows(file, folders, settings))
             if len(self.files) > 1 and (split := self.format.split_of(file)):
                 raw = [_with_split(row, split) for row in raw]
@@ -82,9 +83,13 @@ class Source:
             else:
                 first = list(islice(_names(raw), _SAMPLED_NAMES))
                 finders = [*folders, *_folders_with(self.folder, first), *further]
-            prefix = f"{file.relative_to(self.folder).as_posix()} " if len(self.files) > 1 else ""
+            many = len(self.files) > 1 or self.format.sharded
+            prefix = f"{file.relative_to(self.folder).as_posix()} " if many else ""
             rows, problems = check_rows(raw, settings, number, prefix)
             number += len(raw)
+            if self.format.sharded:
+                yield None, rows, problems
+                continue
             existing = [folder for folder in dict.fromkeys(finders) if folder.is_dir()]
             if not existing:
                 raise ImageCapError(f"{finders[0]} is missing; the pictures that {file.name} names lie in it")

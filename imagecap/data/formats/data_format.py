@@ -14,9 +14,12 @@ class DataFormat(ABC):
 
     Attributes:
         name: its name in the setting `format`, whose declaration says what it means.
+        sharded: whether the files are shards, which hold the pictures as well. `rows` then says where each picture is,
+            and every shard is read by itself, by several processes.
     """
 
     name: str
+    sharded: bool = False
 
     @abstractmethod
     def files(self, folder: Path) -> list[Path]:

@@ -1,0 +1,120 @@
+"""Where the bytes of a picture lie: in a file of its own, in a range of an archive, or in a cell of a Parquet file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import local
+from typing import Any, TypeAlias
+
+from imagecap.errors import ImageCapError, one_line
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ByteRange:
+    """A picture that is a range of bytes in a file, such as a member of a tar.
+
+    Attributes:
+        file: the archive.
+        offset: of the first byte.
+        length: in bytes.
+    """
+
+    file: Path
+    offset: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.file} (bytes {self.offset} to {self.offset + self.length})"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ParquetCell:
+    """A picture in a Parquet file, in a column of bytes or of structs {bytes, path}.
+
+    Attributes:
+        file: the Parquet file.
+        row: counted from 0 through all row groups.
+        column: name of the column.
+    """
+
+    file: Path
+    row: int
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.file} (row {self.row + 1}, column {self.column})"
+
+
+Location: TypeAlias = Path | ByteRange | ParquetCell
+
+
+def file_of(location: Location) -> Path:
+    """The file that holds the picture."""
+    return location if isinstance(location, Path) else location.file
+
+
+def position_of(location: Location) -> int:
+    """Where in its file the picture begins; locations that are ordered by it are read from beginning to end."""
+    if isinstance(location, Path):
+        return 0
+    return location.offset if isinstance(location, ByteRange) else location.row
+
+
+def read_bytes(location: Location) -> bytes:
+    """The bytes of a picture file; fewer than its length if the archive ends before.
+
+    Raises:
+        OSError: the file cannot be read.
+        ImageCapError: a Parquet file is damaged or has changed.
+    """
+    if isinstance(location, Path):
+        return location.read_bytes()
+    if isinstance(location, ByteRange):
+        with location.file.open("rb") as file:
+            file.seek(location.offset)
+            return file.read(location.length)
+    return _read_cell(location)
+
+
+# A row group is decoded as a whole. The last one is kept by each thread, since pictures are mostly read in order.
+_last_group = local()
+
+
+def _read_cell(cell: ParquetCell) -> bytes:
+    import pyarrow as pa
+
+    try:
+        ends = _row_group_ends(cell.file, cell.file.stat().st_mtime_ns)
+        group = next((number for number, end in enumerate(ends) if cell.row < end), None)
+        if group is None:
+            raise ImageCapError(f"{cell.file} has no row {cell.row + 1} any more; read the data anew")
+        key = (cell.file, cell.column, group, ends)
+        if getattr(_last_group, "key", None) != key:
+            with _parquet_file(cell.file) as opened:
+                _last_group.cells = opened.read_row_group(group, [cell.column]).column(0)
+            _last_group.key = key
+        value = _last_group.cells[cell.row - (ends[group - 1] if group else 0)].as_py()
+    except pa.ArrowException as error:
+        raise ImageCapError(f"{cell.file} cannot be read as Parquet: {one_line(error)}") from None
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return content if isinstance(content, bytes) else b""
+
+
+@lru_cache(64)
+def _row_group_ends(file: Path, changed: int) -> tuple[int, ...]:
+    """Number of the row after each row group. `changed` only tells apart the versions of a file."""
+    ends: list[int] = []
+    with _parquet_file(file) as opened:
+        for group in range(opened.metadata.num_row_groups):
+            ends.append((ends[-1] if ends else 0) + opened.metadata.row_group(group).num_rows)
+    return tuple(ends)
+
+
+@contextmanager
+def _parquet_file(file: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as opened:
+        yield opened
