@@ -17,6 +17,7 @@ arXiv:2409.17146).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -118,50 +119,53 @@ def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int,
         image_tokens: number of image tokens of a picture.
     """
     prefix = [*before, *[image_id] * image_tokens]
-    columns: list[tuple[list[int], list[int], list[int], list[int]]] = []
-    label_positions: list[tuple[int, int]] = []  # (row, index in the row)
-    labels: list[int] = []
-    label_captions: list[int] = []
-    number = 0  # of the caption, in the batch
-    for index, branches in enumerate(rows):
-        ids, positions = list(prefix), list(range(len(prefix)))
-        prompt_numbers, captions = [SHARED] * len(prefix), [SHARED] * len(prefix)
-        by_prompt: dict[tuple[int, ...], list[Branch]] = {}
+    trees: list[dict[tuple[int, ...], list[tuple[int, ...]]]] = []  # captions of each prompt
+    for branches in rows:
+        trees.append({})
         for branch in branches:
-            by_prompt.setdefault(branch.prompt, []).append(branch)
-        caption = 0  # number of the caption, in the row
-        for group, (prompt, members) in enumerate(by_prompt.items()):
-            ids += prompt
-            positions += range(len(prefix), len(prefix) + len(prompt))
-            prompt_numbers += [group] * len(prompt)
-            captions += [SHARED] * len(prompt)
+            trees[-1].setdefault(branch.prompt, []).append(branch.caption)
+    width = len(prefix) + max(
+        sum(len(prompt) + sum(len(caption) - 1 for caption in captions) for prompt, captions in tree.items())
+        for tree in trees
+    )
+    ids = np.full((len(trees), width), image_id)
+    positions = np.zeros_like(ids)
+    prompt_numbers = np.full_like(ids, PADDING)
+    caption_numbers = np.full_like(ids, PADDING)
+    order = np.arange(width)
+    shared = slice(len(prefix))
+    ids[:, shared], positions[:, shared] = prefix, order[shared]
+    prompt_numbers[:, shared] = caption_numbers[:, shared] = SHARED
+    label_positions: list[int] = []
+    labels: list[int] = []
+    lengths: list[int] = []  # of the captions of the batch, in labels
+    for index, tree in enumerate(trees):
+        end = len(prefix)
+        caption_number = 0  # in the row
+        for group, (prompt, captions) in enumerate(tree.items()):
+            first, end = end, end + len(prompt)
+            start = len(prefix) + len(prompt)  # position id of the first token of each caption
+            ids[index, first:end], positions[index, first:end] = prompt, order[len(prefix) : start]
+            caption_numbers[index, first:end] = SHARED
             # with an empty prompt, the last image token predicts the first token of a caption
-            last = len(ids) - 1 if prompt else len(prefix) - 1
-            start = len(prefix) + len(prompt)
-            for branch in members:
-                inputs = branch.caption[:-1]
-                label_positions += [(index, last), *((index, len(ids) + step) for step in range(len(inputs)))]
-                ids += inputs
-                positions += range(start, start + len(inputs))
-                prompt_numbers += [group] * len(inputs)
-                captions += [caption] * len(inputs)
-                labels += branch.caption
-                label_captions += [number] * len(branch.caption)
-                caption += 1
-                number += 1
-        columns.append((ids, positions, prompt_numbers, captions))
-    width = max(len(ids) for ids, *_ in columns)
-    fill = (image_id, 0, PADDING, PADDING)
-    padded = [
-        torch.tensor([row[part] + [fill[part]] * (width - len(row[part])) for row in columns]) for part in range(4)
-    ]
+            last = end - 1 if prompt else len(prefix) - 1
+            for caption in captions:
+                inputs = caption[:-1]
+                begin, end = end, end + len(inputs)
+                ids[index, begin:end], positions[index, begin:end] = inputs, order[start : start + len(inputs)]
+                caption_numbers[index, begin:end] = caption_number
+                label_positions += [index * width + last, *range(index * width + begin, index * width + end)]
+                labels += caption
+                lengths.append(len(caption))
+                caption_number += 1
+            prompt_numbers[index, first:end] = group
     return PackedRows(
-        ids=padded[0],
-        positions=padded[1],
-        prompts=padded[2],
-        captions=padded[3],
-        label_positions=torch.tensor([row * width + position for row, position in label_positions]),
-        labels=torch.tensor(labels),
-        label_captions=torch.tensor(label_captions),
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        prompts=torch.from_numpy(prompt_numbers),
+        captions=torch.from_numpy(caption_numbers),
+        label_positions=torch.from_numpy(np.array(label_positions)),
+        labels=torch.from_numpy(np.array(labels)),
+        label_captions=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
         image_start=len(before),
     )
