@@ -118,6 +118,14 @@ class TrainSettings(Section):
     feature_cache_gb: float = setting(
         8.0, "largest size of the feature cache, in GB", gt=0, le=1e6, changes_results=False
     )
+    feature_cache_dtype: Literal["same", "int8"] = setting(
+        "same",
+        "numbers in which the features of a frozen vision encoder are kept",
+        choices={
+            "same": "those in which they are computed",
+            "int8": "int8 with a scale per patch: half the size of bfloat16; training then uses the rounded features",
+        },
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> "TrainSettings":

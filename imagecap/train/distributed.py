@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-# The other ranks wait at a collective while rank 0 encodes all pictures or validates.
+# The other ranks wait at a collective while rank 0 validates.
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 
 

@@ -1,146 +1,173 @@
 """Feature cache: patch features of a frozen vision encoder, computed once per picture and kept on disk.
 
-The file `features-KEY.bin` has one record per picture and is read by memory mapping. The index `features-KEY.txt` lists
-the digest of the picture of each record, one per line. A record is written before its line, so that a killed process
-leaves at most one record without a line, which is overwritten later. KEY is a hash of everything besides the picture
-that determines features: encoder weights, preprocessing, layer, dtype and attention kernel. A changed encoder therefore
-uses another file.
+Each process of a training writes a pair of files of its own, which has its rank as number, and reads the files of all.
+`features-KEY-RANK.bin` has a record of equal size per picture, and `features-KEY-RANK.index` the digest of the picture
+of each record (32 bytes). Records are written before their digests, so that a killed process leaves only records that
+have no digest, which are overwritten later. KEY is a hash of everything besides the picture that determines features:
+encoder weights, preprocessing, layer, dtype and attention kernel. A changed encoder therefore uses other files.
+
+Records are read by file access, not by memory mapping: the pages of a mapped file count as memory of the process.
 """
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_text
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.vision_encoder.clip_encoder import num_blocks_used
+from imagecap.train.digest_table import DIGEST, DIGEST_BYTES, Digests, DigestTable, digest_array
+from imagecap.train.feature_records import RecordFormat
 
-_NUMPY_DTYPES: dict[torch.dtype, Any] = {
-    torch.float32: np.dtype(np.float32),
-    torch.bfloat16: np.dtype(np.int16),  # NumPy has no bfloat16: the bits are stored
-    torch.float16: np.dtype(np.float16),
-}
+_FORMAT = 2  # changes with the form of the files; those of another form are deleted
 
 
 class FeatureCache:
-    """Patch features of pictures, looked up by the digest of the picture file, up to a size limit."""
+    """The patch features in a folder, looked up by the digest of the picture. Files written later are not seen.
 
-    def __init__(self, folder: Path, key: str, shape: tuple[int, int], dtype: torch.dtype, limit_bytes: float) -> None:
-        """Open or create the cache of `key` in `folder`, and delete the files of other keys.
+    Args:
+        folder: folder of the files; it need not exist.
+        key: from `feature_cache_key`.
+        records: how features are stored.
 
-        Args:
-            folder: folder of the files; it is created if it does not exist.
-            key: from `feature_cache_key`.
-            shape: `(patches, vision_hidden)`, the shape of the features of one picture.
-            dtype: dtype of the features: float32, bfloat16 or float16.
-            limit_bytes: maximum size of the file.
+    Raises:
+        ImageCapError: the folder cannot be read.
+    """
 
-        Raises:
-            ImageCapError: the folder cannot be read or written.
-        """
-        self.shape, self.dtype = shape, dtype
-        self.record_bytes = shape[0] * shape[1] * dtype.itemsize
-        self.capacity = int(limit_bytes // self.record_bytes)
-        self.data, self.index = folder / f"features-{key}.bin", folder / f"features-{key}.txt"
-        self.by_digest: dict[str, int] = {}
-        try:
-            self._open(folder, key)
-        except OSError as error:
-            raise self._unusable(error) from None
+    def __init__(self, folder: Path, key: str, records: RecordFormat) -> None:
+        self.folder, self.records = folder, records
+        with cache_errors(folder, "read"):
+            self._indexes = sorted(folder.glob(f"features-{key}-*.index"))
+            digests = [_read_index(index, records) for index in self._indexes]
+        self._ends = np.cumsum([len(each) for each in digests], dtype=np.int64)
+        self._table = DigestTable(np.concatenate(digests) if digests else np.empty(0, DIGEST))
 
-    def _open(self, folder: Path, key: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("features-*"):
-            if key not in old.name:
-                old.unlink(missing_ok=True)
-        if self.index.exists() and self.data.exists():
-            records = self.data.stat().st_size // self.record_bytes
-            # The text after the last line break is empty or an incomplete line.
-            lines = self.index.read_text(encoding="ascii").split("\n")[:-1]
-            self.by_digest = {digest: record for record, digest in enumerate(lines[:records])}
-        self._write_index()
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._table)
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self.by_digest
+        return bool(self.find(digest_array([digest], 1))[0] >= 0)
 
-    def make_room(self, wanted: set[str]) -> None:
-        """Empty the cache if it holds other pictures and the `wanted` ones do not all fit beside them.
+    def find(self, digests: Digests) -> NDArray[np.int64]:
+        """The record of each picture, counted over all files, `[pictures]`; -1 where it is not cached."""
+        return self._table.find(digests)
 
-        Args:
-            wanted: digests of the pictures of a run.
-        """
-        missing = len(wanted - self.by_digest.keys())
-        if missing and len(self.by_digest) + missing > self.capacity and not wanted >= self.by_digest.keys():
-            self.by_digest = {}
-            self._write_index()
-
-    def add(self, digest: str, features: Tensor) -> bool:
-        """Store the features of a picture.
-
-        Args:
-            digest: digest of the picture.
-            features: `[patches, vision_hidden]`.
-
-        Returns:
-            False if the cache is full and the features were not stored.
+    def read(self, digests: Sequence[str]) -> Tensor:
+        """Read the features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU.
 
         Raises:
-            ImageCapError: the file cannot be written, for example because the disk is full.
+            ImageCapError: the files cannot be read, or were shortened meanwhile.
         """
-        record = len(self.by_digest)
-        if record >= self.capacity:
-            return False
-        stored = features.detach().to("cpu", self.dtype).contiguous()
-        raw = stored.view(torch.int16) if self.dtype == torch.bfloat16 else stored
-        try:
-            with self.data.open("r+b" if self.data.exists() else "w+b") as file:
-                file.seek(record * self.record_bytes)
-                file.write(raw.numpy().tobytes())
-            with self.index.open("a", encoding="ascii") as file:
-                file.write(f"{digest}\n")
-        except OSError as error:
-            raise self._unusable(error) from None
-        self.by_digest[digest] = record
-        return True
-
-    def read(self, digests: list[str]) -> Tensor:
-        """Read the features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU."""
-        mapped = np.memmap(self.data, dtype=_NUMPY_DTYPES[self.dtype], mode="r").reshape(-1, *self.shape)
-        features = torch.from_numpy(mapped[[self.by_digest[digest] for digest in digests]])
-        return features.view(torch.bfloat16) if self.dtype == torch.bfloat16 else features
-
-    def _unusable(self, error: OSError) -> ImageCapError:
-        return ImageCapError(
-            f"the feature cache {self.data} cannot be written ({error.strerror}): make room, or give "
-            "--feature_cache_gb or --feature_cache false"
-        )
-
-    def _write_index(self) -> None:
-        atomic_write_text(self.index, "".join(f"{digest}\n" for digest in self.by_digest))
+        found = self.find(digest_array(digests, len(digests)))
+        files = np.searchsorted(self._ends, found, side="right")
+        size = self.records.nbytes
+        raw = np.empty((len(digests), size), np.uint8)
+        with cache_errors(self.folder, "read"):
+            for number in np.unique(files).tolist():
+                first = int(self._ends[number - 1]) if number else 0
+                with _data_of(self._indexes[number]).open("rb", buffering=0) as file:
+                    for place in np.flatnonzero(files == number).tolist():
+                        file.seek((int(found[place]) - first) * size)
+                        if file.readinto(memoryview(raw[place])) != size:
+                            raise OSError(0, "it is shorter than its index")
+        return self.records.from_bytes(torch.from_numpy(raw))
 
 
-def feature_cache_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) -> str:
+class FeatureWriter:
+    """Appends features to the files of one process. Only one process at a time may write files of a number.
+
+    Args:
+        folder: folder of the files; it exists.
+        key: from `feature_cache_key`.
+        records: how features are stored.
+        number: the number of the files, such as the rank of the process.
+
+    Raises:
+        ImageCapError: the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, key: str, records: RecordFormat, number: int) -> None:
+        self.records, self.index = records, folder / f"features-{key}-{number:05}.index"
+        self.data = _data_of(self.index)
+        with cache_errors(folder, "written"):
+            for file in (self.data, self.index):
+                file.touch()
+            self._count = len(_read_index(self.index, records))
+            os.truncate(self.index, self._count * DIGEST_BYTES)
+
+    def add(self, digests: Sequence[str], features: Tensor) -> None:
+        """Store the features of pictures.
+
+        Args:
+            digests: digests of the pictures.
+            features: `[pictures, patches, vision_hidden]`.
+
+        Raises:
+            ImageCapError: the files cannot be written, for example because the disk is full.
+        """
+        raw = self.records.to_bytes(features).numpy()
+        with cache_errors(self.data.parent, "written"):
+            with self.data.open("r+b") as file:
+                file.seek(self._count * self.records.nbytes)
+                file.write(raw.data)
+            with self.index.open("ab") as file:
+                file.write(digest_array(digests, len(digests)).tobytes())
+        self._count += len(digests)
+
+
+def delete_features(folder: Path, keep: str | None = None) -> None:
+    """Delete the files of all keys but `keep`.
+
+    Raises:
+        ImageCapError: the folder cannot be written.
+    """
+    with cache_errors(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("features-*"):
+            if keep is None or keep not in file.name:
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def cache_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn an OSError within the block into an ImageCapError: the cache cannot be `what` ("read", "written")."""
+    try:
+        yield
+    except OSError as error:
+        raise ImageCapError(
+            f"the feature cache {folder} cannot be {what} ({error.strerror}): "
+            + ("make room, or give --feature_cache_gb or" if what == "written" else "remove it, or give")
+            + " --feature_cache false"
+        ) from None
+
+
+def feature_cache_key(model: ImageCaptioner, records: RecordFormat, kernel: str) -> str:
     """Hash of everything besides the picture that determines its features.
 
     Args:
         model: the captioner; image processor, feature layer and the encoder weights up to this layer are hashed.
-        dtype: dtype of the features.
+        records: how features are stored.
         kernel: name of the attention kernel; results of different kernels differ in the last bits.
     """
     config = model.llava.config
     total = hashlib.sha256()
     facts = [
+        _FORMAT,
         json.loads(model.image_processor.to_json_string()),
         config.vision_config.model_type,
         config.vision_feature_layer,
         config.vision_feature_select_strategy,
-        str(dtype),
+        str(records.dtype),
+        records.int8,
         kernel,
     ]
     total.update(json.dumps(facts, sort_keys=True).encode())
@@ -152,3 +179,17 @@ def feature_cache_key(model: ImageCaptioner, dtype: torch.dtype, kernel: str) ->
         total.update(name.encode())
         total.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:24]
+
+
+def _data_of(index: Path) -> Path:
+    return index.with_suffix(".bin")
+
+
+def _read_index(index: Path, records: RecordFormat) -> Digests:
+    """The digests of the complete records of a pair of files; none if one of the two is missing."""
+    try:
+        complete = _data_of(index).stat().st_size // records.nbytes
+        digests = np.fromfile(index, DIGEST)  # leaves out an incomplete digest at the end
+    except FileNotFoundError:
+        return np.empty(0, DIGEST)
+    return digests[:complete]

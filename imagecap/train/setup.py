@@ -15,6 +15,7 @@ from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.rehearsal import rehearse_save
 from imagecap.train.distributed import ProcessGroup
+from imagecap.train.encoding import stores_int8
 from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
 from imagecap.train.optimizer import build_optimizer
 from imagecap.train.outputs import count_parameters, describe_unadapted
@@ -121,7 +122,7 @@ def prepare_training(
     data_digest = training_digest([*plan.samples, *validation_plan.samples])
     key = resume_key(settings, model, data_digest, dtype)
     require_same_key(group, key)
-    train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile)
+    train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile, int8_features=stores_int8(options))
     check_packed_rows(train_step, plan.longest_row)
     rehearse_save(model)
     weights = trainable_weights(model)

@@ -1,9 +1,11 @@
 """Saving the state of a running training, and leaving the training when a signal comes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from imagecap.errors import ImageCapError
 from imagecap.signals import Interrupted
 from imagecap.train.outputs import write_history
 from imagecap.train.progress import Stopwatch, print_status
@@ -71,6 +73,41 @@ class StateKeeper:
 
         found = self.group.on_first(done_or_interrupted)
         return found[0] if found else self._leave()
+
+    def interruptible_in_all(self, rounds: Generator[None, None, None]) -> None:
+        """Do work in all processes, which wait for one another wherever it yields, until all have ended it.
+
+        Leave when any process receives a signal, and fail when any process does.
+
+        Args:
+            rounds: the work of this process, up to its end or to the next place where it waits. It does not
+                communicate, and can be done again.
+
+        Raises:
+            ImageCapError: raised by the work of a process; every process raises it.
+        """
+        with closing(rounds):
+            going_on = True
+            while going_on:
+                outcomes = self.group.all_gather([self._advance(rounds)])
+                for failure in (outcome for outcome in outcomes if isinstance(outcome, ImageCapError)):
+                    raise ImageCapError(str(failure))
+                if "interrupted" in outcomes:
+                    self._leave()
+                going_on = "going on" in outcomes
+
+    def _advance(self, rounds: Generator[None, None, None]) -> str | ImageCapError:
+        """Do the next round: "going on", "ended", "interrupted" by a signal, or the error that it raised."""
+        try:
+            with self.signals.interrupting():
+                next(rounds)
+        except StopIteration:
+            return "ended"
+        except Interrupted:
+            return "interrupted"
+        except ImageCapError as error:
+            return error
+        return "going on"
 
     def _leave(self) -> NoReturn:
         """Save and exit."""

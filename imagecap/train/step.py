@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.compilation import compiled_blocks
 from imagecap.train.distributed import ProcessGroup
+from imagecap.train.feature_records import rounded_to_int8
 from imagecap.train.forward import packed_loss
 from imagecap.train.loader import MicroBatch
 from imagecap.train.matmul_attention import MATMUL_ATTENTION, matmul_attention
@@ -45,14 +46,23 @@ class TrainStep:
         dtype: autocast dtype of the matrix products; trained weights are float32.
         group: the processes of a distributed training; None: one process.
         compiled: run the transformer blocks by torch.compile, instead of `matmul_attention` and `memory_efficient`.
+        int8_features: round the features of a frozen encoder to int8, as a feature cache of int8 does, so that results
+            do not depend on which pictures are cached.
     """
 
     def __init__(
-        self, model: ImageCaptioner, dtype: torch.dtype, group: ProcessGroup | None = None, *, compiled: bool = False
+        self,
+        model: ImageCaptioner,
+        dtype: torch.dtype,
+        group: ProcessGroup | None = None,
+        *,
+        compiled: bool = False,
+        int8_features: bool = False,
     ) -> None:
         self.model, self.dtype, self.group = model, dtype, group or ProcessGroup()
         self._loss: Callable[[MicroBatch, float], Tensor] = self.loss
         self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
+        self._int8_features = int8_features and not self.encoder_trains
         self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
         self._uses_matmul_attention = model.device.type == "cpu" and dtype == torch.bfloat16 and not compiled
         if compiled:
@@ -105,6 +115,8 @@ class TrainStep:
             assert cached is not None
             return cached.to(self.model.device, non_blocking=True)
         encoded = self.encode(pixels)
+        if self._int8_features:
+            encoded = rounded_to_int8(encoded)
         if cached is None:
             return encoded
         mixed = encoded.new_empty(len(kept) + len(missing), *encoded.shape[1:])

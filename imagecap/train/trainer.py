@@ -115,7 +115,7 @@ class _TrainingLoop:
         self.watch.lap()  # the time of setting up does not count as encoding
         plans = [setup.plan, setup.validation_plan]
         features = self.folder / "features"
-        self.state.interruptible(lambda: encode_pictures(self.train_step, features, plans, self.settings))
+        self.state.interruptible_in_all(encode_pictures(self.train_step, features, plans, self.settings))
         self.state.leave_if_stopped()
         cache = open_feature_cache(self.train_step, features, self.settings)
         self.group.on_first(lambda: require_room(setup, self.output, self.folder))  # encoded pictures have taken some

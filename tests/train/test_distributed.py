@@ -67,6 +67,25 @@ def test_two_processes_equal_one(tiny_bases: ModelSettings, data: Path, tmp_path
     ):
         # AdamW turns rounding in tiny gradients into steps of the size of the rate
         assert torch.allclose(mine, yours, atol=2e-3), name
+    records, written = zip(
+        *(features_in(tmp_path / name / "state" / "features") for name in ("one", "two")), strict=True
+    )
+    assert records[0] == records[1], "features are equal bit for bit"
+    if records[0]:
+        assert (sorted(written[0]), sorted(written[1])) == ([9], [4, 5]), "each process encodes a share"
+
+
+def features_in(folder: Path) -> tuple[dict[bytes, bytes], list[int]]:
+    """The record of each digest in a feature cache, and the number of records in each of its files."""
+    records: dict[bytes, bytes] = {}
+    counts = []
+    for index in folder.glob("*.index"):
+        digests, data = index.read_bytes(), index.with_suffix(".bin").read_bytes()
+        counts.append(len(digests) // 32)
+        size = len(data) // counts[-1]
+        for number in range(counts[-1]):
+            records[digests[32 * number :][:32]] = data[size * number :][:size]
+    return records, counts
 
 
 def test_a_rank_left_over_from_another_launch_silences_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from imagecap.model.builder import load
 from imagecap.model.compute import resolve_device
 from imagecap.train import distributed
 from imagecap.train.distributed import ProcessGroup
+from imagecap.train.feature_cache import FeatureWriter
 from imagecap.train.state import require_same_key
 from tests.conftest import ROOT
 from tests.train.helpers import free_port, write_data
@@ -98,6 +99,11 @@ def test_a_run_goes_on_with_any_number_of_processes_and_disks(
     imagecap.train(**flags(tiny_bases, data, whole, 4))
 
     settings = flags(tiny_bases, data, two, 2)
+    with second_process(settings, monkeypatch) as second, monkeypatch.context() as patched:
+        patched.setattr(FeatureWriter, "add", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):  # while both processes encode
+            imagecap.train(**settings)
+        assert second.wait() == 128 + signal.SIGTERM
     with second_process({**settings, "output_dir": tmp_path / "elsewhere"}, monkeypatch) as second:
         with pytest.raises(SystemExit):
             imagecap.train(**settings, callback=stop)
@@ -134,6 +140,12 @@ def test_processes_refuse_together(
         assert second.wait() == 2
         assert second.stderr is not None
         assert "is damaged" in second.stderr.read()
+    (tmp_path / "full" / "state").mkdir(parents=True)
+    (tmp_path / "full" / "state" / "features").touch()
+    with second_process({**settings, "output_dir": tmp_path / "full"}, monkeypatch) as second:
+        with pytest.raises(ImageCapError, match=r"the feature cache .*full.* cannot be written"):
+            imagecap.train(**settings)
+        assert second.wait() == 2
 
 
 def test_processes_with_the_same_key_agree(monkeypatch: pytest.MonkeyPatch) -> None:
