@@ -83,9 +83,13 @@ def _by_script(text: str) -> Language | None:
     for spec in LANGUAGES.values():
         if spec.script is None:
             continue
-        own, others = len(spec.script.findall(text)), len(_WORD.findall(spec.script.sub(" ", text)))
-        marked = own == others == 0 and spec.punctuation is not None and spec.punctuation.search(text)
-        if own > others or marked:
+        own = len(spec.script.findall(text))
+        if own:  # first, since most texts are not in this script, and words are counted slowly
+            recognised = own > len(_WORD.findall(spec.script.sub(" ", text)))
+        else:
+            punctuation = spec.punctuation is not None and spec.punctuation.search(text) is not None
+            recognised = punctuation and _WORD.search(text) is None
+        if recognised:
             return spec.code
     return None
 

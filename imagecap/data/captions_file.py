@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagecap.config import DataSettings
 from imagecap.data.locations import Location
@@ -130,8 +130,7 @@ def load_json(file: Path) -> Any:
         raise ImageCapError(f"{file} cannot be read as JSON: {error}") from None
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):  # made quickly: there may be millions
     """A row whose fields are all in order. `language` and `prompt` are None where the row has none."""
 
     number: int

@@ -10,8 +10,8 @@ import unicodedata
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 _UNSEEN_CATEGORIES = {"Cc", "Cf", "Cn", "Mn", "Me", "Zl", "Zp", "Zs"}
 
-# White space, byte order marks, zero-width spaces, soft hyphens and marks of direction at the ends of a text.
-_EDGES = re.compile(r"^[\s\ufeff\u200b\u2060\u00ad\u200e\u200f]+|[\s\ufeff\u200b\u2060\u00ad\u200e\u200f]+$")
+# Byte order marks, zero-width spaces, soft hyphens and marks of direction.
+_INVISIBLE = "\ufeff\u200b\u2060\u00ad\u200e\u200f"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and the ends of lines
 
@@ -29,34 +29,38 @@ _MARK = re.compile(
 
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: white space, zero-width and control characters, lone accents."""
+    if "!" <= text[:1] <= "~":  # a caption usually begins with a letter
+        return False
     return all(char in _FILLERS or unicodedata.category(char) in _UNSEEN_CATEGORIES for char in text)
 
 
 def trim(text: str) -> str:
     """The text without white space and invisible characters at its ends."""
-    return _EDGES.sub("", text)
+    while (shorter := text.strip().strip(_INVISIBLE)) != text:
+        text = shorter
+    return text
 
 
 def control_character(text: str) -> str | None:
     """The first control character, as `U+001B`; None if there is none. Tabs and ends of lines do not count."""
-    found = _CONTROL.search(text)
+    found = None if text.isprintable() else _CONTROL.search(text)
     return f"U+{ord(found[0]):04X}" if found else None
 
 
 def without_control_characters(text: str) -> str:
     """The text without what `control_character` finds."""
-    return _CONTROL.sub("", text)
+    return text if text.isprintable() else _CONTROL.sub("", text)
 
 
 def mark_in(text: str) -> str | None:
     """The first piece of a text that language models use as a token, such as `<|im_end|>`; None if there is none."""
-    found = _MARK.search(text)
+    found = _MARK.search(text) if _may_hold_mark(text) else None
     return found[0] if found else None
 
 
 def picture_mark_in(text: str) -> str | None:
     """The first mark in a text that stands for a picture, such as `<image>`; None if there is none."""
-    found = re.search(_PICTURE_MARK, text)
+    found = re.search(_PICTURE_MARK, text) if _may_hold_mark(text) else None
     return found[0] if found else None
 
 
@@ -65,4 +69,9 @@ def without_picture_mark(prompt: str) -> str:
 
     Prompts of LLaVA say so where the picture stands. Here it always stands before the prompt.
     """
-    return _OUTER_PICTURE_MARKS.sub("", prompt)
+    return _OUTER_PICTURE_MARKS.sub("", prompt) if _may_hold_mark(prompt) else prompt
+
+
+def _may_hold_mark(text: str) -> bool:
+    """Whether a text has the first character of a mark. Few do, and the patterns are slow."""
+    return "<" in text or "[" in text
