@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 MB = 1e6
-_SAMPLE_SECONDS = 0.25
+_SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Measured:
 
     Attributes:
         seconds: from its start to its end, or to the line that was waited for.
+        processor_seconds: processor time of its processes until then, to half a second for each of them.
         resident: largest sum of the resident sets of its processes, in bytes. A page that two of them share counts
             twice.
         proportional: largest sum of their proportional set sizes, in bytes: a shared page counts once. Pages of
@@ -30,6 +31,7 @@ class Measured:
     """
 
     seconds: float
+    processor_seconds: float
     resident: int
     proportional: int
 
@@ -85,15 +87,21 @@ def measure(
             raise SystemExit(
                 f"{' '.join(command)} ended with status {status}:\n{output.read()[-2000:]}{''.join(lines)[-3000:]}"
             )
-        return Measured(seconds or time.perf_counter() - started, peaks.resident, peaks.proportional)
+        return Measured(
+            seconds or time.perf_counter() - started,
+            sum(peaks.processor_seconds.values()),
+            peaks.resident,
+            peaks.proportional,
+        )
 
 
 class _Peaks:
-    """Largest memory of a process and its descendants."""
+    """Largest memory, and processor time, of a process and its descendants."""
 
     def __init__(self, root: int) -> None:
         self.root = psutil.Process(root)
         self.resident = self.proportional = 0
+        self.processor_seconds: dict[int, float] = {}  # by process
 
     def sample_until(self, over: threading.Event) -> None:
         while not over.wait(_SAMPLE_SECONDS):
@@ -101,7 +109,8 @@ class _Peaks:
             with suppress(psutil.Error):
                 for process in [self.root, *self.root.children(recursive=True)]:
                     with suppress(psutil.Error, OSError):  # it may have ended
-                        memory = process.memory_full_info()
+                        times, memory = process.cpu_times(), process.memory_full_info()
+                        self.processor_seconds[process.pid] = times.user + times.system
                         resident += memory.rss
                         proportional += memory.pss
             self.resident = max(self.resident, resident)

@@ -17,14 +17,17 @@ processes share counts once. The load of the machine before the start is printed
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from benchmarks import scale_peers
 from benchmarks.process_tree import MB, Measured, measure
@@ -87,9 +90,9 @@ def prepare(arguments: argparse.Namespace) -> None:
         data = data_of(arguments, pictures)
         shards = sorted(data.glob("*.tar"))
         ranges = [scale_peers.jpeg_ranges(shard) for shard in shards]
-        started = time.perf_counter()
+        started, used = time.perf_counter(), processor_seconds_of_children()
         digests = scale_peers.decode_and_hash_all(shards, ranges, os.cpu_count() or 1)
-        bare = time.perf_counter() - started
+        bare, used = time.perf_counter() - started, processor_seconds_of_children() - used
         with tempfile.TemporaryDirectory(dir=arguments.folder) as place, environment() as variables:
             folder = Path(place)
             shutil.copy(ROOT / "versions.yaml", folder)
@@ -100,8 +103,14 @@ def prepare(arguments: argparse.Namespace) -> None:
             ours = sorted(sample.digest for part in (found.train, found.validation, found.test) for sample in part)
         if ours != sorted(digests):
             raise SystemExit(f"the digests of {pictures:,} pictures differ from those of the bare loop")
-        seconds = (f"{bare:.1f}", f"{cold.seconds:.1f}", f"{bare / cold.seconds:.0%}", f"{warm.seconds:.1f}")
-        row(pictures, *seconds, *memory(cold))
+        shares = (f"{bare / cold.seconds:.0%}", f"{used / cold.processor_seconds:.0%}")
+        row(pictures, f"{bare:.1f}", f"{cold.seconds:.1f}", *shares, f"{warm.seconds:.1f}", *memory(cold))
+
+
+def processor_seconds_of_children() -> float:
+    """Processor time of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -205,7 +214,10 @@ def loader(arguments: argparse.Namespace) -> None:
     from imagecap.train.loader import THREADS, Loader
     from imagecap.train.plan import Plan
 
-    heading("layout", "pictures", "bare loop, pictures/s", "loader, pictures/s", "share of its rate")
+    heading(
+        *("layout", "pictures", "bare loop, pictures/s", "loader, pictures/s", "share of its rate"),
+        *("by processor time",),
+    )
     model = build(ModelSettings(vision_model_name=BASES[1], language_model_name=BASES[3]))
     for pictures in arguments.pictures:
         for loose in (True, False):
@@ -214,17 +226,23 @@ def loader(arguments: argparse.Namespace) -> None:
             plan = Plan(model, training, TrainSettings(batch_size=32))
             steps = list(plan.epoch(0))
             batches = [[plan.samples[picture].path for picture in step.pictures] for step in steps]
-            rates: dict[str, list[float]] = {"bare": [], "ours": []}
+            ours = Loader(model, plan, None, DataSettings().max_image_pixels)
+            sides: dict[str, Callable[[], object]] = {
+                "bare": lambda: scale_peers.decode_and_preprocess(batches, model.preprocess, THREADS),  # noqa: B023
+                "ours": lambda: deque(ours.steps(steps), maxlen=0),  # noqa: B023
+            }
+            seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
             for _ in range(arguments.rounds):
-                started = time.perf_counter()
-                scale_peers.decode_and_preprocess(batches, model.preprocess, THREADS)
-                rates["bare"].append(len(training) / (time.perf_counter() - started))
-                started = time.perf_counter()
-                for _ in Loader(model, plan, None, 100_000_000).steps(steps):
-                    pass
-                rates["ours"].append(len(training) / (time.perf_counter() - started))
-            bare, ours = (sorted(rates[side])[arguments.rounds // 2] for side in ("bare", "ours"))
-            row("loose" if loose else "shards", len(training), f"{bare:.0f}", f"{ours:.0f}", f"{ours / bare:.0%}")
+                for side, run in sides.items():
+                    started, used = time.perf_counter(), time.process_time()
+                    run()
+                    seconds[side].append((time.perf_counter() - started, time.process_time() - used))
+            (bare, used), (took, ours_used) = (
+                (median(wall for wall, _ in seconds[side]), median(processor for _, processor in seconds[side]))
+                for side in sides
+            )
+            rates = (f"{len(training) / bare:.0f}", f"{len(training) / took:.0f}")
+            row("loose" if loose else "shards", len(training), *rates, f"{bare / took:.0%}", f"{used / ours_used:.0%}")
 
 
 MEASUREMENTS = {"prepare": prepare, "train": train, "caption": caption, "eval": evaluate, "dvc": dvc, "loader": loader}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-ByteRange = tuple[Path, int, int]  # file, offset, length
+from imagecap.data.locations import ByteRange, Location
 
 _TAR_BLOCK = 512
 
@@ -47,20 +47,21 @@ def decode_and_hash_all(shards: Sequence[Path], ranges: Sequence[list[tuple[int,
 
 
 def decode_and_preprocess(
-    batches: Sequence[Sequence[Path | ByteRange]], preprocess: Callable[[list[Image.Image]], Tensor], threads: int
+    batches: Sequence[Sequence[Location]], preprocess: Callable[[list[Image.Image]], Tensor], threads: int
 ) -> int:
     """Read, decode and preprocess batches of pictures in threads; returns the number of pictures."""
     shards: dict[Path, io.FileIO] = {}
 
-    def content(place: Path | ByteRange) -> bytes:
+    def content(place: Location) -> bytes:
         if isinstance(place, Path):
             return place.read_bytes()
-        file, offset, length = place
-        if file not in shards:
-            shards[file] = io.FileIO(file)
-        return os.pread(shards[file].fileno(), length, offset)
+        if not isinstance(place, ByteRange):
+            raise TypeError(f"{place} is neither a file nor a range of bytes")
+        if place.file not in shards:
+            shards[place.file] = io.FileIO(place.file)
+        return os.pread(shards[place.file].fileno(), place.length, place.offset)
 
-    def batch(places: Sequence[Path | ByteRange]) -> int:
+    def batch(places: Sequence[Location]) -> int:
         pictures = []
         for place in places:
             with Image.open(io.BytesIO(content(place))) as image:

@@ -1,6 +1,6 @@
 """Synthetic pictures with captions, of any number: `python -m benchmarks.synthetic FOLDER --pictures 1000000`.
 
-Every picture is a JPEG of 64 x 64 pixels with random colours and has five random English captions of about eleven words.
+Every picture is a JPEG of 64 x 64 pixels with random colours and has five random English captions of about 11 words.
 They depend on the number of the picture alone, so that a loose folder and shards hold the same data, and a larger data
 set begins with the smaller one. All cores work.
 """
