@@ -4,6 +4,7 @@ Pillow's global state is not changed, so that every function may be called from 
 """
 
 import io
+import stat
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "J
 
 # Vision encoders resize by the shorter side: a picture of 1 x 60,000 would become 224 x 13,000,000 pixels.
 MAX_ASPECT_RATIO = 100
+
+_SMALL_FILE = 1 << 20  # bytes; smaller files are read as a whole, whatever is looked at
 
 # Pillow warns of what the errors below say better, or of what does not matter here (odd EXIF, palettes).
 # `catch_warnings` is not safe with threads, a filter is.
@@ -85,7 +88,7 @@ def open_image(source: Location | bytes, max_pixels: int) -> ImageFile.ImageFile
     If damaged metadata keeps the header from being read, the returned file is a copy in memory without it.
     """
     if isinstance(source, Path):
-        head, size = _head_of(source)
+        source, head, size = _file_at(source)
     else:
         source = source if isinstance(source, bytes) else _bytes_at(source)
         head, size = source[:64], len(source)
@@ -197,13 +200,19 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _head_of(path: Path) -> tuple[bytes, int]:
-    """The first 64 bytes of a file, and its size in bytes."""
+def _file_at(path: Path) -> tuple[Path | bytes, bytes, int]:
+    """A file, or its content if it is small; its first 64 bytes; and its size in bytes."""
     try:
-        if not path.is_file():  # also keeps a named pipe from blocking for ever
-            raise PictureError("is not a file" if path.exists() else "does not exist")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block for ever
+            raise PictureError("is not a file")
         with path.open("rb") as file:
-            return file.read(64), path.stat().st_size
+            if status.st_size > _SMALL_FILE:
+                return path, file.read(64), status.st_size
+            content = file.read()  # so that it is opened once
+            return content, content[:64], len(content)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character in the name
+        raise PictureError("does not exist") from None
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from error
 
