@@ -17,6 +17,13 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, as the `type` of an argument."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`, for programs that read what a command found."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document, and nothing else")

@@ -5,10 +5,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagecap.commands import add_json, add_model_path, print_json
+from imagecap.commands import add_json, add_model_path, positive, print_json
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import ImageCapError, require_package
@@ -18,8 +19,9 @@ from imagecap.printable import printable
 from imagecap.signals import exit_status
 
 if TYPE_CHECKING:
-    from imagecap.generate.inputs import Picture
+    from imagecap.data.locations import Location
     from imagecap.generate.journal import Journal, JournalRow
+    from imagecap.generate.pictures import Picture
     from imagecap.generate.resume import Remaining
 
 FORMATS = (".jsonl", ".parquet", ".json")
@@ -32,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="PATH",
-        help="a folder, a pattern in quotes, a list (.txt), a captions.json, or a picture",
+        help="a folder, a pattern in quotes, a list (.txt), a captions file or shard in any format, or a picture",
     )
     parser.add_argument(
         "--output_file", required=True, type=Path, metavar="FILE", help="ends in .jsonl, .parquet or .json"
     )
     parser.add_argument(
-        "--batch_size", type=_positive, default=32, metavar="N", help="pictures captioned at once (default: 32)"
+        "--batch_size", type=positive, default=32, metavar="N", help="pictures captioned at once (default: 32)"
     )
     add_json(parser)
     add_flags(parser, ("generate", "compute"))
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.model.builder import captioner_config
 
     captioner_config(model_path)  # a mistyped folder is reported before anything is written
-    pictures = pictures_of(arguments.input)
+    pictures = pictures_of(arguments.input, settings.data)
     source = printable(os.path.realpath(os.path.expanduser(arguments.input)))  # noqa: PTH111  (see `pictures_of`)
     journal_file = output_file if kind == ".jsonl" else output_file.with_name(f"{output_file.name}.part.jsonl")
     require_writable_file(output_file)
@@ -94,12 +96,6 @@ def run(arguments: argparse.Namespace) -> None:
         print_json({"output_file": str(output_file), "captioned": captioned, "failed": failed})
     else:
         print(f"{captioned:,} pictures captioned, {failed:,} could not be read: {output_file}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
-    return int(text)
 
 
 def _tell(left: "Remaining", pictures: int) -> None:
@@ -124,13 +120,15 @@ def _caption(
     from imagecap.generate.resume import readable
 
     model = open_captioner(model_path, settings.compute)
-    paths = dict(left)
-    failed: dict[str, Path] = {}
+    failed: dict[str, Location] = {}
+    places = iter(left)  # rows come in the order of the pictures
     with tqdm(total=len(left), desc="captioning", unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
             for rows in caption_rows(model, left, settings, batch_size):
                 journal.add(rows)
-                failed |= {row["image"]: paths[row["image"]] for row in rows if "error" in row}
+                failed |= dict(
+                    picture for picture, row in zip(islice(places, len(rows)), rows, strict=True) if "error" in row
+                )
                 bar.set_postfix_str(f"{len(failed)} unreadable" if failed else "", refresh=False)
                 bar.update(len(rows))
             # What failed because of a disk or a network may be readable by now.

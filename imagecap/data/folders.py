@@ -34,16 +34,18 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         if earlier != folder:
             _log.warning("%s is left out: it is the folder %s, which is read already", folder, earlier)
             continue
-        files = []
-        for entry in sorted(entries_of(folder), key=lambda entry: natural_key(entry.name)):
+        files: list[str] = []
+        inner: list[tuple[str, deque[Path]]] = []
+        for entry in _entries(folder):
             if entry.name.startswith("."):
                 continue
             if not is_folder(entry):
                 files.append(entry.name)
-            elif entry.is_symlink():
-                links.append(folder / entry.name)
             else:
-                folders.append(folder / entry.name)
+                inner.append((entry.name, links if entry.is_symlink() else folders))
+        for name, later in sorted(inner, key=lambda each: natural_key(each[0])):
+            later.append(folder / name)
+        files.sort(key=natural_key)
         yield folder, files
 
 
@@ -53,9 +55,13 @@ def entries_of(folder: Path) -> "list[os.DirEntry[str]]":
     Raises:
         ImageCapError: the folder cannot be read.
     """
+    return list(_entries(folder))
+
+
+def _entries(folder: Path) -> "Iterator[os.DirEntry[str]]":
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            yield from entries
     except OSError as error:
         raise _unreadable(folder, error) from None
 

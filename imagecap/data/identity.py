@@ -13,7 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from imagecap.data.images import to_rgb
+from imagecap.data.locations import ByteRange, Location, file_of, read_bytes
 from imagecap.data.records import Sample
+from imagecap.errors import ImageCapError
 from imagecap.surroundings.dvc_ignore import DvcIgnore
 
 TRAINING_PICTURES_FILE = "training_pictures.txt"
@@ -106,27 +108,41 @@ def file_status(file: Path) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def file_fingerprint(file: Path) -> str | None:
-    """The `file_status` of a file, a colon, and the digest of its content.
+def location_status(location: Location) -> str:
+    """A digest of where a picture is and of what the file system says of the file; see `file_status`.
 
-    None if the file cannot be read.
+    Raises:
+        OSError: there is no such file.
+    """
+    status = file_status(file_of(location))
+    if isinstance(location, Path):
+        return status
+    place = f"{location.offset} {location.length}" if isinstance(location, ByteRange) else f"{location.row}"
+    return hashlib.sha256(f"{status} {place}".encode()).hexdigest()[:16]
+
+
+def picture_fingerprint(location: Location) -> str | None:
+    """The `location_status` of a picture, a colon, and the digest of its bytes.
+
+    None if the picture cannot be read.
     """
     try:
-        return f"{file_status(file)}:{_file_digest(file)}"
-    except OSError:
+        return f"{location_status(location)}:{_content_digest(location)}"
+    except (OSError, ImageCapError):
         return None
 
 
-def has_fingerprint(file: Path, fingerprint: str) -> bool:
-    """Whether a file has the content of which `file_fingerprint` was taken.
+def has_fingerprint(location: Location, fingerprint: str) -> bool:
+    """Whether a picture has the bytes of which `picture_fingerprint` was taken.
 
-    The content is read only where the file system says that the file may have changed.
+    The bytes are read only where the file system says that they may have changed.
 
     Raises:
         OSError: the file cannot be read.
+        ImageCapError: the file cannot be read as Parquet.
     """
     status, _, content = fingerprint.partition(":")
-    return status == file_status(file) or content == _file_digest(file)
+    return status == location_status(location) or content == _content_digest(location)
 
 
 def dvc_md5(path: Path) -> str | None:
@@ -153,6 +169,10 @@ def training_picture_digests(checkpoint: Path) -> set[str] | None:
 def _md5(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _content_digest(location: Location) -> str:
+    return _file_digest(location) if isinstance(location, Path) else hashlib.sha256(read_bytes(location)).hexdigest()
 
 
 def _file_digest(file: Path) -> str:

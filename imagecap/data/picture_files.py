@@ -34,15 +34,27 @@ def is_picture_name(name: str | Path) -> bool:
     return Path(name).suffix.lower() in _PICTURE_ENDINGS
 
 
+def is_relative_name(name: str) -> bool:
+    """Whether a picture of this name can lie below a folder: the name is relative and does not lead out of it."""
+    try:
+        _parts_of(file_name(name))
+    except PictureError:
+        return False
+    return True
+
+
 def pictures_below(folder: Path) -> list[str]:
     """Return the relative names of the pictures in a folder and its subfolders (see `walk`), in natural order.
 
     Raises:
         ImageCapError: a folder cannot be read.
     """
-    found = [(place / name).relative_to(folder) for place, names in walk(folder) for name in names]
-    found = sorted(filter(is_picture_name, found), key=lambda path: [natural_key(part) for part in path.parts])
-    return [path.as_posix() for path in found]
+    found: list[str] = []
+    for place, names in walk(folder):
+        below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+        found.extend(below + name for name in names if is_picture_name(name))
+    found.sort(key=lambda name: "\0".join(map(natural_key, name.split("/"))))
+    return found
 
 
 class PictureFinder:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from imagecap.config import Settings
 from imagecap.data.decoding import default_threads, picture_reader
-from imagecap.data.identity import file_fingerprint
+from imagecap.data.identity import picture_fingerprint
 from imagecap.data.images import PictureError
 from imagecap.data.prefetch import prefetch
 from imagecap.generate.captioner import GeneratedCaption, caption_pixels
-from imagecap.generate.inputs import Picture
 from imagecap.generate.journal import JournalRow
+from imagecap.generate.pictures import Picture
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def caption_rows(
 
     Args:
         model: the captioner; it is switched to evaluation mode.
-        pictures: names and paths of the pictures.
+        pictures: names and places of the pictures.
         settings: their sections `data` and `generate` are used.
         batch_size: number of pictures per batch.
 
@@ -36,7 +36,7 @@ def caption_rows(
         The rows of one batch, one per picture. A row has `image` (the name), `caption`, `score`, `tokens` (their
         number) and, if `num_captions` is above 1, `others`. The row of a picture that cannot be read, or for which no
         token could be chosen, has `image` and `error`.
-        `file` is the `file_fingerprint`.
+        `file` is the `picture_fingerprint`.
 
     Raises:
         ImageCapError: neither the settings nor the model have a prompt.
@@ -49,7 +49,7 @@ def caption_rows(
     threads = default_threads()
     results = prefetch(
         # the fingerprint comes first: a file that changes meanwhile is captioned again the next time
-        lambda picture: (picture[0], file_fingerprint(picture[1]), read(picture[1])),
+        lambda picture: (picture[0], picture_fingerprint(picture[1]), read(picture[1])),
         pictures,
         threads=threads,
         ahead=8 * threads,

@@ -8,62 +8,83 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from imagecap.config import DataSettings
 from imagecap.data.folders import entries_of, walk
+from imagecap.data.formats import FORMATS, find_source
 from imagecap.data.picture_files import is_picture_name, pictures_below
+from imagecap.data.source_file import source_of_file
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user, natural_key, read_json
-from imagecap.printable import file_name, printable
+from imagecap.generate.pictures import Picture, Pictures
+from imagecap.printable import file_name
 
-Picture = tuple[str, Path]  # name of the picture in results, path of its file
 
-
-def pictures_of(source: str) -> list[Picture]:
-    r"""Name and path of every picture, without duplicate names, in a fixed order.
+def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
+    r"""Name and place of every picture, without duplicate names, in a fixed order.
 
     Args:
         source: one of these. A file or folder of this very name comes before a pattern.
 
             - a folder: all pictures in it and in its subfolders, named by their relative paths. Links to folders are
-              followed;
+              followed. A folder without picture files may hold shards (see `imagecap.data.formats`);
+            - a shard: the pictures in it;
             - a `.txt` file: one path per line, relative to the folder of the file, or to the current folder if none of
               the paths leads to a file from there. Blanks around a path, quotes around it and lines that start with
               `#` are left out, unless a file of this very name exists. The paths may be separated by NUL characters;
+            - a captions file in one of `imagecap.data.formats`: the pictures that it names;
             - a `.json` file: a list of rows; the path in `image` is relative to the folder `images` beside the file,
               or to the folder of the file if there is no such folder;
             - any other file: this picture;
             - a glob pattern with `*`, `?` or `[`: the pictures that it matches. `**` is any number of folders.
+        settings: `images_path` and `image_column` are used for captions files, and `format` for shards.
 
-    Bytes of a file name that are not UTF-8 are `\xNN` in the name. The pictures are not opened: an unreadable file is
-    found when it is captioned.
+    Bytes of a file name that are not UTF-8 are `\xNN` in the name. The pictures are not opened, and captions are not
+    checked: an unreadable file is found when it is captioned.
 
     Raises:
         ImageCapError: `source` does not exist, or has no pictures, or two of its files would have the same name.
     """
-    path = expand_user(source)
+    path, settings = expand_user(source), settings or DataSettings()
     if not source.strip():
         raise ImageCapError("no pictures are named: give a folder, a pattern, a list (.txt) or a captions file (.json)")
     if path.is_dir():
-        found = [(name, path / name) for name in pictures_below(path)]
-    elif path.is_file() and path.suffix.lower() == ".json":
-        found = _read_captions_file(path)
-    elif path.is_file() and path.suffix.lower() == ".txt":
-        found = _read_list(path)
+        pictures = Pictures(((name, path / name) for name in pictures_below(path)), path)
+        pictures = pictures or _in_shards(path, settings)
     elif path.is_file():
-        found = [(path.name, path)]
+        pictures = _named_by(path, settings)
     elif glob.has_magic(source):
-        found = _matching(path)
+        pictures = Pictures(_matching(path), Path())
     else:
         raise ImageCapError(
             f"{source} is neither a folder, a pattern, a list (.txt), a captions file (.json) nor a file"
         )
-    pictures: dict[str, Path] = {}
-    for name, file in found:
-        name = printable(name)
-        if pictures.setdefault(name, file) != file:
-            raise ImageCapError(f"two files would be called {name} in the results; rename one of them")
     if not pictures:
         raise ImageCapError(f"there is no picture in {source}")
-    return list(pictures.items())
+    return pictures
+
+
+def _in_shards(folder: Path, settings: DataSettings) -> Pictures:
+    """The pictures in the shards of a folder; none if it has no shards."""
+    if settings.format != "auto" and not FORMATS[settings.format].sharded:
+        settings = settings.model_copy(update={"format": "auto"})  # that of the data to train on
+    source = find_source(Path(os.path.abspath(folder)), settings)  # noqa: PTH100
+    return Pictures(source.pictures(settings) if source is not None and source.format.sharded else (), rename=True)
+
+
+def _named_by(path: Path, settings: DataSettings) -> Pictures:
+    """The pictures that a file names or holds, or the one that it is."""
+    if is_picture_name(path):
+        return Pictures([(path.name, path)], path.parent)
+    source = source_of_file(path)
+    if source is not None:
+        return Pictures(source.pictures(settings), rename=source.format.sharded)
+    if path.suffix.lower() == ".json":
+        folder, found = _read_captions_file(path)
+        return Pictures(found, folder)
+    if path.suffix.lower() == ".txt":
+        place, listed = _read_list(path)
+        return Pictures(listed, place)
+    return Pictures([(path.name, path)], path.parent)
 
 
 def _matching(pattern: Path) -> list[Picture]:
@@ -102,7 +123,8 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
-def _read_captions_file(path: Path) -> list[Picture]:
+def _read_captions_file(path: Path) -> tuple[Path, Iterator[Picture]]:
+    """The folder of the pictures that rows name, and the pictures; no other column is needed."""
     rows = read_json(path)
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("image"), str) for row in rows
@@ -111,11 +133,11 @@ def _read_captions_file(path: Path) -> list[Picture]:
     images = path.parent / "images"
     folder = images if images.is_dir() else path.parent
     names = [row["image"] for row in rows]
-    return [(name, folder / (_existing(folder, (name, file_name(name))) or name)) for name in names]
+    return folder, ((name, folder / (_existing(folder, (name, file_name(name))) or name)) for name in names)
 
 
-def _read_list(path: Path) -> list[Picture]:
-    """The pictures of a list of paths; see `pictures_of`."""
+def _read_list(path: Path) -> tuple[Path, list[Picture]]:
+    """The folder from which a list of paths starts, and its pictures; see `pictures_of`."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -136,13 +158,13 @@ def _read_list(path: Path) -> list[Picture]:
             f"first is {first}"
         )
     place = place or path.parent
-    found = []
+    found: list[Picture] = []
     for plain, forms in written:
         comment = plain.startswith("#")
         name = plain if len(forms) == 1 and not comment else _existing(place, forms) or ("" if comment else plain)
         if name:
             found.append((name, place / name))
-    return found
+    return place, found
 
 
 def _plain(line: str) -> str:

@@ -5,7 +5,7 @@ entry in `FORMATS`, and its name and meaning in `imagecap/config/data.py`.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ from imagecap.data.formats.karpathy import Karpathy
 from imagecap.data.formats.llava import Llava
 from imagecap.data.formats.sidecar import Sidecar
 from imagecap.data.formats.table import ImageFolder, Table
+from imagecap.data.images import PictureError
+from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinder, PictureFinders
 from imagecap.data.records import CaptionRow, Problem, Split
 from imagecap.errors import ImageCapError
@@ -78,11 +80,6 @@ class Source:
             raw = list(self.format.rows(file, folders, settings))
             if len(self.files) > 1 and (split := self.format.split_of(file)):
                 raw = [_with_split(row, split) for row in raw]
-            if isinstance(self.format, Captions):
-                finders = [*folders, *further]
-            else:
-                first = list(islice(_names(raw), _SAMPLED_NAMES))
-                finders = [*folders, *_folders_with(self.folder, first), *further]
             many = len(self.files) > 1 or self.format.sharded
             prefix = f"{file.relative_to(self.folder).as_posix()} " if many else ""
             rows, problems = check_rows(raw, settings, number, prefix)
@@ -90,10 +87,43 @@ class Source:
             if self.format.sharded:
                 yield None, rows, problems
                 continue
-            existing = [folder for folder in dict.fromkeys(finders) if folder.is_dir()]
-            if not existing:
-                raise ImageCapError(f"{finders[0]} is missing; the pictures that {file.name} names lie in it")
-            yield PictureFinders([PictureFinder(folder) for folder in existing]), rows, problems
+            yield self._finders(file, folders, _names(raw), further), rows, problems
+
+    def pictures(self, settings: DataSettings) -> Iterator[tuple[str, Location]]:
+        """Yield name and place of the pictures that the captions files name; captions are not checked.
+
+        A picture may come several times. One that is missing has the place where it is expected.
+
+        Raises:
+            ImageCapError: a file cannot be read, or the folder of its pictures is missing.
+        """
+        for file in self.files:
+            if self.format.sharded:
+                for name, location in self.format.pictures(file, [], settings):
+                    if location is not None:
+                        yield name, location
+                continue
+            folders = self._picture_folders(file, settings)
+            names = list(dict.fromkeys(name for name, _ in self.format.pictures(file, folders, settings)))
+            finders = self._finders(file, folders, iter(names), ())
+            for name in names:
+                try:
+                    yield name, finders.find(name)
+                except PictureError:
+                    yield name, finders.finders[0].root / name
+
+    def _finders(
+        self, file: Path, folders: Sequence[Path], names: Iterator[str], further: Sequence[Path]
+    ) -> PictureFinders:
+        """The finder of the pictures that a captions file names; `names` are some of them."""
+        places = [*folders, *further]
+        if not isinstance(self.format, Captions):
+            first = list(islice(names, _SAMPLED_NAMES))
+            places = [*folders, *_folders_with(self.folder, first), *further]
+        existing = [folder for folder in dict.fromkeys(places) if folder.is_dir()]
+        if not existing:
+            raise ImageCapError(f"{places[0]} is missing; the pictures that {file.name} names lie in it")
+        return PictureFinders([PictureFinder(folder) for folder in existing])
 
     def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
         if settings.images_path is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
+from imagecap.data.locations import Location
 from imagecap.data.records import Problem, Split
 
 
@@ -40,6 +41,18 @@ class DataFormat(ABC):
         Raises:
             ImageCapError: the file cannot be read.
         """
+
+    def pictures(
+        self, file: Path, folders: Sequence[Path], settings: DataSettings
+    ) -> Iterator[tuple[str, Location | None]]:
+        """Yield name and place of the picture of every row, for captioning; captions are not checked.
+
+        The place is None where the name is looked up. A picture of several rows comes several times. See `rows`.
+        """
+        for row in self.rows(file, folders, settings):
+            name = row.value.get("image") if isinstance(row, RawRow) and isinstance(row.value, dict) else None
+            if isinstance(row, RawRow) and isinstance(name, str):
+                yield name, row.location
 
     def split_of(self, file: Path) -> Split | None:
         """Return the split of all rows of a captions file, judged by its name, where there is a file for each split."""

@@ -17,6 +17,16 @@ _SPLITS: dict[str, Split] = {"train": "train", "dev": "validation", "test": "tes
 _HEADING = re.compile(r"image_name\|\s*comment_number\|\s*comment")
 
 
+def is_token_file(file: Path) -> bool:
+    """Whether a file begins with a line `NAME.jpg#0<TAB>caption`."""
+    return _TOKEN_LINE.match(first_line(file)) is not None
+
+
+def is_flickr30k(file: Path) -> bool:
+    """Whether a file begins with the heading of Flickr30k's table."""
+    return _HEADING.match(first_line(file)) is not None
+
+
 class FlickrToken(DataFormat):
     """Lines `NAME.jpg#0<TAB>caption`. Splits are in `*.trainImages.txt`, `devImages` and `testImages`."""
 
@@ -25,7 +35,7 @@ class FlickrToken(DataFormat):
     def files(self, folder: Path) -> list[Path]:
         places = [folder, *(sub for sub in subfolders(folder) if "text" in sub.name.lower())]
         named = [file for place in places for file in sorted(place.glob("*token*"))]
-        found = [file for file in named if _TOKEN_LINE.match(first_line(file))]
+        found = [file for file in named if is_token_file(file)]
         # Flickr8k has the same captions twice: as they were written, and lemmatised
         return [file for file in found if "lemma" not in file.name.lower()] or found
 
@@ -55,7 +65,7 @@ class Flickr30k(DataFormat):
     name = "flickr30k"
 
     def files(self, folder: Path) -> list[Path]:
-        return [file for file in sorted(folder.glob("*.csv")) if _HEADING.match(first_line(file))]
+        return [file for file in sorted(folder.glob("*.csv")) if is_flickr30k(file)]
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         for number, line in enumerate(text_lines(file), 1):

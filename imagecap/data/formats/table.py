@@ -9,6 +9,7 @@ from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
 from imagecap.data.folders import subfolders
 from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.locations import Location
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
 from imagecap.data.table_files import ENDINGS, read_table
@@ -51,6 +52,16 @@ class Table(DataFormat):
                     )
             yield from (RawRow(place, values) for values in columns.of(row))
 
+    def pictures(
+        self, file: Path, folders: Sequence[Path], settings: DataSettings
+    ) -> Iterator[tuple[str, Location | None]]:
+        column: str | None = None
+        for row in read_table(file):
+            if isinstance(row, dict):
+                column = column or image_column_of(file, list(row), settings)
+                if isinstance(row.get(column), str):
+                    yield row[column], None
+
 
 class ImageFolder(Table):
     """Hugging Face's imagefolder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, at the top or in each split.
@@ -86,7 +97,7 @@ class _Columns:
     def __init__(self, file: Path, row: Mapping[str, Any], settings: DataSettings) -> None:
         names = list(row)
         self.file = file
-        self.image = self._image(names, settings)
+        self.image = image_column_of(file, names, settings)
         self.captions = self._captions(names, settings)
 
     def of(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -101,23 +112,11 @@ class _Columns:
             for caption in value if isinstance(value, list) else [value]:
                 yield {**image, "caption": caption, **further}
 
-    def _image(self, names: Sequence[str], settings: DataSettings) -> str:
-        if settings.image_column is not None:
-            self._require(settings.image_column, names, "image_column")
-            return settings.image_column
-        found = next((name for name in _IMAGE_NAMES if name in names), None)
-        if found is None:
-            raise ImageCapError(
-                f"{self.file} has no column with the names of pictures; name it by image_column "
-                f"(the columns are {_listed(names)})"
-            )
-        return found
-
     def _captions(self, names: Sequence[str], settings: DataSettings) -> list[str]:
         if settings.caption_columns is not None:
             chosen = [name.strip() for name in settings.caption_columns.split(",") if name.strip()]
             for name in chosen:
-                self._require(name, names, "caption_columns")
+                _require(self.file, name, names, "caption_columns")
             return chosen
         one = next(([name] for name in _CAPTION_NAMES if name in names), [])
         found = one or [name for name in names if _NUMBERED_CAPTION.match(name.lower())]
@@ -128,9 +127,33 @@ class _Columns:
             )
         return found
 
-    def _require(self, name: str, names: Sequence[str], setting: str) -> None:
-        if name not in names:
-            raise ImageCapError(f"{self.file} has no column {name!r}, which {setting} names ({_listed(names)})")
+
+def image_column_of(file: Path, names: Sequence[str], settings: DataSettings) -> str:
+    """The column of a table with the names of pictures.
+
+    Args:
+        file: the table.
+        names: of its columns.
+        settings: `image_column` is used.
+
+    Raises:
+        ImageCapError: there is no such column.
+    """
+    if settings.image_column is not None:
+        _require(file, settings.image_column, names, "image_column")
+        return settings.image_column
+    found = next((name for name in _IMAGE_NAMES if name in names), None)
+    if found is None:
+        raise ImageCapError(
+            f"{file} has no column with the names of pictures; name it by image_column "
+            f"(the columns are {_listed(names)})"
+        )
+    return found
+
+
+def _require(file: Path, name: str, names: Sequence[str], setting: str) -> None:
+    if name not in names:
+        raise ImageCapError(f"{file} has no column {name!r}, which {setting} names ({_listed(names)})")
 
 
 def _listed(names: Sequence[str]) -> str:
