@@ -11,7 +11,17 @@ class DataSettings(Section):
 
     data_path: str = setting("./data", "folder with captions.json and images/, or in another format", path=True)
     format: Literal[
-        "auto", "captions", "table", "imagefolder", "coco", "karpathy", "flickr8k", "flickr30k", "llava", "sidecar"
+        "auto",
+        "captions",
+        "table",
+        "imagefolder",
+        "coco",
+        "karpathy",
+        "flickr8k",
+        "flickr30k",
+        "llava",
+        "webdataset",
+        "sidecar",
     ] = setting(
         "auto",
         "format of the captions",
@@ -25,6 +35,7 @@ class DataSettings(Section):
             "flickr8k": "lines of name, number, tab and caption",
             "flickr30k": "Flickr30k's results.csv",
             "llava": "LLaVA's conversations",
+            "webdataset": "tar archives of WebDataset and img2dataset",
             "sidecar": "a text file beside each picture",
         },
     )
@@ -32,10 +43,10 @@ class DataSettings(Section):
         None, "folder of the pictures that captions files name; absent: looked for in data_path", path=True
     )
     image_column: str | None = setting(
-        None, "column of a table with the names of pictures; absent: recognised by its name"
+        None, "column of a table with the pictures, or their ending in tar archives; absent: recognised by its name"
     )
     caption_columns: str | None = setting(
-        None, "columns of a table with captions, parted by commas; absent: recognised by their names"
+        None, "columns or JSON keys with captions, parted by commas; absent: recognised by their names"
     )
     language: Literal["all", Language] = setting(
         "all",

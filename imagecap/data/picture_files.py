@@ -37,7 +37,7 @@ def is_picture_name(name: str | Path) -> bool:
 def is_relative_name(name: str) -> bool:
     """Whether a picture of this name can lie below a folder: the name is relative and does not lead out of it."""
     try:
-        _parts_of(file_name(name))
+        name_parts(file_name(name))
     except PictureError:
         return False
     return True
@@ -82,7 +82,7 @@ class PictureFinder:
             PictureError: the name leads out of the folder, or there is no such file. The message names a file that
                 differs in capitals, blanks or extension only.
         """
-        parts = _parts_of(file_name(name))
+        parts = name_parts(file_name(name))
         written = "/".join(parts)
         forms = [written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written)]
         if file_name(name) != name:  # a copy may have been given the written name
@@ -170,8 +170,12 @@ class PictureFinders:
         raise first
 
 
-def _parts_of(name: str) -> list[str]:
-    """Split a relative name into its parts, without `.` and empty ones. Names that could lead elsewhere are refused."""
+def name_parts(name: str) -> list[str]:
+    """Split a relative name into its parts, without `.` and empty ones.
+
+    Raises:
+        PictureError: the name could lead to another place than one below a folder.
+    """
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         raise PictureError("has an absolute path; write its name relative to the pictures' folder")
     if ".." in re.split(r"[/\\]", name):

@@ -1,6 +1,8 @@
 """The same captioned pictures in the layouts of several tools."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ class Folder:
             file = self.path / where / name
             file.parent.mkdir(parents=True, exist_ok=True)
             self.make(ord(Path(name).name[0])).save(file)
+
+    def bytes(self, name: str) -> bytes:
+        """A picture as the bytes of a file."""
+        content = io.BytesIO()
+        self.make(ord(Path(name).name[0])).save(content, Path(name).suffix[1:])
+        return content.getvalue()
 
     def read(self, **values: Any) -> tuple[list[Sample], list[str]]:
         settings = DataSettings(**{"data_path": str(self.path), "validation_fraction": 0, "test_fraction": 0} | values)
@@ -150,7 +158,39 @@ def llava(folder: Folder) -> None:
     write_json(folder.path / "train.json", rows)
 
 
+def write_tar(file: Path, *members: tuple[str, bytes], **options: Any) -> None:
+    """Write an archive as Python's tarfile does, which is what WebDataset's own writer uses."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w", **options) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mtime = 1.5  # a fraction makes a PAX header
+            archive.addfile(info, io.BytesIO(content))
+
+
+def packed(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def webdataset(folder: Folder) -> None:
+    for number, name in enumerate(NAMES):
+        rows = [row for row in ROWS if row[0] == name]
+        record = {"image": f"photos/{name}", "split": rows[0][2], "captions": [{"caption": c} for _, c, _ in rows]}
+        members = ((f"{number:09}.png", folder.bytes(name)), (f"{number:09}.json", packed(record)))
+        write_tar(folder.path / f"{number:06}.tar", *members)
+
+
+def webdataset_with_splits_by_name(folder: Folder) -> None:
+    for name, split in (("a.png", "train-000.tar"), ("b.png", "val/0.tar"), ("c.png", "test/coco-0.tar")):
+        captions = [row[1] for row in ROWS if row[0] == name]
+        stem = f"x/{name[0]}"
+        one = len(captions) == 1
+        text = (f"{stem}.txt", captions[0].encode()) if one else (f"{stem}.json", packed({"caption": captions}))
+        write_tar(folder.path / split, text, (f"x/{name}", folder.bytes(name)), format=tarfile.GNU_FORMAT)
+
+
 LAYOUTS = (
     *(own, csv_table, tsv_table, json_lines, parquet, image_folder, image_folder_with_one_table, coco, karpathy),
-    *(flickr8k, llava),
+    *(flickr8k, llava, webdataset, webdataset_with_splits_by_name),
 )

@@ -22,6 +22,7 @@ from imagecap.data.formats.karpathy import Karpathy
 from imagecap.data.formats.llava import Llava
 from imagecap.data.formats.sidecar import Sidecar
 from imagecap.data.formats.table import ImageFolder, Table
+from imagecap.data.formats.webdataset import WebDataset
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinder, PictureFinders
@@ -42,6 +43,7 @@ FORMATS: dict[str, DataFormat] = {
         FlickrToken(),
         Flickr30k(),
         Llava(),
+        WebDataset(),
         Sidecar(),
     )
 }
@@ -75,10 +77,11 @@ class Source:
             ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
         """
         number = 0
+        splits = self.splits()
         for file in self.files:
-            folders = [] if self.format.sharded else self._picture_folders(file, settings)
+            folders = [self.folder] if self.format.sharded else self._picture_folders(file, settings)
             raw = list(self.format.rows(file, folders, settings))
-            if len(self.files) > 1 and (split := self.format.split_of(file)):
+            if split := splits.get(file):
                 raw = [_with_split(row, split) for row in raw]
             many = len(self.files) > 1 or self.format.sharded
             prefix = f"{file.relative_to(self.folder).as_posix()} " if many else ""
@@ -99,7 +102,7 @@ class Source:
         """
         for file in self.files:
             if self.format.sharded:
-                for name, location in self.format.pictures(file, [], settings):
+                for name, location in self.format.pictures(file, [self.folder], settings):
                     if location is not None:
                         yield name, location
                 continue
@@ -124,6 +127,14 @@ class Source:
         if not existing:
             raise ImageCapError(f"{places[0]} is missing; the pictures that {file.name} names lie in it")
         return PictureFinders([PictureFinder(folder) for folder in existing])
+
+    def splits(self) -> dict[Path, Split | None]:
+        """Return the split that the name of each file tells; none if all names tell the same.
+
+        A data set with nothing but training files is split by the settings.
+        """
+        told = {file: self.format.split_of(file) for file in self.files}
+        return told if len(set(told.values())) > 1 else {}
 
     def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
         if settings.images_path is not None:

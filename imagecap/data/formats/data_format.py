@@ -32,7 +32,7 @@ class DataFormat(ABC):
 
         Args:
             file: one of `files`.
-            folders: the folders in which pictures are looked up.
+            folders: the folders in which pictures are looked up; for shards the data folder.
             settings: `image_column` and `caption_columns` are used by formats that have columns.
 
         Yields:
