@@ -21,6 +21,7 @@ class DataSettings(Section):
         "flickr30k",
         "llava",
         "webdataset",
+        "parquet",
         "sidecar",
     ] = setting(
         "auto",
@@ -36,6 +37,7 @@ class DataSettings(Section):
             "flickr30k": "Flickr30k's results.csv",
             "llava": "LLaVA's conversations",
             "webdataset": "tar archives of WebDataset and img2dataset",
+            "parquet": "Parquet files with the pictures inside",
             "sidecar": "a text file beside each picture",
         },
     )

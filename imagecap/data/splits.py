@@ -5,6 +5,7 @@ and a picture keeps its split when others are added or removed.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 from imagecap.config import DataSettings
@@ -27,6 +28,12 @@ _NAMES: dict[str, Split] = {
 def split_named(name: str) -> Split | None:
     """The split that a value of the column `split` means; None if the value is unknown."""
     return _NAMES.get(name.strip().lower())
+
+
+def split_in_name(name: str) -> Split | None:
+    """The split that a word in the name of a file or folder means, as in `imagenet-val-000001` or `train2017`."""
+    words = (word.rstrip("0123456789") for word in re.split(r"[-_. ]", name))
+    return next(filter(None, map(split_named, words)), None)
 
 
 def split_of(digest: str, settings: DataSettings) -> Split:

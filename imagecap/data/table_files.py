@@ -3,12 +3,16 @@
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagecap.data.text_files import first_line, text_lines
 from imagecap.errors import ImageCapError, one_line, require_package
 from imagecap.files import object_of
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -55,13 +59,58 @@ def _read_csv(file: Path) -> Iterator[dict[Any, Any]]:
 
 
 def _read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+    with open_parquet(file) as opened:
+        for group in range(opened.metadata.num_row_groups):
+            yield from parquet_rows(file, opened, group)
+
+
+@contextmanager
+def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
+    """Open a Parquet file.
+
+    Raises:
+        ImageCapError: it cannot be read, or pyarrow is not installed.
+    """
     require_package("pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=4096):
-                yield from batch.to_pylist()
+        with pq.ParquetFile(file) as opened:
+            yield opened
     except (OSError, pa.ArrowException) as error:
         raise ImageCapError(f"{file} cannot be read as Parquet: {one_line(error)}") from None
+
+
+def parquet_rows(
+    file: Path, opened: "pq.ParquetFile", group: int, columns: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a row group. Values that JSON does not have, such as times and decimals, are text.
+
+    Args:
+        file: for messages.
+        opened: from `open_parquet`.
+        group: number of the row group.
+        columns: those that are read, or fields of structs, as `image.path`; None: all.
+
+    Raises:
+        ImageCapError: the row group is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        for batch in opened.iter_batches(batch_size=4096, row_groups=[group], columns=columns):
+            for row in batch.to_pylist():
+                yield {name: _json_value(value) for name, value in row.items()}
+    except (OSError, pa.ArrowException) as error:
+        raise ImageCapError(f"{file} cannot be read as Parquet: {one_line(error)}") from None
+
+
+def _json_value(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list):
+        return [_json_value(each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): _json_value(each) for name, each in value.items()}
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -50,9 +50,11 @@ class Folder:
         self.make(ord(Path(name).name[0])).save(content, Path(name).suffix[1:])
         return content.getvalue()
 
+    def settings(self, **values: Any) -> DataSettings:
+        return DataSettings(**{"data_path": str(self.path), "validation_fraction": 0, "test_fraction": 0} | values)
+
     def read(self, **values: Any) -> tuple[list[Sample], list[str]]:
-        settings = DataSettings(**{"data_path": str(self.path), "validation_fraction": 0, "test_fraction": 0} | values)
-        samples, problems = read_captions(settings)
+        samples, problems = read_captions(self.settings(**values))
         return samples, [str(problem) for problem in problems]
 
 
@@ -190,7 +192,31 @@ def webdataset_with_splits_by_name(folder: Folder) -> None:
         write_tar(folder.path / split, text, (f"x/{name}", folder.bytes(name)), format=tarfile.GNU_FORMAT)
 
 
+def write_parquet(file: Path, rows: list[dict[str, Any]], row_group_size: int = 2) -> None:
+    """Write rows whose column `image` is a struct {bytes, path}, as Hugging Face's `datasets` does."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=row_group_size)
+
+
+def parquet_with_pictures(folder: Folder) -> None:
+    for name, split in (("a.png", "train"), ("b.png", "validation"), ("c.png", "test")):
+        captions = [caption for image, caption, _ in ROWS if image == name]
+        row = {"image": {"bytes": folder.bytes(name), "path": name}, "text": captions}
+        write_parquet(folder.path / "data" / f"{split}-00000-of-00001.parquet", [row])
+
+
+def parquet_with_a_column_of_bytes(folder: Folder) -> None:
+    names = [image for image, _, _ in ROWS]
+    rows = [
+        {"jpg": folder.bytes(name), "filename": name, "captions": [[c] for i, c, _ in ROWS if i == name], "split": s}
+        for name, (_, _, s) in zip(names, ROWS, strict=True)
+    ]
+    write_parquet(folder.path / "pictures.parquet", [rows[0], *rows[2:]], row_group_size=1)
+
+
 LAYOUTS = (
     *(own, csv_table, tsv_table, json_lines, parquet, image_folder, image_folder_with_one_table, coco, karpathy),
-    *(flickr8k, llava, webdataset, webdataset_with_splits_by_name),
+    *(flickr8k, llava, webdataset, webdataset_with_splits_by_name, parquet_with_pictures),
+    parquet_with_a_column_of_bytes,
 )

@@ -149,14 +149,6 @@ def test_kaggle_captions_txt(folder: Folder) -> None:
     assert folder.read()[0][0].captions[0].text == "A dog runs ."
 
 
-def test_parquet_with_pictures_inside_is_refused(folder: Folder) -> None:
-    pandas = pytest.importorskip("pandas")
-    table = pandas.DataFrame([{"image": {"bytes": b"x", "path": None}, "caption": "A dog."}])
-    table.to_parquet(folder.path / "captions.parquet")
-    with pytest.raises(ImageCapError, match="holds the pictures themselves in its column 'image'"):
-        folder.read()
-
-
 def test_llava_leaves_out_text_and_later_turns(folder: Folder) -> None:
     folder.pictures("images", "a.png")
     turns = [

@@ -11,7 +11,7 @@ import pytest
 from imagecap.data.identity import data_digest
 from imagecap.data.locations import ByteRange
 from imagecap.errors import ImageCapError
-from tests.data.layouts import Folder, csv_table, own, packed, webdataset, write_json, write_tar
+from tests.data.layouts import Folder, csv_table, own, packed, webdataset, write_json, write_parquet, write_tar
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_img2dataset_tars_give_the_data_of_their_captions(folder: Folder, tmp_pa
             (f"{number:09}.json", packed(record)),
         ]
     write_tar(folder.path / "00007.tar", *members)
-    (folder.path / "00007.parquet").write_bytes(b"not read")
+    write_parquet(folder.path / "00007.parquet", [{"url": "https://example.org/", "caption": "Not read.", "width": 9}])
     write_json(folder.path / "00007_stats.json", {"count": 3, "successes": 2})
     samples, problems = folder.read()
     assert data_digest(samples) == data_digest(reference.read()[0])

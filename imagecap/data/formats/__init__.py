@@ -20,6 +20,7 @@ from imagecap.data.formats.data_format import DataFormat
 from imagecap.data.formats.flickr import Flickr30k, FlickrToken
 from imagecap.data.formats.karpathy import Karpathy
 from imagecap.data.formats.llava import Llava
+from imagecap.data.formats.parquet import Parquet
 from imagecap.data.formats.sidecar import Sidecar
 from imagecap.data.formats.table import ImageFolder, Table
 from imagecap.data.formats.webdataset import WebDataset
@@ -44,6 +45,7 @@ FORMATS: dict[str, DataFormat] = {
         Flickr30k(),
         Llava(),
         WebDataset(),
+        Parquet(),
         Sidecar(),
     )
 }

@@ -9,12 +9,12 @@ from imagecap.data.captions_file import RawRow
 from imagecap.data.folders import subfolders
 from imagecap.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, Columns, image_column_of
 from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.formats.parquet import holds_pictures
 from imagecap.data.locations import Location
 from imagecap.data.records import Problem
 from imagecap.data.splits import split_named
 from imagecap.data.table_files import ENDINGS, read_table
 from imagecap.data.text_files import first_line
-from imagecap.errors import ImageCapError
 
 
 class Table(DataFormat):
@@ -27,7 +27,8 @@ class Table(DataFormat):
         kaggle = folder / "captions.txt"
         columns = {column.strip().lower() for column in re.split(r"[,;\t|]", first_line(kaggle))}
         is_table = columns & {*IMAGE_NAMES} and columns & {*CAPTION_NAMES}
-        return [*(file for file in named if file.is_file()), *([kaggle] if is_table else [])]
+        tables = [file for file in named if file.is_file() and not (file.suffix == ".parquet" and holds_pictures(file))]
+        return [*tables, *([kaggle] if is_table else [])]
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         columns: Columns | None = None
@@ -41,11 +42,6 @@ class Table(DataFormat):
                 continue
             if columns is None:
                 columns = Columns(file, list(row), settings)
-                if isinstance(row.get(columns.image), dict):
-                    raise ImageCapError(
-                        f"{file} holds the pictures themselves in its column {columns.image!r}; a table must name "
-                        "picture files"
-                    )
             yield from (RawRow(place, values) for values in columns.of(row))
 
     def pictures(

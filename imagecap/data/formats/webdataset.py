@@ -1,7 +1,6 @@
 """WebDataset (https://github.com/webdataset/webdataset): tar archives in which files that share a key are a sample."""
 
 import mmap
-import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -10,25 +9,22 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
-from imagecap.data.folders import subfolders
 from imagecap.data.formats.caption_records import JSON_ENDING, TEXT_ENDINGS, CaptionRecords, RecordError
 from imagecap.data.formats.columns import chosen_captions
-from imagecap.data.formats.data_format import DataFormat
+from imagecap.data.formats.shards import ShardFormat, shards_in
 from imagecap.data.images import PictureError
 from imagecap.data.locations import ByteRange
 from imagecap.data.picture_files import is_picture_name, name_parts
-from imagecap.data.records import Problem, Split
-from imagecap.data.splits import split_named
+from imagecap.data.records import Problem
 from imagecap.data.tar_files import Member, TarDamageError, mapped, tar_members
 from imagecap.errors import ImageCapError
-from imagecap.files import natural_key
 from imagecap.printable import printable
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _LOOKED_AT = 10_000  # members in which a picture with captions is looked for
 
 
-class WebDataset(DataFormat):
+class WebDataset(ShardFormat):
     """Shards `train-000012.tar` with the members `KEY.jpg`, `KEY.txt` and `KEY.json`, in a folder or its subfolders.
 
     The key is everything before the first dot of a member's name, with its folders. Members of a sample need not be
@@ -36,21 +32,13 @@ class WebDataset(DataFormat):
     """
 
     name = "webdataset"
-    sharded = True
 
     def files(self, folder: Path) -> list[Path]:
-        inner = subfolders(folder)
-        places = [folder, *inner, *(sub for place in inner if place.name == "data" for sub in subfolders(place))]
-        named = {file for place in places for file in place.glob("*.t*") if _stem(file) and file.is_file()}
+        found = shards_in(folder, "*.t*", lambda file: bool(_stem(file)))
         # of an archive that lies there compressed and as it was, the latter is read
-        plain = {file.with_suffix("") for file in named if file.suffix == ".tar"}
-        shards = [file for file in named if file.suffix == ".tar" or file.with_name(_stem(file)) not in plain]
-        shards.sort(key=lambda file: [natural_key(part) for part in file.relative_to(folder).parts])
+        plain = {file.with_suffix("") for file in found if file.suffix == ".tar"}
+        shards = [file for file in found if file.suffix == ".tar" or file.with_name(_stem(file)) not in plain]
         return shards if any(map(_holds_samples, shards[:1])) else []
-
-    def split_of(self, file: Path) -> Split | None:
-        words = [*re.split(r"[-_. ]", _stem(file)), file.parent.name]
-        return next(filter(None, (split_named(word.rstrip("0123456789")) for word in words)), None)
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
         if file.suffix != ".tar":
