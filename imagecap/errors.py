@@ -20,7 +20,6 @@ EXTRAS = {
     "prefect": "pipeline",
     "psutil": "pipeline",
     "psycopg": "postgresql",
-    "pyarrow": "pipeline",
     "pycocoevalcap": "metrics",
     "ruamel": "pipeline",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from imagecap.commands import add_json, add_model_path, positive, print_json
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.errors import ImageCapError, require_package
+from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 from imagecap.locks import exclusive
 from imagecap.printable import printable
@@ -63,8 +63,6 @@ def run(arguments: argparse.Namespace) -> None:
     kind = output_file.suffix.lower()
     if kind not in FORMATS:
         raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
-    if kind == ".parquet":
-        require_package("pyarrow")
     if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
     from imagecap.data.identity import folder_digest

@@ -6,17 +6,21 @@ or has another of the layouts in `imagecap.data.formats`. A row may also have th
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import CAPTIONS_FILE
 from imagecap.data.formats import FORMATS, Source, find_source
-from imagecap.data.grouping import Repeats, add_rows_by_file, digest_files, stop_on_errors
+from imagecap.data.grouping import stop_on_errors
 from imagecap.data.image_folder import read_image_folder
-from imagecap.data.locations import Location
-from imagecap.data.records import Caption, CaptionRow, Problem, Sample, Split, problem_lines
-from imagecap.data.splits import check_fractions, require_training, split_of
+from imagecap.data.merging import merge
+from imagecap.data.parts import Part
+from imagecap.data.reading import read_units
+from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
+from imagecap.data.samples import Samples
+from imagecap.data.splits import check_fractions, require_training
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user
 
@@ -39,7 +43,7 @@ def source_of(folder: Path, settings: DataSettings) -> Source:
 
 def read_captions(
     settings: DataSettings, folder: Path | None = None, *, need_training: bool = True
-) -> tuple[list[Sample], list[Problem]]:
+) -> tuple[Samples, list[Problem]]:
     """Read a data folder. Every row is checked and every picture is decoded once.
 
     Samples are in the order of their first rows. Two files with equal pixels are two samples in the same split, and a
@@ -63,64 +67,17 @@ def read_captions(
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)
-    by_file: dict[Location, list[CaptionRow]] = {}
-    problems: list[Problem] = []
-    for finder, rows, bad in source.read(settings):
-        problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
     file = source.files[0] if len(source.files) == 1 else folder
-    digests, unreadable = digest_files(by_file, settings, str)
-    splits, conflicts = _explicit_splits(by_file, digests)
-    problems = sorted([*problems, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
+    units = read_units(source, settings)
+    parts = [Part(batch, source.folder) for unit in units for batch in unit.batches]
+    samples, problems = merge(parts, settings, several=len(units) > 1)
+    problems = [*(problem for unit in units for problem in unit.problems), *problems]
     stop_on_errors(problems, file, settings)
-
-    samples: list[Sample] = []
-    repeats = Repeats()
-    found: dict[str, int] = {}
-    for path, digest in digests.items():
-        if digest in conflicts:
-            continue
-        for row in by_file[path]:
-            found[row.caption.language] = found.get(row.caption.language, 0) + 1
-        captions = repeats.captions(
-            digest, (row for row in by_file[path] if settings.language in ("all", row.caption.language))
-        )
-        if captions:
-            split = splits.get(digest) or split_of(digest, settings)
-            samples.append(Sample(by_file[path][0].image, path, digest, split, captions))
-    problems += repeats.problems()
     if not samples:
-        _raise_nothing_left(file, settings, found, problems)
+        _raise_nothing_left(file, settings, sum((unit.languages for unit in units), Counter()), problems)
     if need_training:
         require_training(samples, settings)
     return samples, problems
-
-
-def _explicit_splits(
-    by_file: Mapping[Location, Sequence[CaptionRow]], digests: Mapping[Location, str]
-) -> tuple[dict[str, Split], dict[str, Problem]]:
-    """The splits that rows name, and a problem for each picture whose rows disagree, both by digest.
-
-    Rows are compared by the content of their pictures. A copy under another name in another split would put a test
-    picture into the training set.
-    """
-    splits: dict[str, Split] = {}
-    first: dict[str, CaptionRow] = {}
-    conflicts: dict[str, Problem] = {}
-    for path, digest in digests.items():
-        for row in by_file[path]:
-            if row.split is None:
-                continue
-            earlier = first.setdefault(digest, row)
-            splits[digest] = splits.get(digest, row.split)
-            if splits[digest] != row.split and digest not in conflicts:
-                same = "" if earlier.image == row.image else f" for {earlier.image}, which has the same pixels"
-                conflicts[digest] = Problem(
-                    row.number,
-                    row.image,
-                    f"the row puts the picture into {row.split}, but {earlier.place} says {earlier.split}{same}",
-                    place=row.place,
-                )
-    return splits, conflicts
 
 
 def _raise_nothing_left(

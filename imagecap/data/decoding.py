@@ -1,7 +1,7 @@
 """Decoding many pictures, each once and on all cores: for their digests, or for whatever else is made of pixels."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -23,25 +23,36 @@ LARGE_PIXELS = 16_000_000
 _SECONDS_BEFORE_PROGRESS = 2.0
 
 
-def digest_pictures(paths: Sequence[Location], max_pixels: int) -> list[str | PictureError]:
+def digest_pictures(
+    paths: Sequence[Location],
+    max_pixels: int,
+    known: Mapping[Location, str] | None = None,
+    threads: int | None = None,
+) -> list[str | PictureError]:
     """The `picture_digest` of each file, or the reason why it cannot be read.
 
     Files that have not changed since they were decoded are not decoded again; see `digest_cache`. When it takes long, a
     progress bar appears on stderr, if that is a terminal.
+
+    Args:
+        paths: where the pictures are.
+        max_pixels: see `load_image`.
+        known: digests of pictures that need not be decoded.
+        threads: see `map_pictures`.
     """
-    results: dict[Location, str | PictureError] = {}
+    results: dict[Location, str | PictureError] = dict(known or {})
     files = [path for path in paths if isinstance(path, Path)]
     for path, digest in cached_digests(files, max_pixels, lambda path: _digest_of(path, max_pixels)).items():
         results[path] = digest
     unknown = [path for path in paths if path not in results]
     decoded: dict[Path, Digest] = {}
     bar = tqdm(
-        map_pictures(_digest_and_pixels, unknown, max_pixels),
+        map_pictures(_digest_and_pixels, unknown, max_pixels, threads),
         total=len(unknown),
         desc="checking pictures",
         unit="picture",
         delay=_SECONDS_BEFORE_PROGRESS,
-        disable=None,
+        disable=None if threads != 1 else True,  # one of several processes
         leave=False,
     )
     for location, found in zip(unknown, bar, strict=True):
@@ -81,6 +92,8 @@ def map_pictures(
         threads: how many pictures are decoded at once; None: one per core that this process may use, at most 8.
     """
     threads = threads or default_threads()
+    if threads == 1:
+        return map(picture_reader(work, max_pixels), paths)
     return prefetch(picture_reader(work, max_pixels), paths, threads=threads, ahead=8 * threads)
 
 

@@ -64,28 +64,41 @@ def remember_digests(digests: Mapping[Path, Digest]) -> None:
     rows = [
         (*key, pixels, value)
         for path, (value, pixels) in digests.items()
-        if _is_settled(path) and (key := _key(path)) is not None
+        if is_settled(path) and (key := _key(path)) is not None
     ]
     _with_database(lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows))
 
 
-def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
-    """Call `use` with the opened cache in one transaction, unless the cache is switched off or cannot be used."""
+def cache_folder() -> Path | None:
+    """The user's cache folder for what was found out about pictures; None if it is switched off or cannot be made."""
     if os.environ.get("IMAGECAP_DIGEST_CACHE", "").lower() == "off":
-        return
+        return None
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        _log.info("the cache folder cannot be used: %s", error)
+        return None
+    return folder
+
+
+def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
+    """Call `use` with the opened cache in one transaction, unless the cache is switched off or cannot be used."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    try:
         # another version of Pillow may decode other pixels
         file = folder / f"digests-2-pillow-{pillow_version}.sqlite"
         with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS})")
             use(database)
-    except (OSError, RuntimeError, sqlite3.Error) as error:  # RuntimeError: there is no home
+    except (OSError, sqlite3.Error) as error:
         _log.info("the cache of digests cannot be used: %s", error)
 
 
-def _is_settled(path: Path) -> bool:
+def is_settled(path: Path) -> bool:
+    """Whether a file was changed long enough ago for its times to tell whether it changes again."""
     try:
         return path.stat().st_ctime < time.time() - SETTLED_SECONDS
     except OSError:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.decoding import digest_pictures
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinders
 from imagecap.data.records import Caption, CaptionRow, Problem, problem_lines
 from imagecap.errors import ImageCapError
+
+DigestFunction = Callable[[Sequence[Location]], list[str | PictureError]]
 
 
 def rows_by_name(rows: Iterable[CaptionRow]) -> dict[str, list[CaptionRow]]:
@@ -47,24 +48,26 @@ def add_rows_by_file(
 
 
 def digest_files(
-    by_file: Mapping[Location, list[CaptionRow]], settings: DataSettings, name_of: Callable[[Location], str]
+    by_file: Mapping[Location, list[CaptionRow]],
+    digest: DigestFunction,
+    name_of: Callable[[Location], str],
 ) -> tuple[dict[Location, str], list[Problem]]:
     """Decode every picture, and return the digest of each that can be read and a problem for each that cannot.
 
     Args:
         by_file: rows of each picture file; may be empty.
-        settings: `max_image_pixels` is used.
+        digest: gives the digests of pictures, such as `digest_pictures`.
         name_of: name in messages of a picture without rows.
     """
     digests: dict[Location, str] = {}
     problems: list[Problem] = []
-    for path, digest in zip(by_file, digest_pictures(list(by_file), settings.max_image_pixels), strict=True):
-        if isinstance(digest, str):
-            digests[path] = digest
+    for path, found in zip(by_file, digest(list(by_file)), strict=True):
+        if isinstance(found, str):
+            digests[path] = found
         elif by_file[path]:
-            problems.append(picture_problem(by_file[path], digest))
+            problems.append(picture_problem(by_file[path], found))
         else:
-            problems.append(Problem(None, name_of(path), f"the picture {digest.reason}"))
+            problems.append(Problem(None, name_of(path), f"the picture {found.reason}"))
     return digests, problems
 
 

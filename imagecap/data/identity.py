@@ -7,15 +7,22 @@ stored in prepared data, checkpoints, training states and reports and compared l
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from imagecap.data.images import to_rgb
+<<<<<<< HEAD
 from imagecap.data.locations import ByteRange, Location, file_of, read_bytes
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
+=======
+from imagecap.data.records import SPLITS, Sample
+from imagecap.data.samples import as_samples
+>>>>>>> 1d4e49a (Samples are a view of memory-mapped Arrow parts; shards are read by several processes, each once; prepared data are such parts)
 from imagecap.surroundings.dvc_ignore import DvcIgnore
 
 TRAINING_PICTURES_FILE = "training_pictures.txt"
@@ -36,54 +43,48 @@ def picture_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def data_digest(samples: Iterable[Sample]) -> str:
+def data_digest(samples: Sequence[Sample]) -> str:
     """Digest of a whole data set: every picture with each caption's text, language, prompt and extra columns.
 
     Splits and file names do not matter. `summary.json` of the prepared data holds it.
     """
-    rows = sorted(
-        hashlib.sha256(
-            json.dumps(
-                [sample.digest, caption.text, caption.language, caption.prompt, caption.extra], sort_keys=True
-            ).encode()
-        ).digest()
-        for sample in samples
-        for caption in sample.captions
-    )
-    return hashlib.sha256(b"".join(rows)).hexdigest()
+    return hashlib.sha256(np.sort(as_samples(samples).fingerprints.view("S32")).tobytes()).hexdigest()
 
 
-def split_digest(samples: Iterable[Sample]) -> str:
+def split_digest(samples: Sequence[Sample]) -> str:
     """Digest of a split: which picture is in which part. Captions and file names do not matter.
 
     `summary.json` of the prepared data holds it as `split_hash`.
     """
-    lines = sorted({f"{sample.digest} {sample.split}\n" for sample in samples})
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    ordered = as_samples(samples).sorted_by_digest()
+    digests, splits = ordered.digests.view("V32"), ordered.splits.tolist()
+    lines = (f"{bytes(digest).hex()} {SPLITS[split]}\n" for digest, split in zip(digests, splits, strict=True))
+    return _digest_of_lines(unique for unique, _ in groupby(lines))
 
 
-def training_digest(samples: Iterable[Sample]) -> str:
+def training_digest(samples: Sequence[Sample]) -> str:
     """Digest of what a training run sees: every picture with each caption's prompt and text.
 
     `imagecap.json` of a checkpoint holds it as `data_hash`, and a training state is resumed only if it is the same.
     """
-    rows = sorted(
-        json.dumps([sample.digest, sorted([row.prompt, row.text] for row in sample.captions)], ensure_ascii=False)
-        for sample in samples
-    )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    def line(sample: Sample) -> str:
+        captions = sorted([row.prompt, row.text] for row in sample.captions)
+        return json.dumps([sample.digest, captions], ensure_ascii=False)
+
+    return _digest_of_lines(_joined(_sorted_lines(samples, line)))
 
 
-def evaluated_digest(samples: Iterable[Sample]) -> str:
+def evaluated_digest(samples: Sequence[Sample]) -> str:
     """Digest of what an evaluation is against: every picture with each reference's language and text.
 
     `eval_results.json` holds it under the same name. Prompts do not matter.
     """
-    lines = sorted(
-        "\t".join([sample.digest, *sorted(f"{caption.language} {caption.text}" for caption in sample.captions)])
-        for sample in samples
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def line(sample: Sample) -> str:
+        return "\t".join([sample.digest, *sorted(f"{caption.language} {caption.text}" for caption in sample.captions)])
+
+    return _digest_of_lines(_joined(_sorted_lines(samples, line)))
 
 
 def folder_digest(folder: Path) -> str:
@@ -164,6 +165,25 @@ def training_picture_digests(checkpoint: Path) -> set[str] | None:
     """The `picture_digest` of every picture that a checkpoint was trained on; None if the checkpoint does not say."""
     file = checkpoint / TRAINING_PICTURES_FILE
     return set(file.read_text(encoding="ascii").split()) if file.is_file() else None
+
+
+def _sorted_lines(samples: Sequence[Sample], line: Callable[[Sample], str]) -> Iterator[str]:
+    """Yield `sorted(map(line, samples))`, a few lines at a time. Lines begin with the digests of their pictures."""
+    for _, copies in groupby(as_samples(samples).sorted_by_digest(), key=lambda sample: sample.digest):
+        yield from sorted(map(line, copies))
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """The pieces of the lines joined by line breaks."""
+    for number, line in enumerate(lines):
+        yield f"\n{line}" if number else line
+
+
+def _digest_of_lines(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode())
+    return digest.hexdigest()
 
 
 def _md5(file: Path) -> str:

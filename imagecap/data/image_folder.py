@@ -3,9 +3,11 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from imagecap.config import DataSettings
+from imagecap.data.decoding import digest_pictures
 from imagecap.data.folders import entries_of, is_file, is_folder, is_same
 from imagecap.data.formats import Source, find_source
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
@@ -50,7 +52,9 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     problems = _add_references(by_file, folder, settings)
     _tell_of_subfolders(by_file, places)
     names = _names(by_file, folder)
-    digests, unreadable = digest_files(by_file, settings, names.__getitem__)
+    digests, unreadable = digest_files(
+        by_file, partial(digest_pictures, max_pixels=settings.max_image_pixels), names.__getitem__
+    )
     problems += unreadable
     stop_on_errors(problems, folder, settings)
 

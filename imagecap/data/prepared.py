@@ -1,23 +1,28 @@
 """Prepared data: the samples of a data folder, written to files so that later stages need not check them again.
 
-It is a folder with `train.jsonl`, `validation.jsonl` and `test.jsonl`, each line of which is a picture with all its
-captions and its path relative to the data folder, and with `summary.json`.
+It is a folder with `summary.json` and the folders `train`, `validation` and `test`, in which `00000.arrow`, … are parts
+of an index (see `imagecap.data.parts`). Their paths are relative to the data folder. A shard that is added to the data
+adds files and changes none.
 """
 
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagecap.config import DataSettings
 from imagecap.data.identity import data_digest, split_digest
-from imagecap.data.locations import file_of
-from imagecap.data.records import SPLITS, Caption, Problem, Sample
+from imagecap.data.parts import Part, map_part, write_part
+from imagecap.data.records import SPLITS, Problem, Sample
+from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
+from imagecap.files import atomic_write_json, expand_user, replace_folder
 
 SUMMARY_FILE = "summary.json"
 
@@ -29,9 +34,9 @@ _LISTED_PROBLEMS = 50
 class PreparedData:
     """The samples of each split, and the content of summary.json."""
 
-    train: list[Sample]
-    validation: list[Sample]
-    test: list[Sample]
+    train: Samples
+    validation: Samples
+    test: Samples
     summary: dict[str, Any]
 
 
@@ -55,17 +60,14 @@ def write_prepared(
     Returns:
         The content of summary.json.
     """
-    home = _absolute(data_path or Path(settings.data_path))
-    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for sample in samples:
-        record = asdict(sample)
-        record["path"] = Path(os.path.relpath(file_of(sample.path), home)).as_posix()
-        lines[sample.split].append(json.dumps(record, ensure_ascii=False) + "\n")
+    home, samples = _absolute(data_path or Path(settings.data_path)), as_samples(samples)
     content = summary(samples, problems, settings)
 
     def write(target: Path) -> None:
         for split in SPLITS:
-            atomic_write_text(target / f"{split}.jsonl", "".join(lines[split]))
+            (target / split).mkdir()
+            batches = samples.of_split(split).record_batches(home)
+            content["parts"][split] = sum(1 for _ in map(write_part, batches, _part_files(target / split)))
         atomic_write_json(target / SUMMARY_FILE, content)
 
     replace_folder(folder, write)
@@ -85,18 +87,19 @@ def read_prepared(folder: Path, data_path: Path) -> PreparedData:
     home = _absolute(data_path)
     try:
         content = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-        parts = {split: _read_samples(folder / f"{split}.jsonl", home) for split in SPLITS}
+        counts = {split: int(content["parts"][split]) for split in SPLITS}
     except FileNotFoundError as error:
-        raise ImageCapError(f"{error.filename} is missing; make it with `dvc repro prepare`") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ImageCapError(f"the prepared data in {folder} is damaged ({error}); make it anew") from error
-    gone = [sample for part in parts.values() for sample in part if not file_of(sample.path).is_file()]
+        raise _missing(error) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageCapError(f"the prepared data in {folder} is damaged ({error!r}); make it anew") from error
+    train, validation, test = (_read_split(folder / split, counts[split], home) for split in SPLITS)
+    gone = [file for part in (train, validation, test) for file in part.missing_pictures()]
     if gone:
         raise ImageCapError(
-            f"{len(gone)} pictures of the prepared data are no longer there, the first is {gone[0].path}; "
+            f"{len(gone)} pictures of the prepared data are no longer there, the first is {gone[0]}; "
             "bring the data back (`dvc checkout data.dvc`) or prepare it anew (`dvc repro prepare`)"
         )
-    return PreparedData(parts["train"], parts["validation"], parts["test"], content)
+    return PreparedData(train, validation, test, content)
 
 
 def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: DataSettings) -> dict[str, Any]:
@@ -105,36 +108,42 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
     `pictures` and `captions` are counts by split and of all, `languages` counts captions by language, and `problems`
     counts problems by severity. `data_digest` and `split_hash` are those of `imagecap.data.identity`.
     """
-    parts = {split: [sample for sample in samples if sample.split == split] for split in SPLITS}
-    languages = Counter(caption.language for sample in samples for caption in sample.captions)
+    samples = as_samples(samples)
+    pictures = np.bincount(samples.splits, minlength=len(SPLITS))
+    captions = np.bincount(samples.splits, samples.caption_counts, minlength=len(SPLITS))
+    languages: Counter[str] = Counter()
+    for (language, _), number in samples.caption_kinds().items():
+        languages[language] += number
     severities = Counter(problem.severity for problem in problems)
     return {
-        "pictures": {"all": len(samples), **{split: len(part) for split, part in parts.items()}},
-        "captions": {
-            "all": sum(len(sample.captions) for sample in samples),
-            **{split: sum(len(sample.captions) for sample in part) for split, part in parts.items()},
-        },
+        "pictures": {"all": len(samples), **dict(zip(SPLITS, pictures.tolist(), strict=True))},
+        "captions": {"all": languages.total(), **dict(zip(SPLITS, map(int, captions), strict=True))},
         "languages": dict(sorted(languages.items())),
         "problems": {
             "error": severities["error"],
             "warning": severities["warning"],
             "list": [str(problem) for problem in problems[:_LISTED_PROBLEMS]],
         },
+        "parts": {},  # number of files of each split; `write_prepared` fills it in
         "data_digest": data_digest(samples),
         "split_hash": split_digest(samples),
         "settings": settings.model_dump(exclude={"data_path"}),  # where it lay says nothing about the data
     }
 
 
-def _read_samples(file: Path, home: Path) -> list[Sample]:
-    samples = []
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            record = json.loads(line)
-            captions = tuple(Caption(**caption) for caption in record.pop("captions"))
-            path = home / record.pop("path")
-            samples.append(Sample(path=path, captions=captions, **record))
-    return samples
+def _read_split(folder: Path, parts: int, home: Path) -> Samples:
+    try:
+        return Samples([Part(map_part(file), home) for file in islice(_part_files(folder), parts)])
+    except FileNotFoundError as error:
+        raise _missing(error) from None
+
+
+def _part_files(folder: Path) -> Iterator[Path]:
+    return (folder / f"{number:05}.arrow" for number in count())
+
+
+def _missing(error: FileNotFoundError) -> ImageCapError:
+    return ImageCapError(f"{error.filename} is missing; make it with `dvc repro prepare`")
 
 
 def _absolute(path: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagecap.data.text_files import first_line, text_lines
-from imagecap.errors import ImageCapError, one_line, require_package
+from imagecap.errors import ImageCapError, one_line
 from imagecap.files import object_of
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
     """Open a Parquet file.
 
     Raises:
-        ImageCapError: it cannot be read, or pyarrow is not installed.
+        ImageCapError: it cannot be read.
     """
-    require_package("pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

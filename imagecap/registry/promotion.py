@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.config import PromoteSettings, Settings
+from imagecap.data.identity import folder_digest
 from imagecap.errors import ImageCapError
 from imagecap.eval.verdicts import verdict
 from imagecap.registry.alias_lock import alias_lock
@@ -272,8 +273,8 @@ def _numbers_of(comparison: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decision_key(champion: str | None, checkout: Path | None, settings: Settings) -> str:
-    file = checkout / "prepared" / "test.jsonl" if checkout is not None else None
-    pictures = file.read_bytes() if file is not None and file.is_file() else b""
+    folder = checkout / "prepared" / "test" if checkout is not None else None
+    pictures = folder_digest(folder) if folder is not None and folder.is_dir() else ""
     rule = settings.promote.model_dump(exclude={"kept_versions"})
     facts = json.dumps([champion, rule, settings.generate.prompt], sort_keys=True)
-    return hashlib.sha256(facts.encode() + pictures).hexdigest()
+    return hashlib.sha256(f"{facts}{pictures}".encode()).hexdigest()

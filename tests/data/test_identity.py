@@ -23,25 +23,25 @@ from imagecap.data.records import Caption, Sample
 
 ONE = Caption("a dog", "en", "Say.")
 TWO = Caption("一只狗", "zh", "说。", {"who": 1})
-A = Sample("a.png", Path("/x/a.png"), "aa", "train", (ONE, TWO))
-B = Sample("b.png", Path("/x/b.png"), "bb", "test", (Caption("a cat", "en", "Say."),))
+A = Sample("a.png", Path("/x/a.png"), "aa" * 32, "train", (ONE, TWO))
+B = Sample("b.png", Path("/x/b.png"), "bb" * 32, "test", (Caption("a cat", "en", "Say."),))
 
 DIGESTS: dict[Callable[[Sequence[Sample]], str], tuple[str, set[str]]] = {
     data_digest: (
-        "41c7836dde0507f621ffaa09deb865863f396994fcb94d31a92ba2c0c8204181",
+        "8281a48621b22a2ba417f8fa7ec7312512ed7b70646d44a91cdd82665c9f66cf",
         {"pixels", "text", "language", "prompt", "extra"},
     ),
-    split_digest: ("25f97552fc7fd861e413c7d0ec47b16120eb637935e3618ad7b76573c9883a41", {"pixels", "split"}),
-    training_digest: ("719b77abb4a17a42c3348108ceb326c882a3ecd6e564db56e7833e30df144a42", {"pixels", "text", "prompt"}),
+    split_digest: ("322b4fda1e4c255dadc79df6f1dccd95a40a88e96a77a00b6f782193a7150ccb", {"pixels", "split"}),
+    training_digest: ("870800fdd8af98d262f70c3658f02ec07567082bc180c694a0c0b16fa227a51e", {"pixels", "text", "prompt"}),
     evaluated_digest: (
-        "fc080f47efd8c6eb563cf3db6018a3348ce9cdf8253e3f7c6028eb172ca82c53",
+        "d9d58dd81025da3ecd885477bb63377eec3f2d57d72c8b0240dc73d0183f5f93",
         {"pixels", "text", "language"},
     ),
 }
 CHANGES: dict[str, Sample] = {
     "name": replace(A, image="c.png", path=Path("/y/c.png")),
     "order": replace(A, captions=(TWO, ONE)),
-    "pixels": replace(A, digest="cc"),
+    "pixels": replace(A, digest="cc" * 32),
     "split": replace(A, split="validation"),
     "text": replace(A, captions=(replace(ONE, text="A dog"), TWO)),
     "language": replace(A, captions=(replace(ONE, language="zh"), TWO)),

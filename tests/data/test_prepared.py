@@ -26,6 +26,10 @@ def folder(data, tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def write(data, folder: Path):
     settings = data.settings(on_bad_data="skip")
     samples, problems = read_captions(settings)
@@ -46,19 +50,19 @@ def test_round_trip_and_summary(data, folder: Path) -> None:
     assert (summary["problems"]["error"], summary["problems"]["warning"]) == (1, 1)
     assert len(summary["problems"]["list"]) == 2
     assert summary["settings"]["split_seed"] == 0
-    assert str(data.path) not in "".join(file.read_text() for file in folder.iterdir())
+    assert not any(str(data.path).encode() in content for content in contents(folder).values())
 
 
 def test_moved_and_equal_bytes(data, folder: Path, tmp_path: Path) -> None:
     write(data, folder)
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert sorted(before) == ["summary.json", "test.jsonl", "train.jsonl", "validation.jsonl"]
+    before = contents(folder)
+    assert sorted(before) == ["summary.json", "test/00000.arrow", "train/00000.arrow", "validation/00000.arrow"]
     moved = shutil.move(data.path, tmp_path / "elsewhere")
     prepared = read_prepared(folder, moved)
     assert prepared.train[0].path == tmp_path / "elsewhere" / "images" / "图 0.png"
     data.path, data.images = moved, moved / "images"
     write(data, folder)  # also replaces the folder that is there
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_digest_of_the_data_ignores_order_and_names(data) -> None:
@@ -82,10 +86,13 @@ def test_damage_is_said(data, folder: Path) -> None:
     (data.images / "sub" / "x.png").unlink()
     with pytest.raises(ImageCapError, match="1 pictures of the prepared data are no longer there"):
         read_prepared(folder, data.path)
-    for damaged in ("{", json.dumps({"image": "a.png"}), json.dumps([1]), "7"):
-        (folder / "test.jsonl").write_text(damaged)
-        with pytest.raises(ImageCapError, match="is damaged"):
+    for file in (folder / "test" / "00000.arrow", folder / "summary.json"):
+        whole = file.read_bytes()
+        for damaged in (b"{", json.dumps({"image": "a.png"}).encode(), b"7", whole[: len(whole) // 2], b""):
+            file.write_bytes(damaged)
+            with pytest.raises(ImageCapError, match="is damaged"):
+                read_prepared(folder, data.path)
+        file.unlink()
+        with pytest.raises(ImageCapError, match=rf"{file.name} is missing"):
             read_prepared(folder, data.path)
-    (folder / "test.jsonl").unlink()
-    with pytest.raises(ImageCapError, match=r"test\.jsonl is missing"):
-        read_prepared(folder, data.path)
+        file.write_bytes(whole)

@@ -42,7 +42,7 @@ def evaluation(captions: Sequence[str], path: Path) -> dict[str, Any]:
     samples = []
     for index, text in enumerate(CAPTIONS):
         reference = Caption(text, "en", "p", {"place": "in" if index % 2 else "out"})
-        samples.append(Sample(f"{index}.png", path, str(index), "test", (reference,)))
+        samples.append(Sample(f"{index}.png", path, f"{index:064}", "test", (reference,)))
     found = evaluate(
         MODEL,
         samples,

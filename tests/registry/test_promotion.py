@@ -109,8 +109,8 @@ def test_first_better_and_not_better(registry: Registry) -> None:
     assert registry.aliases == {"champion": second, "challenger": third}
     assert registry.tags(third)[REASON] == "so it is"
     # other test pictures are other grounds
-    (registry.place / "prepared").mkdir(exist_ok=True)
-    (registry.place / "prepared" / "test.jsonl").write_text(registry.name)
+    (registry.place / "prepared" / "test").mkdir(parents=True)
+    (registry.place / "prepared" / "test" / "00000.arrow").write_text(registry.name)
     registry.better = True
     assert registry.decide(third).promoted
     assert registry.aliases == {"champion": third}

@@ -1,0 +1,255 @@
+"""Parts of an index of pictures: Arrow record batches, in memory or mapped from files, and single samples out of them.
+
+A part holds up to 65,536 pictures with their captions. Its columns are those of `SCHEMA`. A file with a part is an
+Arrow IPC file with one record batch, so that dictionaries, the lists of distinct prompts, belong to the whole file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
+from imagecap.data.records import SPLITS, Caption, Sample, Split
+from imagecap.errors import ImageCapError, one_line
+from imagecap.files import atomic_writer
+
+PART_PICTURES = 1 << 16
+
+UNDECIDED = -1  # in the column `split`
+WHOLE_FILE = -1  # in the column `length`
+
+_CODES = pa.dictionary(pa.int32(), pa.string())
+
+_CAPTION_FIELDS = {
+    "text": pa.string(),
+    "language": _CODES,
+    "prompt": _CODES,
+    "extra": pa.string(),  # JSON of the further columns; null if there are none
+    "fingerprint": pa.binary(32),  # see `caption_fingerprint`
+}
+
+_PICTURE_FIELDS = {
+    "image": pa.string(),
+    "file": pa.binary(),  # relative to the folder of the data, or absolute; names of files need not be UTF-8
+    "offset": pa.int64(),  # of the first byte, or row of a Parquet file
+    "length": pa.int64(),  # in bytes; WHOLE_FILE for a file of its own and for a Parquet cell
+    "column": _CODES,  # of a Parquet file; null elsewhere
+    "digest": pa.binary(32),
+    "split": pa.int8(),  # index in SPLITS, or UNDECIDED
+    "place": pa.string(),  # where the picture's first row was read, for messages
+}
+
+SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(list(_CAPTION_FIELDS.items()))))])
+
+
+def caption_fingerprint(digest: str, caption: Caption) -> bytes:
+    """Digest of a picture with one of its captions, 32 bytes; `data_digest` is made of them."""
+    row = [digest, caption.text, caption.language, caption.prompt, caption.extra]
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
+
+
+def record_batches(
+    samples: Iterable[Sample], root: Path | None, splits: Iterable[Split | None], places: Iterable[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield record batches of at most `PART_PICTURES` samples.
+
+    Args:
+        samples: the samples; their own split does not count.
+        root: the folder to which paths are relative; None: paths are absolute.
+        splits: the split of each sample; None where it is undecided.
+        places: where each sample was read, for messages; None: unknown.
+    """
+    rows = zip(samples, splits, places if places is not None else repeat(""), strict=places is not None)
+    while chunk := list(islice(rows, PART_PICTURES)):
+        yield _record_batch(chunk, os.fspath(root) if root is not None else None)
+
+
+def _record_batch(rows: Sequence[tuple[Sample, Split | None, str]], root: str | None) -> pa.RecordBatch:
+    pictures: dict[str, list[Any]] = {name: [] for name in _PICTURE_FIELDS}
+    captions: dict[str, list[Any]] = {name: [] for name in _CAPTION_FIELDS}
+    ends = [0]
+    for sample, split, place in rows:
+        location = sample.path
+        pictures["image"].append(sample.image)
+        pictures["file"].append(os.fsencode(_relative(os.fspath(file_of(location)), root)))
+        pictures["offset"].append(position_of(location))
+        pictures["length"].append(location.length if isinstance(location, ByteRange) else WHOLE_FILE)
+        pictures["column"].append(location.column if isinstance(location, ParquetCell) else None)
+        pictures["digest"].append(bytes.fromhex(sample.digest))
+        pictures["split"].append(SPLITS.index(split) if split is not None else UNDECIDED)
+        pictures["place"].append(place)
+        for caption in sample.captions:
+            captions["text"].append(caption.text)
+            captions["language"].append(caption.language)
+            captions["prompt"].append(caption.prompt)
+            captions["extra"].append(json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None)
+            captions["fingerprint"].append(caption_fingerprint(sample.digest, caption))
+        ends.append(len(captions["text"]))
+    fields = [pa.field(name, kind) for name, kind in _CAPTION_FIELDS.items()]
+    structs = pa.StructArray.from_arrays(
+        [pa.array(captions[name], kind) for name, kind in _CAPTION_FIELDS.items()], fields=fields
+    )
+    columns = [pa.array(pictures[name], kind) for name, kind in _PICTURE_FIELDS.items()]
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
+    return pa.RecordBatch.from_arrays([*columns, lists], schema=SCHEMA)
+
+
+def _relative(file: str, root: str | None) -> str:
+    if root is None:
+        return file
+    return file[len(root) + 1 :] if file.startswith(f"{root}{os.sep}") else os.path.relpath(file, root)
+
+
+def write_part(batch: pa.RecordBatch, file: Path) -> None:
+    """Write a part, replacing the file atomically."""
+    with atomic_writer(file) as opened, pa.ipc.new_file(opened, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def map_part(file: Path) -> pa.RecordBatch:
+    """Map the record batch of a file into memory; nothing is read until it is looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageCapError: the file is damaged.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(file))
+    try:
+        opened = pa.ipc.open_file(pa.memory_map(os.fspath(file)))
+        if opened.num_record_batches == 1 and opened.schema.equals(SCHEMA):
+            return opened.get_batch(0)
+    except pa.ArrowException as error:
+        raise ImageCapError(f"{file} is damaged ({one_line(error)}); make it anew") from None
+    raise ImageCapError(f"{file} was written by another version of ImageCap, or is no part of an index; make it anew")
+
+
+class _Texts:
+    """Strings of an Arrow column, decoded one at a time."""
+
+    def __init__(self, column: Any) -> None:
+        _, offsets, data = column.buffers()
+        self.offsets = np.frombuffer(offsets, np.int32)[column.offset :] if offsets else np.zeros(1, np.int32)
+        self.data = memoryview(data) if data is not None else memoryview(b"")
+
+    def __getitem__(self, index: int) -> str:
+        return str(self.data[self.offsets[index] : self.offsets[index + 1]], "utf-8", "surrogateescape")
+
+
+class Part:
+    """The samples of one record batch.
+
+    Args:
+        batch: with the columns of `SCHEMA`.
+        root: the folder to which its paths are relative.
+
+    Attributes:
+        digests: `[pictures]`, 32 bytes each.
+        splits: indices into `SPLITS`, or `UNDECIDED`. `[pictures]`
+        first_captions: number of the first caption of each picture, and of all captions. `[pictures + 1]`
+        text_ends: end of each caption's text among the bytes of all texts, after a 0. `[captions + 1]`
+        languages, prompts: distinct values.
+        language_codes, prompt_codes: of each caption, indices into these. `[captions]`
+        fingerprints: `caption_fingerprint` of each caption, 32 bytes each. `[captions]`
+    """
+
+    def __init__(self, batch: pa.RecordBatch, root: Path) -> None:
+        self.batch, self.root = batch, root
+        captions = batch.column("captions")
+        values = captions.values
+        self.digests = _bytes_of(batch.column("digest"))
+        self.splits: NDArray[np.int8] = batch.column("split").to_numpy()
+        self.first_captions: NDArray[np.int32] = captions.offsets.to_numpy()
+        language, prompt = values.field("language"), values.field("prompt")
+        self.languages: list[str] = language.dictionary.to_pylist()
+        self.language_codes: NDArray[np.int8] = language.indices.to_numpy()
+        self.prompts: list[str] = prompt.dictionary.to_pylist()
+        self.prompt_codes: NDArray[np.int32] = prompt.indices.to_numpy()
+        self.fingerprints = _bytes_of(values.field("fingerprint"))
+        self._images, self._files, self._places = (_Texts(batch.column(name)) for name in ("image", "file", "place"))
+        self._texts, self._extras = _Texts(values.field("text")), _Texts(values.field("extra"))
+        self.text_ends = self._texts.offsets
+        self._offsets: NDArray[np.int64] = batch.column("offset").to_numpy()
+        self._lengths: NDArray[np.int64] = batch.column("length").to_numpy()
+        column = batch.column("column")
+        self._column_codes = column.indices.fill_null(-1).to_numpy()
+        self._columns: list[str] = column.dictionary.to_pylist()
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def sample(self, row: int, split: Split, dropped: Collection[int] = ()) -> Sample:
+        """The sample of a row.
+
+        Args:
+            row: in this part.
+            split: of the sample.
+            dropped: numbers, within the picture, of the captions that are left out.
+        """
+        first, end = int(self.first_captions[row]), int(self.first_captions[row + 1])
+        captions = tuple(
+            self._caption(each) for each in range(first, end) if not dropped or each - first not in dropped
+        )
+        return Sample(self._images[row], self.location(row), self.digest(row), split, captions)
+
+    def digest(self, row: int) -> str:
+        """The `picture_digest` of a row."""
+        return bytes(self.digests[row]).hex()
+
+    def image(self, row: int) -> str:
+        """The name of the picture of a row."""
+        return self._images[row]
+
+    def location(self, row: int) -> Location:
+        """Where the picture of a row is."""
+        file, length, offset = _path(self.root, self._files[row]), int(self._lengths[row]), int(self._offsets[row])
+        if length >= 0:
+            return ByteRange(file, offset, length)
+        code = int(self._column_codes[row])
+        return file if code < 0 else ParquetCell(file, offset, self._columns[code])
+
+    def chosen(self, rows: NDArray[np.int64], splits: NDArray[np.int8]) -> pa.RecordBatch:
+        """A record batch of some rows, in these splits. `[rows]`"""
+        batch = self.batch if len(rows) == len(self) else self.batch.take(pa.array(rows))
+        return batch.set_column(batch.schema.get_field_index("split"), "split", pa.array(splits))
+
+    def place(self, row: int) -> str:
+        """Where the row was read, for messages."""
+        return self._places[row]
+
+    def _caption(self, number: int) -> Caption:
+        extra = self._extras[number]
+        return Caption(
+            self._texts[number],
+            cast(Any, self.languages[self.language_codes[number]]),
+            self.prompts[self.prompt_codes[number]],
+            json.loads(extra) if extra else {},
+        )
+
+
+def parts_of(samples: Sequence[Sample]) -> list[Part]:
+    """Put samples into parts in memory."""
+    batches = record_batches(samples, None, (sample.split for sample in samples))
+    return [Part(batch, Path("/")) for batch in batches]
+
+
+@lru_cache(1024)
+def _path(root: Path, file: str) -> Path:
+    return Path(os.path.normpath(root / file))
+
+
+def _bytes_of(column: Any) -> NDArray[np.void]:
+    """The values of a column of 32 bytes each."""
+    data = column.buffers()[1]
+    values = np.frombuffer(data, "V32") if data is not None else np.zeros(0, "V32")
+    return values[column.offset : column.offset + len(column)]

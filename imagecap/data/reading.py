@@ -1,0 +1,60 @@
+"""Reading all units of a data folder: shards by several processes, each of them once."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from imagecap.config import DataSettings
+from imagecap.data.decoding import default_threads
+from imagecap.data.formats import Source
+from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
+from imagecap.data.units import Unit, read_unit
+
+_SECONDS_BEFORE_PROGRESS = 2.0
+
+
+def read_units(source: Source, settings: DataSettings) -> list[Unit]:
+    """Read a folder of loose pictures as one unit, or each shard as a unit of its own.
+
+    Shards that have not changed since they were read are not read again. Of several processes of a distributed training
+    each begins at another shard, and none reads what another is reading.
+
+    Raises:
+        ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
+    """
+    if not source.format.sharded:
+        return [read_unit(source, settings)]
+    shards = [replace(source, files=[file]) for file in source.files]
+    units = {number: cached_unit(shard, settings) for number, shard in enumerate(shards)}
+    missing = [number for number, unit in units.items() if unit is None]
+    first = len(missing) * int(os.environ.get("LOCAL_RANK", 0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    missing = missing[first:] + missing[:first]
+    with tqdm(
+        total=len(missing),
+        desc="reading shards",
+        unit="shard",
+        delay=_SECONDS_BEFORE_PROGRESS,
+        disable=None,
+        leave=False,
+    ) as bar:
+        for number, unit in zip(missing, _read([shards[number] for number in missing], settings), strict=True):
+            units[number] = unit or cached_unit(shards[number], settings) or read_unit(shards[number], settings)
+            bar.update()
+    if missing:
+        remove_unused_parts()
+    return [unit for unit in units.values() if unit is not None]
+
+
+def _read(shards: Sequence[Source], settings: DataSettings) -> Iterator[Unit | None]:
+    """Yield what `read_into_cache` returns for each shard."""
+    # one process a core: pictures may be so small that threads would wait for the interpreter's lock
+    workers = min(len(shards), max(1, default_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    if workers < 2:
+        return (read_into_cache(shard, settings) for shard in shards)
+    from joblib import Parallel, delayed
+
+    pool = Parallel(n_jobs=workers, return_as="generator")
+    found: Iterator[Unit | None] = pool(delayed(read_into_cache)(shard, settings, threads=1) for shard in shards)
+    return found

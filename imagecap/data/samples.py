@@ -1,0 +1,192 @@
+"""Samples as a view of an index: a single one is made when it is asked for, however many there are."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from imagecap.data.locations import file_of
+from imagecap.data.parts import Part, parts_of, record_batches
+from imagecap.data.records import SPLITS, Sample, Split
+
+Rows = NDArray[np.int64]
+
+
+class Samples(Sequence[Sample]):
+    """A sequence of samples that are rows of parts.
+
+    Args:
+        parts: the parts; their rows are numbered through.
+        rows: the rows that are samples, in order; None: all.
+        splits: index into `SPLITS` of every row of the parts; None: the column of the parts.
+        dropped: for rows whose captions are not all used, the numbers within the picture of those that are left out.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        rows: Rows | None = None,
+        splits: NDArray[np.int8] | None = None,
+        dropped: Mapping[int, frozenset[int]] | None = None,
+    ) -> None:
+        self.parts = list(parts)
+        self._first = np.concatenate([[0], np.cumsum([len(part) for part in self.parts], dtype=np.int64)])
+        self._starts: list[int] = self._first[:-1].tolist()
+        self.rows: Rows = np.arange(self._first[-1]) if rows is None else rows
+        self._all_splits = self._column("splits", np.int8) if splits is None else splits
+        self._dropped = dict(dropped or {})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Samples": ...
+
+    def __getitem__(self, index: int | slice) -> "Sample | Samples":
+        if isinstance(index, slice):
+            return self.select(index)
+        return self._sample(int(self.rows[index]))
+
+    def _sample(self, row: int) -> Sample:
+        number = bisect_right(self._starts, row) - 1
+        split: Split = SPLITS[self._all_splits[row]]
+        return self.parts[number].sample(row - self._starts[number], split, self._dropped.get(row, ()))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two sequences hold equal samples in the same order."""
+        if not isinstance(other, Samples | list | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(ours == theirs for ours, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as for lists
+
+    def select(self, chosen: "slice | NDArray[np.int64] | NDArray[np.bool_]") -> "Samples":
+        """The samples at these indices, in their order, or for which a mask is true."""
+        return Samples(self.parts, self.rows[chosen], self._all_splits, self._dropped)
+
+    def of_split(self, split: Split) -> "Samples":
+        """The samples of a split, in order."""
+        return self.select(self.splits == SPLITS.index(split))
+
+    def sorted_by_digest(self) -> "Samples":
+        """The samples ordered by the digests of their pictures; those with equal digests keep their order."""
+        return self.select(np.argsort(self.digests, kind="stable"))
+
+    @property
+    def digests(self) -> NDArray[np.bytes_]:
+        """The 32 bytes of each picture's digest, which compare as bytes do. `[samples]`"""
+        return self._column("digests", "V32")[self.rows].view("S32")
+
+    @property
+    def splits(self) -> NDArray[np.int8]:
+        """Index into `SPLITS` of each sample. `[samples]`"""
+        return self._all_splits[self.rows]
+
+    @property
+    def caption_counts(self) -> NDArray[np.int64]:
+        """Number of captions of each sample. `[samples]`"""
+        counts = self._of_each_part(lambda part: np.diff(part.first_captions))
+        for row, dropped in self._dropped.items():
+            counts[row] -= len(dropped)
+        return counts[self.rows]
+
+    @property
+    def text_bytes(self) -> NDArray[np.int64]:
+        """Bytes of all captions of each sample, those that are left out included. `[samples]`"""
+        return self._of_each_part(lambda part: np.diff(part.text_ends[part.first_captions]))[self.rows]
+
+    @property
+    def fingerprints(self) -> NDArray[np.void]:
+        """`caption_fingerprint` of every caption that is used, in no particular order. `[captions]`"""
+        found = []
+        for part, first, chosen in self._chosen_captions():
+            for row, dropped in self._dropped.items():
+                if first <= row < first + len(part):
+                    chosen[[part.first_captions[row - first] + number for number in dropped]] = False
+            found.append(part.fingerprints[chosen])
+        return np.concatenate(found) if found else np.zeros(0, "V32")
+
+    def caption_kinds(self) -> Counter[tuple[str, str]]:
+        """Number of captions by language and prompt, in order of their first appearance in the parts."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for part, first, chosen in self._chosen_captions():
+            codes = part.language_codes[chosen].astype(np.int64) * len(part.prompts) + part.prompt_codes[chosen]
+            kinds, places, numbers = np.unique(codes, return_index=True, return_counts=True)
+            for each in np.argsort(places):
+                language, prompt = divmod(int(kinds[each]), len(part.prompts))
+                counts[part.languages[language], part.prompts[prompt]] += int(numbers[each])
+            for row, dropped in self._dropped.items():
+                if first <= row < first + len(part) and chosen[part.first_captions[row - first]]:
+                    for number in dropped:
+                        caption = part.first_captions[row - first] + number
+                        language, prompt = part.language_codes[caption], part.prompt_codes[caption]
+                        counts[part.languages[language], part.prompts[prompt]] -= 1
+        return +counts
+
+    def __add__(self, other: "Samples") -> "Samples":
+        """The samples of both, one after the other."""
+        behind = int(self._first[-1])
+        return Samples(
+            [*self.parts, *other.parts],
+            np.concatenate([self.rows, other.rows + behind]),
+            np.concatenate([self._all_splits, other._all_splits]),
+            {**self._dropped, **{row + behind: dropped for row, dropped in other._dropped.items()}},
+        )
+
+    def missing_pictures(self) -> Iterator[Path]:
+        """Yield the file of each picture whose file does not exist."""
+        is_there = lru_cache(16)(Path.is_file)  # the pictures of a shard follow each other
+        for part, _, rows in self._chosen_rows():
+            files = (file_of(part.location(row)) for row in rows.tolist())
+            yield from (file for file in files if not is_there(file))
+
+    def record_batches(self, root: Path) -> Iterator[pa.RecordBatch]:
+        """Yield the samples, in the order of the parts, as record batches with paths relative to `root`.
+
+        A batch holds samples of one part.
+        """
+        for part, first, rows in self._chosen_rows():
+            if part.root == root and not any(first <= row < first + len(part) for row in self._dropped):
+                yield part.chosen(rows, self._all_splits[first + rows])
+            else:
+                samples = [self._sample(first + row) for row in rows.tolist()]
+                places = [part.place(row) for row in rows.tolist()]
+                yield from record_batches(samples, root, [sample.split for sample in samples], places)
+
+    def _chosen_rows(self) -> Iterator[tuple[Part, int, Rows]]:
+        """Yield each part that has any of the samples, the number of its first row, and their rows in it, in order."""
+        rows = np.sort(self.rows)
+        for part, first in zip(self.parts, self._starts, strict=True):
+            start, end = np.searchsorted(rows, [first, first + len(part)])
+            if end > start:
+                yield part, first, rows[start:end] - first
+
+    def _chosen_captions(self) -> Iterator[tuple[Part, int, NDArray[np.bool_]]]:
+        """Yield each part, the number of its first row, and which of its captions are those of samples."""
+        chosen = np.zeros(self._first[-1], bool)
+        chosen[self.rows] = True
+        for part, first in zip(self.parts, self._starts, strict=True):
+            yield part, first, np.repeat(chosen[first : first + len(part)], np.diff(part.first_captions))
+
+    def _of_each_part(self, values: Callable[[Part], NDArray[Any]]) -> NDArray[np.int64]:
+        return np.concatenate([np.zeros(0, np.int64), *(values(part).astype(np.int64) for part in self.parts)])
+
+    def _column(self, name: str, kind: Any) -> NDArray[Any]:
+        return np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in self.parts)])
+
+
+def as_samples(samples: Sequence[Sample]) -> Samples:
+    """The samples as `Samples`; others than these are copied into parts in memory."""
+    return samples if isinstance(samples, Samples) else Samples(parts_of(samples))

@@ -1,0 +1,107 @@
+"""Reading a unit: what is read at once, all captions files of a folder with loose pictures or a single shard.
+
+The rows of a unit are checked and grouped by picture, its pictures are decoded, and what copies of a picture say about
+its split is compared. The result is independent of other units and of the settings of the split.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from imagecap.config import DataSettings
+from imagecap.data.decoding import digest_pictures
+from imagecap.data.formats import Source
+from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, digest_files
+from imagecap.data.locations import Location
+from imagecap.data.parts import record_batches
+from imagecap.data.records import CaptionRow, Problem, Sample, Split
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What was read.
+
+    Attributes:
+        batches: the samples, see `imagecap.data.parts`; their paths are relative to the folder of the source.
+        problems: in order of the rows.
+        languages: number of captions by language, before `language` left out any.
+    """
+
+    batches: list[pa.RecordBatch]
+    problems: list[Problem]
+    languages: Counter[str]
+
+
+def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | None = None) -> Unit:
+    """Read the captions files of a source and decode their pictures.
+
+    Args:
+        source: captions files of one folder, or a single shard.
+        settings: those of the split, and `on_bad_data`, are not used.
+        digest: gives the digests of pictures; default: `digest_pictures` with the settings.
+
+    Raises:
+        ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
+    """
+    by_file: dict[Location, list[CaptionRow]] = {}
+    problems: list[Problem] = []
+    for finder, rows, bad in source.read(settings):
+        problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
+    digest = digest or partial(digest_pictures, max_pixels=settings.max_image_pixels)
+    digests, unreadable = digest_files(by_file, digest, str)
+    naming, conflicts = _rows_naming_splits(by_file, digests)
+    problems = sorted([*problems, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
+    samples: list[Sample] = []
+    splits: list[Split | None] = []
+    places: list[str] = []
+    repeats = Repeats()
+    languages: Counter[str] = Counter()
+    for path, found in digests.items():
+        if found in conflicts:
+            continue
+        languages.update(row.caption.language for row in by_file[path])
+        captions = repeats.captions(
+            found, (row for row in by_file[path] if settings.language in ("all", row.caption.language))
+        )
+        if captions:
+            first = naming.get(found, by_file[path][0])
+            samples.append(Sample(by_file[path][0].image, path, found, first.split or "train", captions))
+            splits.append(first.split)
+            places.append(first.place)
+    batches = list(record_batches(samples, source.folder, splits, places))
+    return Unit(batches, problems + repeats.problems(), languages)
+
+
+def _rows_naming_splits(
+    by_file: Mapping[Location, Sequence[CaptionRow]], digests: Mapping[Location, str]
+) -> tuple[dict[str, CaptionRow], dict[str, Problem]]:
+    """The first row that names a picture's split, and a problem for each picture whose rows disagree, both by digest.
+
+    Rows are compared by the content of their pictures. A copy under another name in another split would put a test
+    picture into the training set.
+    """
+    first: dict[str, CaptionRow] = {}
+    conflicts: dict[str, Problem] = {}
+    for path, digest in digests.items():
+        for row in by_file[path]:
+            if row.split is None:
+                continue
+            earlier = first.setdefault(digest, row)
+            if earlier.split != row.split and digest not in conflicts:
+                conflicts[digest] = split_conflict(
+                    (earlier.image, earlier.place, earlier.split), (row.image, row.place, row.split), row.number
+                )
+    return first, conflicts
+
+
+def split_conflict(
+    earlier: tuple[str, str, Split | None], later: tuple[str, str, Split | None], row: int | None
+) -> Problem:
+    """The problem of two rows, each with image, place and split, that put pictures of equal pixels in two splits."""
+    image, place, split = later
+    same = "" if earlier[0] == image else f" for {earlier[0]}, which has the same pixels"
+    message = f"the row puts the picture into {split}, but {earlier[1]} says {earlier[2]}{same}"
+    return Problem(row, image, message, place=place)
