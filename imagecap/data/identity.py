@@ -15,14 +15,10 @@ import numpy as np
 from PIL import Image
 
 from imagecap.data.images import to_rgb
-<<<<<<< HEAD
 from imagecap.data.locations import ByteRange, Location, file_of, read_bytes
-from imagecap.data.records import Sample
-from imagecap.errors import ImageCapError
-=======
 from imagecap.data.records import SPLITS, Sample
 from imagecap.data.samples import as_samples
->>>>>>> 1d4e49a (Samples are a view of memory-mapped Arrow parts; shards are read by several processes, each once; prepared data are such parts)
+from imagecap.errors import ImageCapError
 from imagecap.surroundings.dvc_ignore import DvcIgnore
 
 TRAINING_PICTURES_FILE = "training_pictures.txt"
