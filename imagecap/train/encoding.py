@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from imagecap.config import Settings, TrainSettings
 from imagecap.data.prefetch import prefetch
+from imagecap.data.samples import as_samples
 from imagecap.train.augmentation import uses_augmentation
-from imagecap.train.digest_table import digest_array
 from imagecap.train.feature_cache import (
     FeatureCache,
     FeatureWriter,
@@ -122,13 +122,15 @@ class _Pictures:
     """The pictures of several plans, numbered one plan after the other, each digest once."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
-        digests = [digest_array((sample.digest for sample in plan.samples), len(plan.samples)) for plan in plans]
-        self.digests, self._first = np.unique(np.concatenate(digests), return_index=True)
-        self._ends = np.cumsum([len(each) for each in digests], dtype=np.int64)
+        samples = [as_samples(plan.samples) for plan in plans]
+        self.digests, self._first = np.unique(np.concatenate([each.digests for each in samples]), return_index=True)
+        self._rows = np.concatenate([each.rows for each in samples])
+        self._ends = np.cumsum([len(each) for each in samples], dtype=np.int64)
 
     def missing(self, cache: FeatureCache) -> NDArray[np.int64]:
-        """Numbers of the pictures that are not cached, ascending."""
-        return np.sort(self._first[cache.find(self.digests) < 0])
+        """Numbers of the pictures that are not cached: plan by plan, in the order in which they lie in their files."""
+        found = self._first[cache.find(self.digests) < 0]
+        return found[np.lexsort((self._rows[found], np.searchsorted(self._ends, found, side="right")))]
 
     def locate(self, number: int) -> tuple[int, int]:
         """The index of a picture's plan, and that of the picture in it."""

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from imagecap.config import ModelSettings
 from imagecap.data.records import Sample
+from imagecap.data.samples import as_samples
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
 from imagecap.model.imagecap_arch import ImageCaptioner
@@ -110,6 +112,18 @@ def test_machines_without_a_shared_disk_encode_all_each(
     folders = [mine / "features", mine / "features", theirs / "features", theirs / "features"]
     assert encode(model, folders, samples) == [3, 3, 3, 3]
     assert torch.equal(features(model, folders[0], samples), features(model, folders[2], samples))
+
+
+def test_pictures_are_encoded_in_the_order_of_their_files(
+    model: ImageCaptioner, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, settings = as_samples(make_samples(9)), settings_in(tmp_path)
+    plans = [Plan(model, samples, settings.train), Plan(model, samples[:3], settings.train)]
+    for plan, order in zip(plans, ([4, 8, 5, 7, 3, 6], [2, 0, 1]), strict=True):
+        monkeypatch.setattr(plan, "samples", samples.select(np.array(order)))
+    list(encode_pictures(TrainStep(model, torch.float32), tmp_path / "features", plans, settings))
+    index = next((tmp_path / "features").glob("*.index"))
+    assert index.read_bytes() == samples.digests[[3, 4, 5, 6, 7, 8, 0, 1, 2]].tobytes()
 
 
 def test_killed_processes_keep_what_they_have_encoded(
