@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="to",
         required=True,
         metavar="NAME",
-        help="the format to write: captions, jsonl, imagefolder, coco or sidecar",
+        help="the format to write: captions, jsonl, imagefolder, coco, sidecar or webdataset",
     )
     add_flags(parser, ("data",), renamed={"format": "source_format"})
 

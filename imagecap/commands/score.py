@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--references",
         required=True,
         type=Path,
-        metavar="FILE",
-        help="captions.json, COCO's annotations, a dataset file of Karpathy's, or {picture: captions}",
+        metavar="PATH",
+        help="captions.json, COCO's annotations, {picture: captions}, or a captions file or data folder in any format",
     )
     parser.add_argument(
         "--hypotheses",

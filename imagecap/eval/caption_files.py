@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imagecap.data.formats.table import Table
 from imagecap.data.records import picture_id
+from imagecap.data.source_file import source_of_file
 from imagecap.data.table_files import ENDINGS as TABLES
 from imagecap.data.table_files import read_table
 from imagecap.errors import ImageCapError
+from imagecap.eval.references_of_data import DataRows, rows_of_data
 from imagecap.files import parse_json, read_text
 from imagecap.languages import LANGUAGES, Language, language_named
 
@@ -16,8 +19,9 @@ _COLUMNS = ("image", "image_id", "file_name", "filename", "id")
 
 FORMATS = (
     "{picture: caption}, rows with `image` (or `image_id`) and `caption`, COCO's annotations and results, Karpathy's "
-    "dataset files, eval_results.json, and what `run.py caption` writes"
+    "dataset files, eval_results.json, what `run.py caption` writes, and every format of data"
 )
+_READ_AS_DATA = ("flickr8k", "flickr30k", "llava")
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,22 @@ class CaptionFile:
 
 
 def read_caption_file(path: Path, column: str) -> CaptionFile:
-    """Read a file of captions: JSON, JSON Lines, CSV, TSV or Parquet.
+    """Read a file of captions, or the captions of a data folder.
 
     Args:
-        path: the file. Its content may be one of `FORMATS`.
+        path: the file or folder. Its content may be one of `FORMATS`.
         column: name of the wanted captions in eval_results.json: "references" or "caption".
 
     Raises:
         ImageCapError: the file cannot be read or has another format, or holds no captions; the message names the row.
     """
-    content = _content(path)
     aliases: dict[str, str] = {}
+    data = _as_data(path)
+    if data is not None:
+        content: Any = data.rows
+        aliases = data.aliases
+    else:
+        content = _content(path)
     if isinstance(content, Mapping):
         content, aliases = _rows_of_object(path, content, column)
     if not isinstance(content, list):
@@ -63,6 +72,25 @@ def read_caption_file(path: Path, column: str) -> CaptionFile:
     if not captions:
         raise ImageCapError(f"{path} holds no captions")
     return CaptionFile(path, captions, aliases, unreadable)
+
+
+def _as_data(path: Path) -> DataRows | None:
+    """The captions of a data folder, a shard, or a file whose rows are not those that are read here."""
+    if path.is_dir():
+        data = rows_of_data(path)
+        if data is None:
+            raise ImageCapError(f"{path} is a folder without captions; {FORMATS}")
+        return data
+    source = source_of_file(path)
+    if source is None:
+        return None
+    if source.format.sharded or source.format.name in _READ_AS_DATA:
+        return rows_of_data(path)
+    if isinstance(source.format, Table):
+        first = next(read_table(path), None)
+        if isinstance(first, dict) and not first.keys() & {"caption", "captions", "error"}:
+            return rows_of_data(path)
+    return None
 
 
 def _content(path: Path) -> Any:
@@ -124,8 +152,6 @@ def _captions(path: Path, number: int, row: Any) -> Iterator[tuple[str, str, Lan
         raise ImageCapError(f"{path}: row {number} must be an object with a picture and a caption; {FORMATS}")
     # COCO's annotations have an `id` of their own beside `image_id`
     image = next((found for name in _COLUMNS if (found := picture_id(row.get(name))) is not None), None)
-    if "conversations" in row:
-        raise ImageCapError(f"{path}: row {number} ({image}) is a conversation in LLaVA's format; {FORMATS}")
     if image is None:
         raise ImageCapError(f"{path}: row {number} names no picture; give it `image` or `image_id`")
     values = row.get("captions") if row.get("captions") is not None else row.get("caption")

@@ -115,8 +115,8 @@ def test_two_pictures_cannot_share_a_text_file(folder: Path, capsys: pytest.Capt
 
 
 def test_an_unknown_format(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(folder), str(folder.parent / "out"), "--format", "webdataset"]) == EXIT_USER_ERROR
-    assert "webdataset cannot be written; choose one of captions, jsonl, imagefolder" in capsys.readouterr().err
+    assert main(["export", str(folder), str(folder.parent / "out"), "--format", "llava"]) == EXIT_USER_ERROR
+    assert "llava cannot be written; choose one of captions, jsonl, imagefolder" in capsys.readouterr().err
 
 
 def test_pictures_of_one_name_keep_apart(tmp_path: Path, make_file: Callable[[Path, int], None]) -> None:

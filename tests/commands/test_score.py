@@ -111,6 +111,58 @@ def test_pictures_of_coco_and_karpathy_have_two_names(tmp_path: Path) -> None:
             assert list(read_score_files(write(tmp_path, "r", references), said).hypotheses) == ["en"]
 
 
+FLICKR = "".join(
+    f"{image}.jpg#{number}\t{text}\n" for image, texts in REFERENCES.items() for number, text in enumerate(texts)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("Flickr8k.token.txt", FLICKR),
+        ("results.csv", "image_name| comment_number| comment\n" + FLICKR.replace("#", "| ").replace("\t", "| ")),
+        ("photos.csv", "file_name;text\n" + re.sub(r"#\d\t", ";", FLICKR)),
+        ("metadata.jsonl", re.sub(r"(.*)#\d\t(.*)", r'{"file_name": "\1", "text": "\2"}', FLICKR)),
+        (
+            "llava.json",
+            json.dumps(
+                [
+                    {
+                        "image": f"{row['image']}.jpg",
+                        "conversations": [
+                            {"from": "human", "value": "<image>"},
+                            {"from": "gpt", "value": row["caption"]},
+                        ],
+                    }
+                    for row in ROWS
+                ]
+            ),
+        ),
+    ],
+)
+def test_references_in_formats_of_data(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    said = write(tmp_path, "h", {f"{image}.jpg": text for image, text in SAID.items()})
+    files = read_score_files(tmp_path / name, said)
+    assert files.references == {"en": {f"{image}.jpg": texts for image, texts in REFERENCES.items()}}
+
+
+def test_references_of_a_data_folder_have_the_names_of_a_caption_job(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / split / "1.jpg").write_bytes(b"x")
+        (tmp_path / "data" / split / "metadata.csv").write_text(f"file_name,text\n1.jpg,Of {split}.\n")
+    said = write(tmp_path, "h", {"train/1.jpg": "a", "test/1.jpg": "b"})
+    references = read_score_files(tmp_path / "data", said).references
+    assert references == {"en": {"train/1.jpg": ["Of train."], "test/1.jpg": ["Of test."]}}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageCapError, match="empty is a folder without captions"):
+        read_score_files(tmp_path / "empty", said)
+    (tmp_path / "a.token.txt").write_text("1.jpg#0\tA dog.\nno line\n")
+    with pytest.raises(ImageCapError, match=r"a\.token\.txt: line 2: the line must be NAME#NUMBER"):
+        read_score_files(tmp_path / "a.token.txt", said)
+
+
 def test_scores_are_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, "r", REFERENCES), write(tmp_path, "h", {"1": SAID["1"], "2": SAID["2"]})
     assert run_score(*files, "--output_file", str(tmp_path / "out.json")) == 0
@@ -146,7 +198,7 @@ def test_languages_are_scored_apart_and_named(tmp_path: Path, capsys: pytest.Cap
         ([{"image": True, "caption": "x"}], SAID, (), "row 1 names no picture"),
         ([{"image": 1.5, "caption": "x"}], SAID, (), "row 1 names no picture"),
         ({"images": [{"id": 1, "file_name": "1.jpg"}]}, SAID, (), "needs `filename` and `sentences`"),
-        ([{"id": "1", "conversations": []}], SAID, (), "is a conversation in LLaVA's format"),
+        ([{"id": "1", "conversations": []}], SAID, (), "holds no captions"),
         (REFERENCES, [{"image": "1", "caption": "一只狗", "language": "zh"}], (), "is in Chinese, but"),
         (REFERENCES, {"1": ["a dog", "a cat that runs"]}, (), "picture '1' has more than one caption"),
         (REFERENCES, SAID, ("--tokenizer", "nltk"), "tokenizer 'nltk' is unknown"),

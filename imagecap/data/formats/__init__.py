@@ -6,6 +6,7 @@ entry in `FORMATS`, and its name and meaning in `imagecap/config/data.py`.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -116,6 +117,30 @@ class Source:
                     yield name, finders.find(name)
                 except PictureError:
                     yield name, finders.finders[0].root / name
+
+    def unchecked(self, settings: DataSettings) -> Iterator[tuple[Path, RawRow | Problem, Location | None]]:
+        """Yield the captions file, the row and the place of its picture, for scoring; nothing is checked.
+
+        The place is None where the picture is missing. Captions can be scored without their pictures.
+
+        Raises:
+            ImageCapError: a file cannot be read.
+        """
+        for file in self.files:
+            if self.format.sharded:
+                for row in self.format.rows(file, [self.folder], settings):
+                    yield file, row, row.location if isinstance(row, RawRow) else None
+                continue
+            folders = self._picture_folders(file, settings)
+            raw = list(self.format.rows(file, folders, settings))
+            places: dict[str, Location] = {}
+            with suppress(ImageCapError):  # there is no folder of pictures
+                finders = self._finders(file, folders, _names(raw), ())
+                for name in dict.fromkeys(_names(raw)):
+                    with suppress(PictureError):
+                        places[name] = finders.find(name)
+            for row in raw:
+                yield file, row, next((places[name] for name in _names([row]) if name in places), None)
 
     def _finders(
         self, file: Path, folders: Sequence[Path], names: Iterator[str], further: Sequence[Path]

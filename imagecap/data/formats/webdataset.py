@@ -18,7 +18,7 @@ from imagecap.data.picture_files import is_picture_name, name_parts
 from imagecap.data.records import Problem
 from imagecap.data.tar_files import Member, TarDamageError, mapped, tar_members
 from imagecap.errors import ImageCapError
-from imagecap.printable import printable
+from imagecap.printable import file_name, printable
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _LOOKED_AT = 10_000  # members in which a picture with captions is looked for
@@ -156,7 +156,7 @@ def _is_picture(ending: str) -> bool:
 def _check_name(name: str) -> None:
     """Refuse a name that could lead out of a folder, where pictures are written under their names."""
     try:
-        name_parts(name)
+        name_parts(file_name(name))
     except PictureError as error:
         raise RecordError(f"the picture {name} {error.reason}") from None
 
