@@ -7,6 +7,7 @@ from imagecap.data.formats import FORMATS, DataFormat, Source
 from imagecap.data.formats.flickr import Flickr30k, FlickrToken, is_flickr30k, is_token_file
 from imagecap.data.formats.json_files import json_kind
 from imagecap.data.formats.table import ImageFolder, Table
+from imagecap.data.formats.webdataset import WebDataset
 from imagecap.data.table_files import ENDINGS
 
 _OF_FOLDERS = ("captions", "sidecar")  # formats that a file alone does not have
@@ -27,6 +28,8 @@ def _recognised(file: Path) -> DataFormat | None:
     ending = file.suffix.lower()
     if ending == ".json":
         return FORMATS.get(json_kind(file) or "")
+    if ending == ".tar":
+        return FORMATS[WebDataset.name]
     sharded = (each for each in FORMATS.values() if each.sharded)
     shard = next((each for each in sharded if file in each.files(file.parent)), None)
     if shard is not None:

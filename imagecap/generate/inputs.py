@@ -10,7 +10,8 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.folders import entries_of, walk
-from imagecap.data.formats import FORMATS, find_source
+from imagecap.data.formats import FORMATS, Source, find_source
+from imagecap.data.formats.webdataset import WebDataset, archives_in
 from imagecap.data.picture_files import is_picture_name, pictures_below
 from imagecap.data.source_file import source_of_file
 from imagecap.errors import ImageCapError
@@ -64,11 +65,14 @@ def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
 
 
 def _in_shards(folder: Path, settings: DataSettings) -> Pictures:
-    """The pictures in the shards of a folder; none if it has no shards."""
+    """The pictures in the shards of a folder, which need no captions; none if it has no shards."""
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100
     if settings.format != "auto" and not FORMATS[settings.format].sharded:
         settings = settings.model_copy(update={"format": "auto"})  # that of the data to train on
-    source = find_source(Path(os.path.abspath(folder)), settings)  # noqa: PTH100
-    return Pictures(source.pictures(settings) if source is not None and source.format.sharded else (), rename=True)
+    source = find_source(folder, settings)
+    if source is None:
+        source = Source(FORMATS[WebDataset.name], folder, archives_in(folder))
+    return Pictures(source.pictures(settings) if source.format.sharded else (), rename=True)
 
 
 def _named_by(path: Path, settings: DataSettings) -> Pictures:

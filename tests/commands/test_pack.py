@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -139,7 +140,7 @@ class Interrupted(Sequence[Sample]):
         self.samples, self.after = samples, after
 
     def __iter__(self) -> Iterator[Sample]:
-        yield from self.samples[: self.after]
+        yield from islice(self.samples, self.after)
         raise KeyboardInterrupt
 
     @overload

@@ -1,5 +1,6 @@
 """WebDataset (https://github.com/webdataset/webdataset): tar archives in which files that share a key are a sample."""
 
+import json
 import mmap
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from imagecap.data.formats.caption_records import JSON_ENDING, TEXT_ENDINGS, Cap
 from imagecap.data.formats.columns import chosen_captions
 from imagecap.data.formats.shards import ShardFormat, shards_in
 from imagecap.data.images import PictureError
-from imagecap.data.locations import ByteRange
+from imagecap.data.locations import ByteRange, Location
 from imagecap.data.picture_files import is_picture_name, name_parts
 from imagecap.data.records import Problem
 from imagecap.data.tar_files import Member, TarDamageError, mapped, tar_members
@@ -34,10 +35,7 @@ class WebDataset(ShardFormat):
     name = "webdataset"
 
     def files(self, folder: Path) -> list[Path]:
-        found = shards_in(folder, "*.t*", lambda file: bool(_stem(file)))
-        # of an archive that lies there compressed and as it was, the latter is read
-        plain = {file.with_suffix("") for file in found if file.suffix == ".tar"}
-        shards = [file for file in found if file.suffix == ".tar" or file.with_name(_stem(file)) not in plain]
+        shards = archives_in(folder)
         return shards if any(map(_holds_samples, shards[:1])) else []
 
     def rows(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> Iterator[RawRow | Problem]:
@@ -45,6 +43,22 @@ class WebDataset(ShardFormat):
             raise ImageCapError(f"{file} is compressed, but pictures are read in place; unpack it to {_stem(file)}.tar")
         with mapped(file) as content:
             yield from _Shard(file, folders[0], content, settings).rows()
+
+    def pictures(
+        self, file: Path, folders: Sequence[Path], settings: DataSettings
+    ) -> Iterator[tuple[str, Location | None]]:
+        if file.suffix != ".tar":
+            raise ImageCapError(f"{file} is compressed, but pictures are read in place; unpack it to {_stem(file)}.tar")
+        with mapped(file) as content:
+            yield from _Shard(file, folders[0], content, settings).pictures()
+
+
+def archives_in(folder: Path) -> list[Path]:
+    """The tar archives in a folder and its subfolders, whatever they hold, in natural order of their names."""
+    found = shards_in(folder, "*.t*", lambda file: bool(_stem(file)))
+    # of an archive that lies there compressed and as it was, the latter is read
+    plain = {file.with_suffix("") for file in found if file.suffix == ".tar"}
+    return [file for file in found if file.suffix == ".tar" or file.with_name(_stem(file)) not in plain]
 
 
 class _Shard:
@@ -72,6 +86,43 @@ class _Shard:
                 yield Problem(None, None, printable(str(error)), place=place)
         yield from self.problems
         yield from self.records.problems(self.name)
+
+    def pictures(self) -> Iterator[tuple[str, Location]]:
+        """Yield name and place of every picture, in order of the archive, with captions or without.
+
+        Raises:
+            ImageCapError: the archive is damaged.
+        """
+        names: dict[str, str] = {}
+        members: list[Member] = []
+        try:
+            for member in tar_members(self.content):
+                key, ending = key_and_ending(member.name)
+                if ending == JSON_ENDING and member.is_file and (name := self._written_name(member)):
+                    names[key] = name
+                elif member.is_file and _is_picture(ending.rpartition(".")[2]):
+                    members.append(member)
+        except TarDamageError as error:
+            raise ImageCapError(f"{self.file} {error}; get it anew, or move it away") from None
+        for member in members:
+            key, ending = key_and_ending(member.name)
+            # a further picture of a sample, such as KEY.input.jpg, has the name of its member
+            name = names.get(key) if "." not in ending or ending == self.picture_ending else None
+            yield name or printable(f"{self.name}/{_relative(member.name)}"), self._place(member)
+
+    def _written_name(self, member: Member) -> str | None:
+        """The picture's name in the JSON of a sample, if there is one."""
+        try:
+            name = json.loads(self.content[member.offset : member.offset + member.size]).get("image")
+            if isinstance(name, str) and name.strip():
+                _check_name(name)
+                return printable(name)
+        except (ValueError, AttributeError, RecursionError, RecordError):  # the captions may be anything here
+            pass
+        return None
+
+    def _place(self, member: Member) -> ByteRange:
+        return ByteRange(self.file, member.offset, member.size)
 
     def _samples(self) -> dict[str, dict[str, Member]]:
         """The members of each key by ending, but of keys that hold an ending twice."""
@@ -104,7 +155,7 @@ class _Shard:
                 raise RecordError(f"the archive ends within {member.name}, {missing} bytes before its end; get it anew")
         contents = {each: self.content[(m := members[each]).offset : m.offset + m.size] for each in used[1:]}
         picture = members[ending]
-        location = ByteRange(self.file, picture.offset, picture.size)
+        location = self._place(picture)
         own_name = f"{self.name}/{_relative(picture.name)}"
         checked = ""
         for value in self.records.rows(key, contents):
