@@ -1,6 +1,5 @@
 """Packing a data folder into WebDataset shards, and adding to shards what they do not hold yet."""
 
-import hashlib
 import json
 import re
 import tarfile
@@ -9,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecap.config import DataSettings
 from imagecap.data.dataset import read_captions
-from imagecap.data.records import SPLITS, Caption, Sample
+from imagecap.data.parts import caption_fingerprint
+from imagecap.data.records import SPLITS, Caption, Sample, Split
+from imagecap.data.samples import Samples
 from imagecap.data.shard_writer import SHARD_BYTES, SHARD_PICTURES, Written, write_shards
 from imagecap.errors import ImageCapError, one_line
 
@@ -59,8 +61,7 @@ def pack(
     """
     shards = shards_in(folder)
     settings = DataSettings(format="webdataset", max_image_pixels=max_pixels)
-    before = read_captions(settings, folder, need_training=False)[0] if shards else ()
-    known = _Hashes(before)
+    known = _Known(read_captions(settings, folder, need_training=False)[0] if shards else None)
     counts = _Counts()
     written = write_shards(
         _new(samples, known, folder, counts),
@@ -114,56 +115,50 @@ class _Counts:
     already: int = 0
 
 
-def _new(samples: Iterable[Sample], known: "_Hashes", folder: Path, counts: _Counts) -> Iterator[Sample]:
+def _new(samples: Iterable[Sample], known: "_Known", folder: Path, counts: _Counts) -> Iterator[Sample]:
     """Yield the samples with the captions that are not known; count those that have none."""
     for sample in samples:
-        there = known.has([_of_split(sample.digest, split) for split in SPLITS])
-        other = next(
-            (split for split, found in zip(SPLITS, there, strict=True) if found and split != sample.split), None
-        )
-        if other is not None:
+        split = known.split_of(sample.digest)
+        if split not in (None, sample.split):
             raise ImageCapError(
-                f"{sample.image} is in the split {sample.split} of the data, and in {other} in {folder}: pack into a "
+                f"{sample.image} is in the split {sample.split} of the data, and in {split} in {folder}: pack into a "
                 "new folder, or choose the settings of splits with which those shards were written"
             )
-        found = known.has([_of_caption(sample.digest, caption) for caption in sample.captions])
-        captions = tuple(each for each, is_known in zip(sample.captions, found, strict=True) if not is_known)
-        if captions:
-            yield replace(sample, captions=captions) if len(captions) < len(sample.captions) else sample
+        new = known.without(sample.digest, sample.captions) if split is not None else sample.captions
+        if new:
+            yield replace(sample, captions=new) if len(new) < len(sample.captions) else sample
         else:
             counts.already += 1
 
 
-class _Hashes:
-    """The pictures' splits and captions of a data set, as sorted hashes of 16 bytes: a tenth of a set's memory."""
+class _Known:
+    """The splits of the pictures of a data set, and fingerprints of its captions, sorted to look them up."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self._sorted = np.fromiter(self._of(samples), dtype="S16")
-        self._sorted.sort()
+    def __init__(self, samples: Samples | None) -> None:
+        self._pictures: NDArray[np.bytes_] = np.zeros(0, "S32")
+        self._captions: NDArray[np.bytes_] = np.zeros(0, "S32")
+        self._splits = np.zeros(0, np.int8)
+        if samples is not None:
+            order = np.argsort(samples.digests)
+            self._pictures, self._splits = samples.digests[order], samples.splits[order]
+            self._captions = samples.fingerprints.view("S32")
+            self._captions.sort()
 
-    def has(self, hashes: Sequence[bytes]) -> list[bool]:
-        """Whether each of the hashes is there."""
-        if not len(self._sorted):
-            return [False] * len(hashes)
-        wanted = np.array(hashes, dtype="S16")
-        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
-        return list((self._sorted[places] == wanted).tolist())
+    def split_of(self, digest: str) -> Split | None:
+        """The split of the picture with this digest; None if there is none."""
+        (place,) = _places(self._pictures, [bytes.fromhex(digest)])
+        return SPLITS[self._splits[place]] if place >= 0 else None
 
-    @staticmethod
-    def _of(samples: Iterable[Sample]) -> Iterator[bytes]:
-        for sample in samples:
-            yield _of_split(sample.digest, sample.split)
-            for caption in sample.captions:
-                yield _of_caption(sample.digest, caption)
-
-
-def _of_split(digest: str, split: str) -> bytes:
-    return _hash([digest, split])
+    def without(self, digest: str, captions: Sequence[Caption]) -> tuple[Caption, ...]:
+        """Those of a picture's captions that are not there."""
+        places = _places(self._captions, [caption_fingerprint(digest, caption) for caption in captions])
+        return tuple(caption for caption, place in zip(captions, places, strict=True) if place < 0)
 
 
-def _of_caption(digest: str, caption: Caption) -> bytes:
-    return _hash([digest, caption.text, caption.language, caption.prompt, caption.extra])
-
-
-def _hash(content: list[object]) -> bytes:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:16]
+def _places(ordered: NDArray[np.bytes_], wanted: Sequence[bytes]) -> list[int]:
+    """Where each value is in a sorted array; -1 if it is not there."""
+    if not len(ordered):
+        return [-1] * len(wanted)
+    values = np.array(wanted, "S32")
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return [int(place) for place in np.where(ordered[places] == values, places, -1)]

@@ -15,6 +15,7 @@ from imagecap.data.images import PictureError
 from imagecap.errors import EXIT_USER_ERROR
 from imagecap.generate.export import write_captions, write_parquet
 from imagecap.generate.prompts import prompt_language
+from imagecap.main import main
 from tests.commands.jobs import rows_of, run
 from tests.tiny import picture
 
@@ -114,6 +115,26 @@ def test_a_read_error_that_passes_is_tried_again_at_the_end(
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert table["image"][table["error"].notna()].tolist() == ["broken.png", "cut.png"]
     assert table["image"].tolist()[:9] == [f"{number}.png" for number in range(9)]
+
+
+def test_a_job_over_shards_goes_on_when_shards_are_added(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, shards, output = tmp_path / "data", tmp_path / "shards", tmp_path / "out.jsonl"
+    (data / "images").mkdir(parents=True)
+    names: list[str] = []
+    for count in (3, 5):
+        names += [f"{number}.png" for number in range(len(names), count)]
+        for number, name in enumerate(names):
+            picture(number).save(data / "images" / name)
+        (data / "captions.json").write_text(json.dumps([{"image": name, "caption": "A dog."} for name in names]))
+        assert main(["pack", str(data), str(shards)]) == 0
+        assert run(saved, shards, output) == 0
+    assert "3 of 5 pictures were done before" in capsys.readouterr().err
+    assert [row["image"] for row in rows_of(output)] == names
+    loose = tmp_path / "loose.jsonl"
+    run(saved, data / "images", loose)
+    assert [row["caption"] for row in rows_of(output)] == [row["caption"] for row in rows_of(loose)]
 
 
 def test_formats_are_written_in_pieces(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A bulk job takes the pictures that a captions file of any format names, and pictures in shards, in little memory."""
 
+import io
+import json
 import os
+import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 
 from imagecap.config import DataSettings
 from imagecap.data.identity import has_fingerprint, picture_fingerprint
-from imagecap.data.locations import ByteRange, Location, ParquetCell
+from imagecap.data.locations import ByteRange, Location, ParquetCell, read_bytes
 from imagecap.errors import ImageCapError
 from imagecap.generate.inputs import pictures_of
 from imagecap.generate.pictures import Pictures, Selected
@@ -75,6 +78,46 @@ def test_pictures_of_shards_may_share_names() -> None:
     assert list(Selected(found, [4, 1])) == [found[4], found[1]]
     with pytest.raises(ImageCapError, match="two files would be called a in the results"):
         Pictures(named)
+
+
+def make_tar(file: Path, *members: tuple[str, bytes]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_shards_with_and_without_captions(tmp_path: Path) -> None:
+    described = json.dumps({"image": "sub/dog.jpg", "caption": "A dog."}).encode()
+    make_tar(tmp_path / "0.tar", ("a.jpg", b"first"), ("a.json", described), ("b.png", b"second"))
+    make_tar(tmp_path / "1.tar", ("b.png", b"third"), ("b.json", b"no json"), ("note.txt", b"x"), ("._b.png", b""))
+    found = pictures_of(str(tmp_path))
+    assert [name for name, _ in found] == ["sub/dog.jpg", "0.tar/b.png", "1.tar/b.png"]
+    assert [read_bytes(place) for _, place in found] == [b"first", b"second", b"third"]
+    (one,) = pictures_of(str(tmp_path / "1.tar"))
+    assert one == found[2]
+
+    make_tar(tmp_path / "bare" / "x" / "0.tar", ("1.jpg", b"1"), ("2.jpg", b"2"), ("2.input.jpg", b"3"))
+    bare = pictures_of(str(tmp_path / "bare"))
+    assert [name for name, _ in bare] == ["x/0.tar/1.jpg", "x/0.tar/2.jpg", "x/0.tar/2.input.jpg"]
+    (tmp_path / "bare" / "x" / "0.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(ImageCapError, match=r"0\.tar is no tar archive; get it anew, or move it away"):
+        pictures_of(str(tmp_path / "bare"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageCapError, match="no picture in"):
+        pictures_of(str(tmp_path / "empty"))
+
+
+def test_a_parquet_file_with_pictures(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    cells = [{"bytes": b"first", "path": "a.jpg"}, {"bytes": b"second", "path": None}]
+    pandas.DataFrame({"image": cells, "text": ["A dog.", "A cat."]}).to_parquet(tmp_path / "0.parquet")
+    for source in (tmp_path, tmp_path / "0.parquet"):
+        found = pictures_of(str(source))
+        assert found[0][0] == "a.jpg"
+        assert [read_bytes(place) for _, place in found] == [b"first", b"second"]
 
 
 def test_many_pictures_take_little_memory() -> None:
