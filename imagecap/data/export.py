@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _sidecar(samples: Sequence[Sample], folder: Path) -> None:
 
 def _webdataset(samples: Sequence[Sample], folder: Path) -> None:
     """Shards as `pack` writes them."""
-    write_shards(samples, folder)
+    write_shards((replace(sample, image=image) for image, sample in _Named(samples)), folder)
 
 
 EXPORTS: dict[str, Callable[[Sequence[Sample], Path], None]] = {

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imagecap.config import DataSettings
 from imagecap.data.dataset import read_captions
 from imagecap.data.parts import caption_fingerprint
+from imagecap.data.picture_names import free_name, usable_name
 from imagecap.data.records import SPLITS, Caption, Sample, Split
 from imagecap.data.samples import Samples
 from imagecap.data.shard_writer import SHARD_BYTES, SHARD_PICTURES, Written, write_shards
@@ -125,24 +126,33 @@ def _new(samples: Iterable[Sample], known: "_Known", folder: Path, counts: _Coun
                 "new folder, or choose the settings of splits with which those shards were written"
             )
         new = known.without(sample.digest, sample.captions) if split is not None else sample.captions
-        if new:
-            yield replace(sample, captions=new) if len(new) < len(sample.captions) else sample
-        else:
+        if not new:
             counts.already += 1
+            continue
+        name = free_name(usable_name(sample.image, len(known.names) + 1), known.names)
+        known.names.add(name)
+        yield replace(sample, image=name, captions=new)
 
 
 class _Known:
-    """The splits of the pictures of a data set, and fingerprints of its captions, sorted to look them up."""
+    """The splits of the pictures of a data set, and fingerprints of its captions, sorted to look them up.
+
+    Attributes:
+        names: of its pictures. Names of pictures are unique in a data set of several shards.
+    """
 
     def __init__(self, samples: Samples | None) -> None:
         self._pictures: NDArray[np.bytes_] = np.zeros(0, "S32")
         self._captions: NDArray[np.bytes_] = np.zeros(0, "S32")
         self._splits = np.zeros(0, np.int8)
+        self.names: set[str] = set()
         if samples is not None:
             order = np.argsort(samples.digests)
             self._pictures, self._splits = samples.digests[order], samples.splits[order]
             self._captions = samples.fingerprints.view("S32")
             self._captions.sort()
+            for part in samples.parts:
+                self.names.update(part.batch.column("image").to_pylist())
 
     def split_of(self, digest: str) -> Split | None:
         """The split of the picture with this digest; None if there is none."""

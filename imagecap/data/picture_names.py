@@ -1,6 +1,6 @@
 """Names and endings for copies of pictures, whose own names may be anything where they come from shards."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from imagecap.data.images import PictureError, open_image
@@ -52,18 +52,25 @@ def unique_names(samples: Iterable[Sample]) -> list[str]:
     gets that of its format. A name that is no relative path, such as an address, is replaced by `picture-NUMBER`.
     """
     names: dict[str, None] = {}
-    for count, sample in enumerate(samples, 1):
-        name = sample.image if _is_usable(sample.image) else f"picture-{count}"
+    for number, sample in enumerate(samples, 1):
+        name = usable_name(sample.image, number)
         if not is_picture_name(name):
             name += ending_of(sample.image, content_of(sample))
-        path, number = Path(name), 1
-        name = path.as_posix()
-        while name in names:
-            number += 1
-            name = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
-        names[name] = None
+        names[free_name(name, names)] = None
     return list(names)
 
 
-def _is_usable(name: str) -> bool:
-    return is_relative_name(name) and all(len(part.encode()) <= _LONGEST_PART for part in name.split("/"))
+def usable_name(name: str, number: int) -> str:
+    """The name of a picture, or `picture-NUMBER` if it is no relative path or has too long a part."""
+    short = all(len(part.encode()) <= _LONGEST_PART for part in name.split("/"))
+    return name if short and is_relative_name(name) else f"picture-{number}"
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name in its plain form, with a number before its ending if it is taken."""
+    path = Path(name)
+    free, number = path.as_posix(), 1
+    while free in taken:
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}").as_posix()
+    return free

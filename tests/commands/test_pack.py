@@ -108,6 +108,20 @@ def test_shards_are_written_in_every_format(folder: Path, tmp_path: Path, name: 
         assert len([file for file in out.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".webp", ".bmp")]) == 7
 
 
+def test_pictures_of_one_name_in_several_folders(tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test", "validation")):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        picture(seed).save(tmp_path / "data" / split / "1.png")
+        (tmp_path / "data" / split / "metadata.csv").write_text(f"file_name,text\n1.png,Of {split}.\n")
+    for name, write in (
+        ("pack", lambda out: pack(samples_of(tmp_path / "data"), out, max_pixels=1000, shard_pictures=1)),
+        ("export", lambda out: export(samples_of(tmp_path / "data"), "webdataset", out)),
+    ):
+        write(tmp_path / name)
+        assert digests(tmp_path / name) == digests(tmp_path / "data")
+        assert sorted(sample.image for sample in samples_of(tmp_path / name)) == ["1-2.png", "1-3.png", "1.png"]
+
+
 def test_what_is_new_goes_to_new_shards(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = ["pack", str(folder), str(out), "--shard_pictures", "5"]
