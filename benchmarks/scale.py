@@ -84,7 +84,8 @@ def prepare(arguments: argparse.Namespace) -> None:
     from imagecap.data.prepared import read_prepared
 
     heading(
-        "pictures", "bare loop, s", "prepare, s", "share of its rate", "again, s", "resident, MB", "proportional, MB"
+        *("pictures", "bare loop, s", "prepare, s", "share of its rate", "by processor time", "again, s"),
+        *("resident, MB", "proportional, MB"),
     )
     for pictures in arguments.pictures:
         data = data_of(arguments, pictures)

@@ -34,6 +34,9 @@ def picture_digest(image: Image.Image) -> str:
     width, height = image.size
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     rows = max(1, _STRIP_PIXELS // max(width, 1))  # in strips, so that a big picture is not in memory twice
+    if height <= rows:
+        digest.update(image.tobytes())
+        return digest.hexdigest()
     for top in range(0, height, rows):
         digest.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
     return digest.hexdigest()

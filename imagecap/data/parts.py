@@ -52,10 +52,15 @@ _PICTURE_FIELDS = {
 SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(list(_CAPTION_FIELDS.items()))))])
 
 
+_quoted = json.encoder.encode_basestring_ascii
+
+
 def caption_fingerprint(digest: str, caption: Caption) -> bytes:
     """Digest of a picture with one of its captions, 32 bytes; `data_digest` is made of them."""
-    row = [digest, caption.text, caption.language, caption.prompt, caption.extra]
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest()
+    extra = json.dumps(caption.extra, sort_keys=True) if caption.extra else "{}"
+    # the JSON of a list, put together here because `json.dumps` would make an encoder for every caption
+    row = ", ".join([_quoted(text) for text in (digest, caption.text, caption.language, caption.prompt)])
+    return hashlib.sha256(f"[{row}, {extra}]".encode()).digest()
 
 
 def record_batches(
