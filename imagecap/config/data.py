@@ -22,6 +22,7 @@ class DataSettings(Section):
         "llava",
         "webdataset",
         "parquet",
+        "img2dataset",
         "sidecar",
     ] = setting(
         "auto",
@@ -38,6 +39,7 @@ class DataSettings(Section):
             "llava": "LLaVA's conversations",
             "webdataset": "tar archives of WebDataset and img2dataset",
             "parquet": "Parquet files with the pictures inside",
+            "img2dataset": "folders of img2dataset",
             "sidecar": "a text file beside each picture",
         },
     )

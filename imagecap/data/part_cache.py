@@ -97,6 +97,7 @@ def _file_of(source: Source, settings: DataSettings) -> Path | None:
     if folder is None or not is_settled(shard):
         return None
     used = {**settings.model_dump(exclude=_UNUSED), "format": source.format.name}
+    used["split"] = source.splits.get(shard)
     of_shard = _hash([os.fsdecode(source.folder), os.fsdecode(shard), file_status(shard), used["max_image_pixels"]])
     return folder / "parts" / f"{of_shard}-{_hash(used)}.json"
 

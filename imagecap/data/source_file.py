@@ -10,7 +10,7 @@ from imagecap.data.formats.table import ImageFolder, Table
 from imagecap.data.formats.webdataset import WebDataset
 from imagecap.data.table_files import ENDINGS
 
-_OF_FOLDERS = ("captions", "sidecar")  # formats that a file alone does not have
+_OF_FOLDERS = ("captions", "img2dataset", "sidecar")  # formats that a file alone does not have
 
 
 def source_of_file(file: Path) -> Source | None:

@@ -215,8 +215,36 @@ def parquet_with_a_column_of_bytes(folder: Folder) -> None:
     write_parquet(folder.path / "pictures.parquet", [rows[0], *rows[2:]], row_group_size=1)
 
 
+def img2dataset_record(number: int, caption: Any, **further: Any) -> dict[str, Any]:
+    """What img2dataset writes into the JSON of a picture."""
+    return {
+        "url": f"https://example.org/{number}",
+        "key": f"{number:09}",
+        "caption": caption,
+        "error_message": None,
+        "status": "success",
+        "width": 9,
+        "height": 7,
+        "original_width": 9,
+        "exif": "{}",
+        "sha256": "00",
+        **further,
+    }
+
+
+def img2dataset(folder: Folder) -> None:
+    for number, name in enumerate(NAMES):
+        rows = [row for row in ROWS if row[0] == name]
+        home = f"{7 * number:05}"
+        folder.pictures(home, name)
+        record = img2dataset_record(number, [caption for _, caption, _ in rows], split=rows[0][2])
+        write_json(folder.path / home / f"{name[0]}.json", record)
+        (folder.path / home / f"{name[0]}.txt").write_text("Not read.")
+        write_json(folder.path / f"{home}_stats.json", {"count": 1, "successes": 1})
+
+
 LAYOUTS = (
     *(own, csv_table, tsv_table, json_lines, parquet, image_folder, image_folder_with_one_table, coco, karpathy),
     *(flickr8k, llava, webdataset, webdataset_with_splits_by_name, parquet_with_pictures),
-    parquet_with_a_column_of_bytes,
+    *(parquet_with_a_column_of_bytes, img2dataset),
 )

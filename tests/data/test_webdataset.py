@@ -11,7 +11,17 @@ import pytest
 from imagecap.data.identity import data_digest
 from imagecap.data.locations import ByteRange
 from imagecap.errors import ImageCapError
-from tests.data.layouts import Folder, csv_table, own, packed, webdataset, write_json, write_parquet, write_tar
+from tests.data.layouts import (
+    Folder,
+    csv_table,
+    img2dataset_record,
+    own,
+    packed,
+    webdataset,
+    write_json,
+    write_parquet,
+    write_tar,
+)
 
 
 @pytest.fixture
@@ -221,17 +231,7 @@ def test_img2dataset_tars_give_the_data_of_their_captions(folder: Folder, tmp_pa
     write_json(reference.path / "captions.json", [{"image": image, "caption": caption} for image, caption in rows])
     members: list[tuple[str, bytes]] = []
     for number, (image, caption) in enumerate([*rows, ("c.png", "Gone.")]):
-        record = {
-            "url": "https://example.org/",
-            "key": f"{number:09}",
-            "caption": caption,
-            "error_message": None,
-            "status": "success",
-            "width": 9,
-            "height": 7,
-            "exif": "{}",
-            "sha256": "00",
-        }
+        record = img2dataset_record(number, caption)
         if image == "c.png":
             record |= {"status": "failed_to_download", "error_message": "HTTP Error 404"}
         members += [

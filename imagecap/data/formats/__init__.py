@@ -5,9 +5,9 @@ entry in `FORMATS`, and its name and meaning in `imagecap/config/data.py`.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from imagecap.data.formats.captions import Captions
 from imagecap.data.formats.coco import Coco
 from imagecap.data.formats.data_format import DataFormat
 from imagecap.data.formats.flickr import Flickr30k, FlickrToken
+from imagecap.data.formats.img2dataset import Img2Dataset
 from imagecap.data.formats.karpathy import Karpathy
 from imagecap.data.formats.llava import Llava
 from imagecap.data.formats.parquet import Parquet
@@ -47,6 +48,7 @@ FORMATS: dict[str, DataFormat] = {
         Llava(),
         WebDataset(),
         Parquet(),
+        Img2Dataset(),
         Sidecar(),
     )
 }
@@ -57,11 +59,17 @@ _SEARCHED_FOLDERS = 1000
 
 @dataclass(frozen=True)
 class Source:
-    """The captions files of a folder and their format."""
+    """The captions files of a folder and their format.
+
+    Attributes:
+        splits: the split that the name of a file tells. Empty if all names tell the same: a data set with nothing but
+            training files is split by the settings. Kept by `replace`, for a source with some of the files.
+    """
 
     format: DataFormat
     folder: Path
     files: list[Path]
+    splits: Mapping[Path, Split | None] = field(default_factory=dict)
 
     def read(
         self, settings: DataSettings, *further: Path
@@ -80,11 +88,10 @@ class Source:
             ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
         """
         number = 0
-        splits = self.splits()
         for file in self.files:
             folders = [self.folder] if self.format.sharded else self._picture_folders(file, settings)
             raw = list(self.format.rows(file, folders, settings))
-            if split := splits.get(file):
+            if split := self.splits.get(file):
                 raw = [_with_split(row, split) for row in raw]
             many = len(self.files) > 1 or self.format.sharded
             prefix = f"{file.relative_to(self.folder).as_posix()} " if many else ""
@@ -155,14 +162,6 @@ class Source:
             raise ImageCapError(f"{places[0]} is missing; the pictures that {file.name} names lie in it")
         return PictureFinders([PictureFinder(folder) for folder in existing])
 
-    def splits(self) -> dict[Path, Split | None]:
-        """Return the split that the name of each file tells; none if all names tell the same.
-
-        A data set with nothing but training files is split by the settings.
-        """
-        told = {file: self.format.split_of(file) for file in self.files}
-        return told if len(set(told.values())) > 1 else {}
-
     def _picture_folders(self, file: Path, settings: DataSettings) -> list[Path]:
         if settings.images_path is not None:
             folder = Path(os.path.abspath(expand_user(settings.images_path)))  # noqa: PTH100
@@ -189,7 +188,7 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
         if not files:
             meaning = choices_of(DataSettings.model_fields["format"])[settings.format]
             raise ImageCapError(f"{folder} has no captions files of format = {settings.format} ({meaning})")
-        return Source(chosen, folder, files)
+        return _source(chosen, folder, files)
     last = FORMATS[Sidecar.name]
     found: list[Source] = []
     for each in FORMATS.values():
@@ -197,13 +196,18 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
             continue
         files = each.files(folder)
         if files:
-            found.append(Source(each, folder, files))
+            found.append(_source(each, folder, files))
             if each.name == Captions.name or files[0].name == CAPTIONS_FILE:
                 return found[-1]
     if len(found) > 1:
         names = "; ".join(f"{each.format.name}: {each.files[0].relative_to(folder).as_posix()}" for each in found)
         raise ImageCapError(f"{folder} has captions files of several formats ({names}); choose one by format")
     return found[0] if found else None
+
+
+def _source(each: DataFormat, folder: Path, files: list[Path]) -> Source:
+    told = {file: each.split_of(file) for file in files}
+    return Source(each, folder, files, told if len(set(told.values())) > 1 else {})
 
 
 def _names(raw: Iterable[RawRow | Problem]) -> Iterator[str]:

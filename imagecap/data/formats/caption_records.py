@@ -86,6 +86,14 @@ class CaptionRecords:
         return f"the picture has no .{TEXT_ENDINGS[0]}{there}"
 
 
+def is_of_img2dataset(content: bytes) -> bool:
+    """Whether a JSON file is one that img2dataset writes for each picture."""
+    try:
+        return _record("", content).keys() >= _IMG2DATASET
+    except RecordError:
+        return False
+
+
 def _record(key: str, content: bytes) -> dict[str, Any]:
     try:
         record = _DECODER.decode(content.decode(json.detect_encoding(content)))
