@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from imagecap.data import digest_cache
 from imagecap.data.identity import data_digest
 from imagecap.data.locations import ByteRange
 from imagecap.errors import ImageCapError
@@ -221,6 +222,24 @@ def test_the_names_of_shards_tell_the_split(folder: Folder, pack: Callable[..., 
         (folder.path / name).unlink()
     with pytest.raises(ImageCapError, match="0 went to validation and 1 to test"):
         folder.read(test_fraction=0.99)  # all shards are named train: the settings split
+
+
+def test_a_shard_that_was_read_before_gets_the_split_of_its_name(
+    folder: Folder, pack: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("IMAGECAP_DIGEST_CACHE", "on")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digest_cache, "SETTLED_SECONDS", -1)
+    pack(name="train-0.tar")
+    with pytest.raises(ImageCapError, match="1 went to validation"):
+        folder.read(validation_fraction=0.99)
+    assert list((tmp_path / "cache").rglob("parts/*.json"))
+    write_tar(folder.path / "test-0.tar", ("1.png", folder.bytes("b.png")), ("1.txt", b"A dog."))
+    samples, _ = folder.read(validation_fraction=0.99)
+    assert {sample.image: sample.split for sample in samples} == {
+        "train-0.tar/good.png": "train",
+        "test-0.tar/1.png": "test",
+    }
 
 
 def test_img2dataset_tars_give_the_data_of_their_captions(folder: Folder, tmp_path: Path) -> None:
