@@ -72,7 +72,7 @@ def read_bytes(location: Location) -> bytes:
     if isinstance(location, Path):
         return location.read_bytes()
     if isinstance(location, ByteRange):
-        with location.file.open("rb") as file:
+        with location.file.open("rb", buffering=0) as file:
             file.seek(location.offset)
             return file.read(location.length)
     return _read_cell(location)
