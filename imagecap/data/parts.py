@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
@@ -227,6 +228,11 @@ class Part:
         """A record batch of some rows, in these splits. `[rows]`"""
         batch = self.batch if len(rows) == len(self) else self.batch.take(pa.array(rows))
         return batch.set_column(batch.schema.get_field_index("split"), "split", pa.array(splits))
+
+    def texts_with(self, pattern: str) -> NDArray[np.bool_]:
+        """Which captions match a regular expression somewhere, `[captions]`."""
+        found = pc.match_substring_regex(self.batch.column("captions").values.field("text"), pattern)
+        return cast(NDArray[np.bool_], found.to_numpy(zero_copy_only=False))
 
     def place(self, row: int) -> str:
         """Where the row was read, for messages."""

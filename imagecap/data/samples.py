@@ -118,6 +118,21 @@ class Samples(Sequence[Sample]):
             found.append(part.fingerprints[chosen])
         return np.concatenate(found) if found else np.zeros(0, "V32")
 
+    def captions_where(self, condition: Callable[[Part], NDArray[np.bool_]]) -> Iterator[tuple[int, int]]:
+        """Yield the captions for which a condition holds, as the sample's index and the number of its caption.
+
+        Args:
+            condition: says of each caption of a part whether it holds, `[captions]`.
+        """
+        for part, first, chosen in self._chosen_captions():
+            for caption in np.flatnonzero(chosen & condition(part)).tolist():
+                row = int(np.searchsorted(part.first_captions, caption, side="right")) - 1
+                number = caption - int(part.first_captions[row])
+                dropped = self._dropped.get(first + row, frozenset())
+                if number not in dropped:
+                    (index,) = np.flatnonzero(self.rows == first + row).tolist()
+                    yield index, number - sum(other < number for other in dropped)
+
     def caption_kinds(self) -> Counter[tuple[str, str]]:
         """Number of captions by language and prompt, in order of their first appearance in the parts."""
         counts: Counter[tuple[str, str]] = Counter()

@@ -172,6 +172,15 @@ class ImageCaptioner(nn.Module):
         """Token ids of a caption, truncated to `max_tokens` with the EOS token that ends it; see `text_ids`."""
         return [*self.text_ids(text)[: max_tokens - 1], self.eos_token_id]
 
+    def captions_ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """The `caption_ids` of several captions, tokenized in one call."""
+        return [[*ids[: max_tokens - 1], self.eos_token_id] for ids in self._plain_text.batch_ids(texts)]
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The special tokens that a text may not hold unless the vocabulary can spell them otherwise."""
+        return self._plain_text.special_tokens
+
     def choose_trainable(self, settings: ModelSettings) -> None:
         """Set `requires_grad` of every weight and add adapters where `settings.lora_rank` is set.
 

@@ -22,6 +22,7 @@ from imagecap.train.room import disk_space
 from imagecap.train.setup import TrainingSetup, prepare_training
 
 _MB = 1e6
+_LOOKED_AT = 2000  # pictures, evenly spaced, whose captions are tokenized for the mean lengths
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,16 @@ def dry_run(
     for part, (total, trained) in _parts(model).items():
         lines.append(f"{part:<16}{total:>14,}{trained:>14,}")
     prompt = len(model.prompt_ids(plan.samples[0].captions[0].prompt).after)
-    tokens = [sum(len(branch.caption) for branch in row) for row in plan.branches]
+    count = min(_LOOKED_AT, len(plan.samples))
+    looked_at = plan.branches(plan.all_captions(number * len(plan.samples) // count for number in range(count)))
+    tokens = [len(branch.caption) for row in looked_at for branch in row]
     per_epoch, epochs = plan.steps_per_epoch(), options.num_epochs
     lines += [
         "",
         f"pictures: {len(plan.samples):,} to train on with {plan.captions:,} captions, "
         f"{len(setup.validation_plan.samples):,} to validate on",
-        f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / plan.captions:.1f} a caption; "
-        f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / len(tokens):.0f}",
+        f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / len(tokens):.1f} a caption; "
+        f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / count:.0f}",
         f"steps: {per_epoch:,} an epoch, {epochs * per_epoch:,} in all, of {options.batch_size} × "
         f"{options.gradient_accumulation_steps} pictures, on {model.device.type} in "
         f"{str(setup.dtype).removeprefix('torch.')}",

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from imagecap.config import Settings, TrainSettings
 from imagecap.data.prefetch import prefetch
-from imagecap.data.samples import as_samples
 from imagecap.train.augmentation import uses_augmentation
 from imagecap.train.feature_cache import (
     FeatureCache,
@@ -122,10 +121,10 @@ class _Pictures:
     """The pictures of several plans, numbered one plan after the other, each digest once."""
 
     def __init__(self, plans: Sequence[Plan]) -> None:
-        samples = [as_samples(plan.samples) for plan in plans]
-        self.digests, self._first = np.unique(np.concatenate([each.digests for each in samples]), return_index=True)
-        self._rows = np.concatenate([each.rows for each in samples])
-        self._ends = np.cumsum([len(each) for each in samples], dtype=np.int64)
+        digests = [plan.samples.digests for plan in plans]
+        self._rows = np.concatenate([plan.samples.rows for plan in plans])
+        self.digests, self._first = np.unique(np.concatenate(digests), return_index=True)
+        self._ends = np.cumsum([len(each) for each in digests], dtype=np.int64)
 
     def missing(self, cache: FeatureCache) -> NDArray[np.int64]:
         """Numbers of the pictures that are not cached: plan by plan, in the order in which they lie in their files."""

@@ -1,7 +1,7 @@
 """The data loader: threads decode pictures and pack captions into micro-batches while the model computes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.augmentation import augment, token_dropout_mask, uses_augmentation
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_cache import FeatureCache
-from imagecap.train.packing import PackedRows, pack
+from imagecap.train.packing import Branch, PackedRows, pack
 from imagecap.train.plan import Plan, Step
 
 # A step on the CPU takes long compared with reading its pictures. A step on a GPU does not, so more threads read.
@@ -44,6 +44,21 @@ class MicroBatch:
     weights: Tensor
     cached: tuple[list[int], Tensor | None]
     uncached: tuple[list[int], Tensor | None]
+
+
+@dataclass(frozen=True)
+class LoadedStep:
+    """A step that is ready to be computed.
+
+    Attributes:
+        step: the step of all processes.
+        micro_batches: the micro-batches of this process.
+        weight: the divisor of the step's summed loss, over all processes; see `Plan.weight`.
+    """
+
+    step: Step
+    micro_batches: list[MicroBatch]
+    weight: int
 
 
 class Loader:
@@ -84,23 +99,26 @@ class Loader:
             )
         return self.model.preprocess([image])[0]
 
-    def micro_batch(self, part: list[tuple[int, list[int]]], epoch: int | None) -> MicroBatch:
+    def micro_batch(
+        self, part: list[tuple[int, list[int]]], epoch: int | None, branches: Sequence[list[Branch]] | None = None
+    ) -> MicroBatch:
         """Make the micro-batch of this process.
 
         Args:
             part: the micro-step of all processes: indices of pictures, each with the indices of its captions.
             epoch: part of the seed of augmentation and token dropout; None: neither is applied.
+            branches: the captions of `part`, tokenized; None: they are tokenized here.
         """
-        mine = self.group.shard(part)
+        every = list(zip(part, branches if branches is not None else self.plan.branches(part), strict=True))
+        mine = self.group.shard(every)
         # With fewer pictures than processes, this process may have none. It then computes the first one with weight 0,
         # because every process must take part in the all-reduce.
         idle = not mine
-        part = mine or part[:1]
+        part, rows = map(list, zip(*(mine or every[:1]), strict=True))
         pictures = [picture for picture, _ in part]
         digests = [self.plan.samples[picture].digest for picture in pictures]
         kept = [place for place, digest in enumerate(digests) if self.cache is not None and digest in self.cache]
         missing = sorted(set(range(len(part))) - set(kept))
-        rows = [[self.plan.branches[picture][number] for number in chosen] for picture, chosen in part]
         features = None
         if self.cache is not None and kept:
             features = self.cache.read([digests[place] for place in kept])
@@ -123,14 +141,16 @@ class Loader:
             uncached=(missing, pixels.pin_memory() if pinned and pixels is not None else pixels),
         )
 
-    def steps(self, steps: Iterable[Step]) -> Iterator[tuple[Step, list[MicroBatch]]]:
+    def steps(self, steps: Iterable[Step]) -> Iterator[LoadedStep]:
         """Yield the steps in order with their micro-batches, which threads prepare in advance."""
         threads = threads_for(self.model.device)
+        return prefetch(self._load, steps, threads=threads, ahead=AHEAD * threads)
 
-        def prepare(step: Step) -> tuple[Step, list[MicroBatch]]:
-            return step, [self.micro_batch(part, step.epoch) for part in step.micro]
-
-        return prefetch(prepare, steps, threads=threads, ahead=AHEAD * threads)
+    def _load(self, step: Step) -> LoadedStep:
+        branches = self.plan.branches([each for part in step.micro for each in part])
+        rows = iter(branches)
+        micro = [self.micro_batch(part, step.epoch, [next(rows) for _ in part]) for part in step.micro]
+        return LoadedStep(step, micro, self.plan.weight(step, branches))
 
 
 def threads_for(device: torch.device) -> int:

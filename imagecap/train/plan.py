@@ -1,19 +1,28 @@
 """The order of training pictures and captions: a function of settings and seed alone, so that it need not be saved."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecap.config import TrainSettings
-from imagecap.data.records import Caption, Sample
+from imagecap.data.parts import Part
+from imagecap.data.records import Sample
+from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.utils import attention_window
 from imagecap.train.packing import Branch
+from imagecap.train.permutation import permuted
+
+_LONG_ROWS = 256  # pictures that are tokenized to find the longest row
 
 
 @dataclass(frozen=True)
@@ -38,94 +47,168 @@ class Step:
 
 
 class Plan:
-    """Tokenized captions of all pictures, and the steps of every epoch.
+    """The order of the pictures and captions of every epoch, and their tokens.
+
+    Pictures are ordered by their digests, so that the same data in another layout give the same weights. Captions are
+    tokenized when a step needs them.
 
     Attributes:
         samples: the pictures.
-        branches: their tokenized captions.
+        caption_counts: number of captions of each picture, `[pictures]`.
         prefix: number of tokens before the prompt: BOS, if any, and the image tokens.
         step_pictures: pictures of an optimizer step, over all processes. A run that is resumed by another number of
             processes keeps it, and with it the steps; they are only cut into other micro-steps.
+
+    Raises:
+        ImageCapError: a prompt or caption holds a special token that the vocabulary cannot spell otherwise.
     """
 
     def __init__(
         self, model: ImageCaptioner, samples: Sequence[Sample], settings: TrainSettings, processes: int = 1
     ) -> None:
-        self.samples = list(samples)
-        self.settings = settings
+        self.samples = as_samples(samples).sorted_by_digest()
+        self.caption_counts = self.samples.caption_counts
+        self.settings, self._model = settings, model
         self.micro_size = settings.batch_size * processes
         self.step_pictures = self.micro_size * settings.gradient_accumulation_steps
-        prompts: dict[str, tuple[int, ...]] = {}
-        self.branches: list[list[Branch]] = []
-        for sample in self.samples:
-            row = []
-            for caption in sample.captions:
-                try:
-                    if caption.prompt not in prompts:
-                        prompts[caption.prompt] = tuple(model.prompt_ids(caption.prompt).after)
-                    ids = tuple(model.caption_ids(caption.text, settings.max_caption_tokens))
-                except ImageCapError as error:
-                    raise ImageCapError(f"{sample.image}: {error}") from None
-                row.append(Branch(prompts[caption.prompt], ids))
-            self.branches.append(row)
         self.prefix = len(model.prompt_ids("").before) + model.num_image_tokens
+        self._prompts = {prompt: self._prompt_ids(prompt) for _, prompt in self.samples.caption_kinds()}
+        for picture, number in self.samples.captions_where(_holds(model.special_tokens)):
+            self.branches([(picture, [number])])
 
     @property
     def captions(self) -> int:
-        return sum(len(row) for row in self.branches)
+        return int(self.caption_counts.sum())
+
+    @property
+    def captions_per_epoch(self) -> int:
+        """Number of captions of an epoch, of which `captions_per_image` may leave out some."""
+        limit = self.settings.captions_per_image
+        return int(self.caption_counts.sum() if limit is None else np.minimum(self.caption_counts, limit).sum())
+
+    def branches(self, part: Sequence[tuple[int, Sequence[int]]]) -> list[list[Branch]]:
+        """The tokenized captions of pictures.
+
+        Args:
+            part: indices of pictures, each with the numbers of its captions.
+        """
+        chosen = [[self.samples[picture].captions[number] for number in numbers] for picture, numbers in part]
+        try:
+            ids = iter(self._caption_ids([caption.text for row in chosen for caption in row]))
+        except ImageCapError:
+            for (picture, _), row in zip(part, chosen, strict=True):
+                with naming(self.samples[picture]):
+                    self._caption_ids([caption.text for caption in row])
+            raise
+        return [[Branch(self._prompts[caption.prompt], tuple(next(ids))) for caption in row] for row in chosen]
+
+    def all_captions(self, pictures: Iterable[int]) -> list[tuple[int, list[int]]]:
+        """Pictures, each with the numbers of all its captions."""
+        return [(picture, list(range(int(self.caption_counts[picture])))) for picture in pictures]
 
     @property
     def longest(self) -> int:
         """Number of tokens of the longest caption with its image and prompt."""
         return self.prefix + max(
-            (len(branch.prompt) + len(branch.caption) - 1 for row in self.branches for branch in row), default=0
+            (len(branch.prompt) + len(branch.caption) - 1 for row in self._long_rows for branch in row), default=0
         )
 
     @property
     def longest_row(self) -> list[Branch]:
         """Captions of the longest packed row that a step may have; with `captions_per_image` the longest so many."""
         limit = self.settings.captions_per_image
-        rows = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in self.branches]
+        rows = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in self._long_rows]
         return max(rows, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
+
+    @cached_property
+    def _long_rows(self) -> list[list[Branch]]:
+        """All captions of the pictures with the longest captions, which are among those with the most bytes of text."""
+        longest = np.argsort(-self.samples.text_bytes, kind="stable")[:_LONG_ROWS]
+        return self.branches(self.all_captions(longest.tolist()))
+
+    def exceeds(self, limit: int) -> int | None:
+        """Number of tokens of a caption with its image and prompt that has more than `limit`; None without one."""
+        prompt = max(map(len, self._prompts.values()), default=0)
+        if self.prefix + prompt + self.settings.max_caption_tokens - 1 <= limit:
+            return None
+        # a token stands for at least a byte, and a tokenizer may put a token before a text
+        fewest = limit - self.prefix - prompt - 1
+        longest = 0
+        for picture, number in self.samples.captions_where(lambda part: np.diff(part.text_ends) >= fewest):
+            ((branch,),) = self.branches([(picture, [number])])
+            longest = max(longest, self.prefix + len(branch.prompt) + len(branch.caption) - 1)
+        return longest if longest > limit else None
 
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.samples) / self.step_pictures)
 
-    def epoch(self, epoch: int, start: int = 0) -> list[Step]:
-        """The steps of an epoch from number `start`: every picture once, shuffled by seed and epoch."""
-        order = np.random.default_rng([self.settings.train_seed, epoch]).permutation(len(self.samples)).tolist()
-        steps = []
-        for first in range(start * self.step_pictures, len(order), self.step_pictures):
-            part = [(picture, self._chosen(picture, epoch)) for picture in order[first : first + self.step_pictures]]
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
+        """Yield the steps of an epoch from number `start`: every picture once, shuffled by seed and epoch."""
+        count = len(self.samples)
+        for first in range(start * self.step_pictures, count, self.step_pictures):
+            end = min(first + self.step_pictures, count)
+            pictures = permuted(first, end, count, [self.settings.train_seed, epoch]).tolist()
+            part = [(picture, self._chosen(picture, epoch)) for picture in pictures]
             micro = [part[place : place + self.micro_size] for place in range(0, len(part), self.micro_size)]
-            steps.append(Step(micro, epoch))
-        return steps
+            yield Step(micro, epoch)
 
-    def in_order(self) -> list[Step]:
-        """Steps of one batch each with all pictures and captions in the given order, for validation."""
+    def in_order(self) -> Iterator[Step]:
+        """Yield steps of one batch each with all pictures and captions in the given order, for validation."""
         size = self.settings.batch_size
-        every = [(picture, list(range(len(row)))) for picture, row in enumerate(self.branches)]
-        return [Step([every[first : first + size]]) for first in range(0, len(every), size)]
+        for first in range(0, len(self.samples), size):
+            yield Step([self.all_captions(range(first, min(first + size, len(self.samples))))])
 
-    def weight(self, step: Step) -> int:
-        """The divisor of a step's summed loss: its number of label tokens, captions or pictures (`loss_weighting`)."""
+    def weight(self, step: Step, branches: Sequence[Sequence[Branch]]) -> int:
+        """The divisor of a step's summed loss: its number of label tokens, captions or pictures (`loss_weighting`).
+
+        Args:
+            step: the step of all processes.
+            branches: its captions, tokenized.
+        """
         if self.settings.loss_weighting == "picture":
             return len(step.pictures)
         if self.settings.loss_weighting == "caption":
             return step.captions
-        return sum(
-            len(self.branches[picture][number].caption)
-            for part in step.micro
-            for picture, chosen in part
-            for number in chosen
-        )
+        return sum(len(branch.caption) for row in branches for branch in row)
 
     def _chosen(self, picture: int, epoch: int) -> list[int]:
-        count, limit = len(self.branches[picture]), self.settings.captions_per_image
+        count, limit = int(self.caption_counts[picture]), self.settings.captions_per_image
         if limit is None or count <= limit:
             return list(range(count))
         rng = np.random.default_rng([self.settings.train_seed, epoch, picture])
         return sorted(rng.choice(count, size=limit, replace=False).tolist())
+
+    def _caption_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._model.captions_ids(texts, self.settings.max_caption_tokens)
+
+    def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        try:
+            return tuple(self._model.prompt_ids(prompt).after)
+        except ImageCapError:
+            for sample in self.samples:
+                if any(caption.prompt == prompt for caption in sample.captions):
+                    with naming(sample):
+                        raise
+            raise
+
+
+@contextmanager
+def naming(sample: Sample) -> Iterator[None]:
+    """Put the name of a sample's picture before the message of an error."""
+    try:
+        yield
+    except ImageCapError as error:
+        raise ImageCapError(f"{sample.image}: {error}") from None
+
+
+def _holds(tokens: Sequence[str]) -> Callable[[Part], NDArray[np.bool_]]:
+    """A function that says which captions of a part hold one of the tokens. `[captions]`"""
+    pattern = "|".join(map(re.escape, tokens))
+
+    def chosen(part: Part) -> NDArray[np.bool_]:
+        return part.texts_with(pattern) if pattern else np.zeros(len(part.text_ends) - 1, bool)
+
+    return chosen
 
 
 def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
@@ -135,17 +218,18 @@ def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
         ImageCapError: the model has fewer positions, or a smaller sliding window, than the caption has tokens.
     """
     config: Any = model.llava.config.text_config
-    longest = max(plan.longest for plan in plans)
     limits = {
         "positions": getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None),
         "tokens in its sliding window": attention_window(config),
     }
     for what, limit in limits.items():
-        if limit is not None and longest > limit:
-            raise ImageCapError(
-                f"picture, prompt and the longest caption are {longest} tokens, but the language model has {limit} "
-                f"{what}: lower max_caption_tokens, or take an encoder with fewer patches"
-            )
+        for plan in plans if limit is not None else ():
+            longest = plan.exceeds(limit)
+            if longest is not None:
+                raise ImageCapError(
+                    f"picture, prompt and the longest caption are {longest} tokens, but the language model has {limit} "
+                    f"{what}: lower max_caption_tokens, or take an encoder with fewer patches"
+                )
 
 
 def prompts_of(sample: Sample) -> dict[str, str]:
@@ -161,16 +245,19 @@ def texts_in(sample: Sample, language: str) -> list[str]:
     return [caption.text for caption in sample.captions if caption.language == language]
 
 
-def describe(samples: Sequence[Sample]) -> dict[str, Any]:
+def describe(samples: Samples) -> dict[str, Any]:
     """The most common prompt, overall and by language, and the number of captions by language."""
-    captions: list[Caption] = [caption for sample in samples for caption in sample.captions]
-    languages = Counter(caption.language for caption in captions)
+    kinds = samples.caption_kinds()
+    languages = sorted({language for language, _ in kinds})
+    prompts: Counter[str] = Counter()
+    for (_, prompt), count in kinds.items():
+        prompts[prompt] += count
     by_language = {
-        language: Counter(row.prompt for row in captions if row.language == language).most_common(1)[0][0]
-        for language in sorted(languages)
+        language: Counter({kind[1]: count for kind, count in kinds.items() if kind[0] == language})
+        for language in languages
     }
     return {
-        "prompt": Counter(caption.prompt for caption in captions).most_common(1)[0][0],
-        "prompts": by_language,
-        "languages": {language: languages[language] for language in sorted(languages)},
+        "prompt": prompts.most_common(1)[0][0],
+        "prompts": {language: counts.most_common(1)[0][0] for language, counts in by_language.items()},
+        "languages": {language: counts.total() for language, counts in by_language.items()},
     }

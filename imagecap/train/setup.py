@@ -9,6 +9,7 @@ import torch
 from imagecap.config import Settings, TrainSettings
 from imagecap.data.identity import training_digest
 from imagecap.data.records import Sample
+from imagecap.data.samples import as_samples
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
 from imagecap.model.compute import resolve_device, resolve_dtype
@@ -113,13 +114,13 @@ def prepare_training(
     if model.dtype in small or (small and dtype == torch.float32):
         model.float()  # weights that train need float32; `dtype` is that of the matrix products
     model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
-    plan = Plan(model, list(training)[: options.max_samples], options, group.size)
-    validation_plan = Plan(model, list(validation)[: options.validation_pictures], options)
+    plan = Plan(model, as_samples(training)[: options.max_samples], options, group.size)
+    validation_plan = Plan(model, as_samples(validation)[: options.validation_pictures], options)
     if options.best_by is not None and not validation_plan.samples:
         raise ImageCapError("best_by needs validation pictures: set validation_fraction, or a `split` of val")
     check_lengths(model, [plan, validation_plan])
     check_decoder(model, 1, plan.longest)  # what cannot caption is not trained
-    data_digest = training_digest([*plan.samples, *validation_plan.samples])
+    data_digest = training_digest(plan.samples + validation_plan.samples)
     key = resume_key(settings, model, data_digest, dtype)
     require_same_key(group, key)
     train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile, int8_features=stores_int8(options))

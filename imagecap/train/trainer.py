@@ -11,7 +11,7 @@ from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import process_group
 from imagecap.train.encoding import encode_pictures, open_feature_cache
-from imagecap.train.loader import Loader, MicroBatch
+from imagecap.train.loader import LoadedStep, Loader
 from imagecap.train.memory import memory_errors, memory_errors_of_saving, peak_memory, release_freed_memory
 from imagecap.train.optimizer import set_learning_rates
 from imagecap.train.outputs import (
@@ -25,7 +25,7 @@ from imagecap.train.outputs import (
     write_history,
     write_summary,
 )
-from imagecap.train.plan import Step, describe
+from imagecap.train.plan import describe
 from imagecap.train.progress import (
     MetricLogger,
     ProgressCallback,
@@ -141,9 +141,10 @@ class _TrainingLoop:
         self.watch.lap()
         title = f"epoch {progress.epoch + 1}/{options.num_epochs}"
         with progress_bar(title, self.setup.steps, "step", progress.step) as bar:
-            for step, micro_batches in loader.steps(steps):
+            for loaded in loader.steps(steps):
+                step = loaded.step
                 waited = self.watch.lap()
-                loss, learning_rate = self._step(step, micro_batches)
+                loss, learning_rate = self._step(loaded)
                 self.meter.add(waited + self.watch.lap(), waited, step.captions)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -158,17 +159,17 @@ class _TrainingLoop:
                 self.watch.lap()
         self._end_epoch()
 
-    def _step(self, step: Step, micro_batches: list[MicroBatch]) -> tuple[float, float]:
+    def _step(self, loaded: LoadedStep) -> tuple[float, float]:
         """Make one optimizer step and count it; returns its loss and the projector's learning rate.
 
         The loss of a self-critical step is the negative mean CIDEr of the model's captions.
         """
         setup, progress = self.setup, self.progress
-        weight, reward = setup.plan.weight(step), None
+        micro_batches, weight, reward = loaded.micro_batches, loaded.weight, None
         if progress.step == setup.phases.self_critical_start:  # losses of two kinds are not averaged
             progress.window_loss = progress.window_weight = 0.0
         if setup.self_critical is not None and setup.phases.is_self_critical(progress.step):
-            micro_batches, weight, reward = setup.self_critical.step(step, micro_batches)
+            micro_batches, weight, reward = setup.self_critical.step(loaded.step, micro_batches)
         factor = setup.phases.learning_rate_factor(progress.step)
         learning_rates = set_learning_rates(setup.optimizer, factor)
         result = self.train_step.step(setup.optimizer, micro_batches, weight, self.options.max_grad_norm)
@@ -246,7 +247,7 @@ class _TrainingLoop:
             steps=progress.step,
             epochs=progress.epoch,
             images=len(setup.plan.samples),
-            captions=sum(step.captions for step in setup.plan.epoch(0)),
+            captions=setup.plan.captions_per_epoch,
             validation_images=len(setup.validation_plan.samples),
             train_loss=metrics["train_loss"],
             val_loss=metrics.get("val_loss"),

@@ -37,7 +37,9 @@ class Validator:
         if not self.plan.samples:
             return {}
         found = {
-            "val_loss": self.train_step.mean_loss(batches for _, batches in self.loader.steps(self.plan.in_order()))
+            "val_loss": self.train_step.mean_loss(
+                loaded.micro_batches for loaded in self.loader.steps(self.plan.in_order())
+            )
         }
         if self.with_captions:
             by_language = self._cider()

@@ -51,6 +51,27 @@ class PlainText:
             raise ImageCapError(f"the text {text!r} holds {found}, a special token of the model: remove it")
         return ids
 
+    def batch_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The `ids` of several texts, tokenized in one call.
+
+        Raises:
+            ImageCapError: as `ids` does.
+        """
+        spoken = [text for text in texts if text]
+        if not spoken:
+            return [[] for _ in texts]
+        found = iter(self._tokenizer(spoken, add_special_tokens=False, split_special_tokens=True).input_ids)
+        batch: list[list[int]] = [next(found) if text else [] for text in texts]
+        return [
+            ids if self.special_token(text, ids) is None else self.ids(text)
+            for text, ids in zip(texts, batch, strict=True)
+        ]
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The special tokens as they are written."""
+        return list(self._special.values())
+
     @cached_property
     def _bare(self) -> Any:
         """The tokenizer without added tokens; None for a tokenizer that is not of the library tokenizers."""
