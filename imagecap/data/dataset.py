@@ -6,7 +6,6 @@ or has another of the layouts in `imagecap.data.formats`. A row may also have th
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from imagecap.data.captions_file import CAPTIONS_FILE
 from imagecap.data.formats import FORMATS, Source, find_source
 from imagecap.data.grouping import stop_on_errors
 from imagecap.data.image_folder import read_image_folder
-from imagecap.data.merging import merge
-from imagecap.data.parts import Part
-from imagecap.data.reading import read_units
+from imagecap.data.reading import read_source
 from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
 from imagecap.data.samples import Samples
 from imagecap.data.splits import check_fractions, require_training
@@ -68,13 +65,10 @@ def read_captions(
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)
     file = source.files[0] if len(source.files) == 1 else folder
-    units = read_units(source, settings)
-    parts = [Part(batch, source.folder) for unit in units for batch in unit.batches]
-    samples, problems = merge(parts, settings, several=len(units) > 1)
-    problems = [*(problem for unit in units for problem in unit.problems), *problems]
+    samples, problems, languages = read_source(source, settings)
     stop_on_errors(problems, file, settings)
     if not samples:
-        _raise_nothing_left(file, settings, sum((unit.languages for unit in units), Counter()), problems)
+        _raise_nothing_left(file, settings, languages, problems)
     if need_training:
         require_training(samples, settings)
     return samples, problems

@@ -14,7 +14,9 @@ from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location, file_of
 from imagecap.data.picture_files import is_picture_name
+from imagecap.data.reading import read_source
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
+from imagecap.data.samples import Samples
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user, natural_key
 from imagecap.printable import printable
@@ -25,7 +27,7 @@ _log = logging.getLogger(__name__)
 _IMAGES = "images"
 
 
-def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
+def read_image_folder(folder: Path, settings: DataSettings) -> Sequence[Sample]:
     """Read every picture of a folder, in natural order of names (2 before 10), with its references.
 
     Pictures are the files in `folder` and in `folder/images` that have a picture's ending and are not hidden, and
@@ -34,7 +36,7 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     references has no captions. All samples have the split "test".
 
     captions.json may name pictures that are not in `folder`. Only in a data folder (`folder` or `folder/images` has
-    the layout of one) is a missing picture an error.
+    the layout of one) is a missing picture an error. Shards are read as they are, in their order.
 
     Args:
         folder: a folder of pictures, a data folder (captions.json and images/), or the images/ of a data folder.
@@ -47,9 +49,12 @@ def read_image_folder(folder: Path, settings: DataSettings) -> list[Sample]:
     folder = Path(os.path.abspath(expand_user(folder)))  # noqa: PTH100  (also resolves `images/..`)
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
+    source = find_source(folder, settings)
+    if source is not None and source.format.sharded:
+        return _read_shards(source, settings)
     places = [folder] if is_same(folder, folder / _IMAGES) else [folder, folder / _IMAGES]
     by_file: dict[Location, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
-    problems = _add_references(by_file, folder, settings)
+    problems = _add_references(by_file, folder, source, settings)
     _tell_of_subfolders(by_file, places)
     names = _names(by_file, folder)
     digests, unreadable = digest_files(
@@ -109,9 +114,21 @@ def _holds_pictures(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _add_references(by_file: dict[Location, list[CaptionRow]], folder: Path, settings: DataSettings) -> list[Problem]:
+def _read_shards(source: Source, settings: DataSettings) -> Samples:
+    samples, problems, _ = read_source(source, settings)
+    stop_on_errors(problems, source.folder, settings)
+    if problems:
+        _log.warning("%s:\n%s", source.folder, problem_lines(problems))
+    if not samples:
+        raise ImageCapError(f"there are no pictures that can be read in {source.folder}")
+    return samples.moved_to("test")
+
+
+def _add_references(
+    by_file: dict[Location, list[CaptionRow]], folder: Path, source: Source | None, settings: DataSettings
+) -> list[Problem]:
     """Add the rows of the captions file, if there is one, to the pictures of `folder`; return their problems."""
-    source = find_source(folder, settings) or _source_above(folder, settings)
+    source = source or _source_above(folder, settings)
     if source is None:
         return []
     home = source.folder
@@ -120,8 +137,7 @@ def _add_references(by_file: dict[Location, list[CaptionRow]], folder: Path, set
     elsewhere: list[Problem] = []
     for finder, rows, found in source.read(settings, home, folder):
         problems += found
-        if finder is None:
-            continue
+        assert finder is not None  # shards are read elsewhere
         for name, named in rows_by_name(rows).items():
             try:
                 path = finder.find(name)

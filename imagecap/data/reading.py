@@ -1,6 +1,7 @@
 """Reading all units of a data folder: shards by several processes, each of them once."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,10 +10,30 @@ from tqdm import tqdm
 from imagecap.config import DataSettings
 from imagecap.data.decoding import default_threads
 from imagecap.data.formats import Source
+from imagecap.data.merging import merge
 from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
+from imagecap.data.parts import Part
+from imagecap.data.records import Problem
+from imagecap.data.samples import Samples
 from imagecap.data.units import Unit, read_unit
 
 _SECONDS_BEFORE_PROGRESS = 2.0
+
+
+def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
+    """Read all units of a data folder into one data set.
+
+    Returns:
+        The samples, the problems, and the number of captions by language before `language` left out any.
+
+    Raises:
+        ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
+    """
+    units = read_units(source, settings)
+    parts = [Part(batch, source.folder) for unit in units for batch in unit.batches]
+    samples, problems = merge(parts, settings, several=len(units) > 1)
+    languages = sum((unit.languages for unit in units), Counter[str]())
+    return samples, [*(problem for unit in units for problem in unit.problems), *problems], languages
 
 
 def read_units(source: Source, settings: DataSettings) -> list[Unit]:

@@ -80,6 +80,10 @@ class Samples(Sequence[Sample]):
         """The samples of a split, in order."""
         return self.select(self.splits == SPLITS.index(split))
 
+    def moved_to(self, split: Split) -> "Samples":
+        """The same samples, all in one split."""
+        return Samples(self.parts, self.rows, np.full_like(self._all_splits, SPLITS.index(split)), self._dropped)
+
     def sorted_by_digest(self) -> "Samples":
         """The samples ordered by the digests of their pictures; those with equal digests keep their order."""
         return self.select(np.argsort(self.digests, kind="stable"))

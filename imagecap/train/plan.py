@@ -223,8 +223,8 @@ def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
         "tokens in its sliding window": attention_window(config),
     }
     for what, limit in limits.items():
-        for plan in plans if limit is not None else ():
-            longest = plan.exceeds(limit)
+        for plan in plans:
+            longest = plan.exceeds(limit) if limit is not None else None
             if longest is not None:
                 raise ImageCapError(
                     f"picture, prompt and the longest caption are {longest} tokens, but the language model has {limit} "

@@ -97,6 +97,7 @@ def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtyp
         **adapters,
         "dtype": str(dtype).removeprefix("torch."),
         "data": data_digest,
+        "order of pictures": "permuted digests",  # states of earlier versions were made in another order
         "trainable weights": hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:16],
         "starting weights": fingerprint(model),
     }

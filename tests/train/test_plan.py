@@ -17,12 +17,12 @@ def test_every_picture_once_an_epoch_in_another_order(tiny_model: ImageCaptioner
     assert plan.steps_per_epoch() == 2
     orders = []
     for epoch in range(3):
-        steps = plan.epoch(epoch)
+        steps = list(plan.epoch(epoch))
         assert [len(part) for step in steps for part in step.micro] == [3, 3, 3, 2]
         assert sum(step.captions for step in steps) == plan.captions
         orders.append([picture for step in steps for picture in step.pictures])
         assert sorted(orders[-1]) == list(range(11))
-        assert plan.epoch(epoch, 1) == steps[1:]
+        assert list(plan.epoch(epoch, 1)) == steps[1:]
     assert orders[0] != orders[1] != orders[2]
     other = Plan(tiny_model, plan.samples, settings.model_copy(update={"train_seed": 1}))
     assert [picture for step in other.epoch(0) for picture in step.pictures] != orders[0]
@@ -35,10 +35,28 @@ def test_captions_are_drawn_anew_each_epoch(tiny_model: ImageCaptioner, make_sam
     ]
     assert all(len(set(chosen)) == 2 for epoch in drawn for chosen in epoch.values())
     assert drawn[0] != drawn[1]
-    step = plan.epoch(0)[0]
-    assert plan.weight(step) == sum(
-        len(plan.branches[picture][number].caption) for picture, chosen in step.micro[0] for number in chosen
-    )
+    assert plan.captions_per_epoch == 8
+    step = next(plan.epoch(0))
+    branches = plan.branches(step.micro[0])
+    assert [len(row) for row in branches] == [2] * 4
+    assert plan.weight(step, branches) == sum(len(branch.caption) for row in branches for branch in row)
+
+
+def test_the_order_of_the_data_does_not_matter(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
+    samples, settings = make_samples(11), TrainSettings(batch_size=3)
+    digests = [
+        [[plan.samples[picture].digest for picture in step.pictures] for step in plan.epoch(0)]
+        for plan in (Plan(tiny_model, each, settings) for each in (samples, samples[::-1]))
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_captions_are_tokenized_as_one_by_one(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
+    plan = Plan(tiny_model, make_samples(5, captions=3), TrainSettings(max_caption_tokens=6))
+    for picture, row in enumerate(plan.branches(plan.all_captions(range(5)))):
+        for branch, caption in zip(row, plan.samples[picture].captions, strict=True):
+            assert list(branch.caption) == tiny_model.caption_ids(caption.text, 6)
+            assert list(branch.prompt) == tiny_model.prompt_ids(caption.prompt).after
 
 
 def test_another_number_of_processes_cuts_the_same_steps_anew(
@@ -51,10 +69,10 @@ def test_another_number_of_processes_cuts_the_same_steps_anew(
         plan = Plan(tiny_model, before.samples, settings, processes)
         plan.step_pictures = before.step_pictures
         assert plan.steps_per_epoch() == before.steps_per_epoch() == 2
-        steps = plan.epoch(1)
+        steps = list(plan.epoch(1))
         assert [[len(part) for part in step.micro] for step in steps] == sizes
         assert [step.pictures for step in steps] == [step.pictures for step in before.epoch(1)]
-        assert plan.epoch(1, 1) == steps[1:]
+        assert list(plan.epoch(1, 1)) == steps[1:]
 
 
 def test_a_special_token_in_a_prompt_is_refused_with_its_picture(
