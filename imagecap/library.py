@@ -123,7 +123,7 @@ def train(
     if is_main_process():
         require_writable_output(state.parent, state)
     samples, _ = read_captions(chosen.data)
-    training, validation = ([each for each in samples if each.split == split] for split in ("train", "validation"))
+    training, validation = samples.of_split("train"), samples.of_split("validation")
     require_pictures(training)
     model = build(chosen.model, chosen.compute, seed=chosen.train.train_seed)
     return train(chosen, model, training, validation, state_folder=state, log=logger, callback=callback)
@@ -163,9 +163,9 @@ def evaluate(
     from imagecap.generate.captioner import open_captioner
 
     samples = read_image_folder(Path(test_dir), chosen.data)
-    known = read_captions(chosen.data, Path(training_data))[0] if training_data is not None else []
+    known = read_captions(chosen.data, Path(training_data))[0].of_split("train") if training_data is not None else []
     captioner = model.model if isinstance(model, Captioner) else open_captioner(Path(model), chosen.compute)
-    return evaluate(captioner, samples, chosen, [each for each in known if each.split == "train"])
+    return evaluate(captioner, samples, chosen, known)
 
 
 def score(

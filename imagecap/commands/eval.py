@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.data.dataset import read_captions, read_image_folder
 
     samples = read_image_folder(arguments.test_dir, settings.data)
-    known = read_captions(settings.data, arguments.training_data)[0] if arguments.training_data is not None else []
-    training = [sample for sample in known if sample.split == "train"]
+    known = arguments.training_data
+    training = read_captions(settings.data, known)[0].of_split("train") if known is not None else []
     earlier = load_results(arguments.compare_with) if arguments.compare_with is not None else None
 
     from imagecap.eval.compare import compare_results

@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     samples, problems = read_captions(settings.data)
     if problems and is_main_process():
         print(problem_lines(problems), file=sys.stderr)
-    training = [sample for sample in samples if sample.split == "train"]
-    validation = [sample for sample in samples if sample.split == "validation"]
+    training, validation = samples.of_split("train"), samples.of_split("validation")
     kept = len(samples) - len(training) - len(validation)
     _tell(f"{len(training)} pictures to train on, {len(validation)} to validate on, {kept} kept for the test")
 

@@ -56,8 +56,8 @@ def split_digest(samples: Sequence[Sample]) -> str:
     `summary.json` of the prepared data holds it as `split_hash`.
     """
     ordered = as_samples(samples).sorted_by_digest()
-    digests, splits = ordered.digests.view("V32"), ordered.splits.tolist()
-    lines = (f"{bytes(digest).hex()} {SPLITS[split]}\n" for digest, split in zip(digests, splits, strict=True))
+    pairs = zip(ordered.hex_digests(), ordered.splits.tolist(), strict=True)
+    lines = (f"{digest} {SPLITS[split]}\n" for digest, split in pairs)
     return _digest_of_lines(unique for unique, _ in groupby(lines))
 
 

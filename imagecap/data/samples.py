@@ -93,6 +93,10 @@ class Samples(Sequence[Sample]):
         """The 32 bytes of each picture's digest, which compare as bytes do. `[samples]`"""
         return self._column("digests", "V32")[self.rows].view("S32")
 
+    def hex_digests(self) -> Iterator[str]:
+        """Yield the digest of each picture as text."""
+        return (bytes(digest).hex() for digest in self.digests.view("V32"))
+
     @property
     def splits(self) -> NDArray[np.int8]:
         """Index into `SPLITS` of each sample. `[samples]`"""

@@ -64,7 +64,7 @@ def _train(settings: Settings) -> None:
         summary = json.loads(summary_file.read_text(encoding="utf-8"))
         numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
         run.metrics(numbers, summary["steps"])
-        _publish(summary, run.run_id, sorted({sample.digest for sample in data.train[: settings.train.max_samples]}))
+        _publish(summary, run.run_id, sorted(set(data.train[: settings.train.max_samples].hex_digests())))
         for plot in sorted(PLOTS.glob("train*")):
             run.artifact(plot, "plots")
     UNFINISHED.unlink()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from imagecap.config import Settings, parse_settings
 from imagecap.data.identity import training_picture_digests
+from imagecap.data.prepared import read_prepared
 from imagecap.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, ImageCapError
 from imagecap.registry.store import connect
 from pipelines.stages import run_stage
@@ -49,8 +50,8 @@ def run_id() -> str:
 def test_the_stages_write_what_dvc_yaml_says(place: Path) -> None:
     assert json.loads((place / "prepared" / "summary.json").read_text())["pictures"]["test"] == 2
     assert (place / "model" / "config.json").is_file()
-    digests = [json.loads(line)["digest"] for line in (place / "prepared" / "train.jsonl").read_text().splitlines()]
-    assert training_picture_digests(place / "model") == set(digests)
+    prepared = read_prepared(place / "prepared", place / "data")
+    assert training_picture_digests(place / "model") == {sample.digest for sample in prepared.train}
     assert {"train_loss", "val_loss", "steps", "captions_per_second"} <= set(
         json.loads((place / "metrics" / "train.json").read_text())
     )
@@ -149,13 +150,16 @@ def test_settings_that_do_not_matter_do_not_start_anew(place: Path, settings: Se
 
 
 def test_no_test_pictures_is_said(place: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "prepared" / "test.jsonl").rename(place / "test.jsonl")
-    (place / "prepared" / "test.jsonl").touch()
+    summary = place / "prepared" / "summary.json"
+    whole = summary.read_text()
+    content = json.loads(whole)
+    content["parts"]["test"] = 0
+    summary.write_text(json.dumps(content))
     try:
         with pytest.raises(ImageCapError, match="no test pictures"):
             evaluate(settings)
     finally:
-        (place / "test.jsonl").replace(place / "prepared" / "test.jsonl")
+        summary.write_text(whole)
 
 
 def test_a_stage_ends_with_a_sentence_and_a_status(
