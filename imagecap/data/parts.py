@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice, repeat
+from itertools import accumulate, islice, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,8 @@ PART_PICTURES = 1 << 16
 
 UNDECIDED = -1  # in the column `split`
 WHOLE_FILE = -1  # in the column `length`
+
+_SPLIT_CODES: dict[Split | None, int] = {None: UNDECIDED, **{split: code for code, split in enumerate(SPLITS)}}
 
 _CODES = pa.dictionary(pa.int32(), pa.string())
 
@@ -54,14 +56,15 @@ SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(li
 
 
 _quoted = json.encoder.encode_basestring_ascii
+_quoted_again = lru_cache(64)(_quoted)  # for the few languages and prompts
 
 
 def caption_fingerprint(digest: str, caption: Caption) -> bytes:
     """Digest of a picture with one of its captions, 32 bytes; `data_digest` is made of them."""
     extra = json.dumps(caption.extra, sort_keys=True) if caption.extra else "{}"
     # the JSON of a list, put together here because `json.dumps` would make an encoder for every caption
-    row = ", ".join([_quoted(text) for text in (digest, caption.text, caption.language, caption.prompt)])
-    return hashlib.sha256(f"[{row}, {extra}]".encode()).digest()
+    kind = f"{_quoted_again(caption.language)}, {_quoted_again(caption.prompt)}"
+    return hashlib.sha256(f'[{_quoted(digest)}, {_quoted(caption.text)}, {kind}, {extra}]'.encode()).digest()
 
 
 def record_batches(
@@ -81,26 +84,28 @@ def record_batches(
 
 
 def _record_batch(rows: Sequence[tuple[Sample, Split | None, str]], root: str | None) -> pa.RecordBatch:
-    pictures: dict[str, list[Any]] = {name: [] for name in _PICTURE_FIELDS}
-    captions: dict[str, list[Any]] = {name: [] for name in _CAPTION_FIELDS}
-    ends = [0]
-    for sample, split, place in rows:
-        location = sample.path
-        pictures["image"].append(sample.image)
-        pictures["file"].append(os.fsencode(_relative(os.fspath(file_of(location)), root)))
-        pictures["offset"].append(position_of(location))
-        pictures["length"].append(location.length if isinstance(location, ByteRange) else WHOLE_FILE)
-        pictures["column"].append(location.column if isinstance(location, ParquetCell) else None)
-        pictures["digest"].append(bytes.fromhex(sample.digest))
-        pictures["split"].append(SPLITS.index(split) if split is not None else UNDECIDED)
-        pictures["place"].append(place)
-        for caption in sample.captions:
-            captions["text"].append(caption.text)
-            captions["language"].append(caption.language)
-            captions["prompt"].append(caption.prompt)
-            captions["extra"].append(json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None)
-            captions["fingerprint"].append(caption_fingerprint(sample.digest, caption))
-        ends.append(len(captions["text"]))
+    locations = [sample.path for sample, _, _ in rows]
+    pictures: dict[str, Sequence[Any]] = {
+        "image": [sample.image for sample, _, _ in rows],
+        "file": _files(locations, root),
+        "offset": [position_of(location) for location in locations],
+        "length": [location.length if isinstance(location, ByteRange) else WHOLE_FILE for location in locations],
+        "column": [location.column if isinstance(location, ParquetCell) else None for location in locations],
+        "digest": [bytes.fromhex(sample.digest) for sample, _, _ in rows],
+        "split": [_SPLIT_CODES[split] for _, split, _ in rows],
+        "place": [place for _, _, place in rows],
+    }
+    used = [caption for sample, _, _ in rows for caption in sample.captions]
+    captions: dict[str, Sequence[Any]] = {
+        "text": [caption.text for caption in used],
+        "language": [caption.language for caption in used],
+        "prompt": [caption.prompt for caption in used],
+        "extra": [json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None for caption in used],
+        "fingerprint": [
+            caption_fingerprint(sample.digest, caption) for sample, _, _ in rows for caption in sample.captions
+        ],
+    }
+    ends = list(accumulate((len(sample.captions) for sample, _, _ in rows), initial=0))
     fields = [pa.field(name, kind) for name, kind in _CAPTION_FIELDS.items()]
     structs = pa.StructArray.from_arrays(
         [pa.array(captions[name], kind) for name, kind in _CAPTION_FIELDS.items()], fields=fields
@@ -108,6 +113,19 @@ def _record_batch(rows: Sequence[tuple[Sample, Split | None, str]], root: str | 
     columns = [pa.array(pictures[name], kind) for name, kind in _PICTURE_FIELDS.items()]
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
     return pa.RecordBatch.from_arrays([*columns, lists], schema=SCHEMA)
+
+
+def _files(locations: Iterable[Location], root: str | None) -> list[bytes]:
+    """The file of each location, relative to the root. Those of a shard share one object."""
+    files: list[bytes] = []
+    last: Path | None = None
+    for location in locations:
+        file = file_of(location)
+        if file is not last:
+            written = os.fsencode(_relative(os.fspath(file), root))
+            last = file
+        files.append(written)
+    return files
 
 
 def _relative(file: str, root: str | None) -> str:

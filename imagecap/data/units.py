@@ -4,8 +4,10 @@ The rows of a unit are checked and grouped by picture, its pictures are decoded,
 its split is compared. The result is independent of other units and of the settings of the split.
 """
 
+import gc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,12 +50,37 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
     """
     by_file: dict[Location, list[CaptionRow]] = {}
     problems: list[Problem] = []
-    for finder, rows, bad in source.read(settings):
-        problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
+    with _without_garbage_collection():
+        for finder, rows, bad in source.read(settings):
+            problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
     digest = digest or partial(digest_pictures, max_pixels=settings.max_image_pixels)
     digests, unreadable = digest_files(by_file, digest, str)
+    with _without_garbage_collection():
+        return _unit(source, settings, by_file, digests, [*problems, *unreadable])
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the search for cyclic garbage, which goes through millions of rows again and again; rows form no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _unit(
+    source: Source,
+    settings: DataSettings,
+    by_file: Mapping[Location, Sequence[CaptionRow]],
+    digests: Mapping[Location, str],
+    problems: Sequence[Problem],
+) -> Unit:
+    """Make the samples of the pictures that have a digest."""
     naming, conflicts = _rows_naming_splits(by_file, digests)
-    problems = sorted([*problems, *unreadable, *conflicts.values()], key=lambda problem: problem.row or 0)
+    problems = sorted([*problems, *conflicts.values()], key=lambda problem: problem.row or 0)
     samples: list[Sample] = []
     splits: list[Split | None] = []
     places: list[str] = []
