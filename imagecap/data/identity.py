@@ -7,8 +7,9 @@ stored in prepared data, checkpoints, training states and reports and compared l
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,9 @@ def training_digest(samples: Sequence[Sample]) -> str:
 
     `imagecap.json` of a checkpoint holds it as `data_hash`, and a training state is resumed only if it is the same.
     """
-
-    def line(sample: Sample) -> str:
-        captions = sorted([row.prompt, row.text] for row in sample.captions)
-        return json.dumps([sample.digest, captions], ensure_ascii=False)
-
-    return _digest_of_lines(_joined(_sorted_lines(samples, line)))
+    ordered = as_samples(samples).sorted_by_digest()
+    lines = map(_training_line, ordered.hex_digests(), ordered.prompts_and_texts())
+    return _digest_of_lines(_joined(_sorted_within(lines)))
 
 
 def evaluated_digest(samples: Sequence[Sample]) -> str:
@@ -79,11 +77,8 @@ def evaluated_digest(samples: Sequence[Sample]) -> str:
 
     `eval_results.json` holds it under the same name. Prompts do not matter.
     """
-
-    def line(sample: Sample) -> str:
-        return "\t".join([sample.digest, *sorted(f"{caption.language} {caption.text}" for caption in sample.captions)])
-
-    return _digest_of_lines(_joined(_sorted_lines(samples, line)))
+    lines = map(_evaluated_line, as_samples(samples).sorted_by_digest())
+    return _digest_of_lines(_joined(_sorted_within(lines)))
 
 
 def folder_digest(folder: Path) -> str:
@@ -166,10 +161,22 @@ def training_picture_digests(checkpoint: Path) -> set[str] | None:
     return set(file.read_text(encoding="ascii").split()) if file.is_file() else None
 
 
-def _sorted_lines(samples: Sequence[Sample], line: Callable[[Sample], str]) -> Iterator[str]:
-    """Yield `sorted(map(line, samples))`, a few lines at a time. Lines begin with the digests of their pictures."""
-    for _, copies in groupby(as_samples(samples).sorted_by_digest(), key=lambda sample: sample.digest):
-        yield from sorted(map(line, copies))
+def _training_line(digest: str, captions: list[tuple[str, str]]) -> tuple[str, str]:
+    """The digest and the JSON of [digest, [[prompt, text], …]], written out: it is made of every picture each time."""
+    quoted = json.encoder.encode_basestring
+    rows = ", ".join(f"[{quoted(prompt)}, {quoted(text)}]" for prompt, text in sorted(captions))
+    return digest, f'["{digest}", [{rows}]]'
+
+
+def _evaluated_line(sample: Sample) -> tuple[str, str]:
+    rows = sorted(f"{caption.language} {caption.text}" for caption in sample.captions)
+    return sample.digest, "\t".join([sample.digest, *rows])
+
+
+def _sorted_within(lines: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield the lines, which are in the order of their digests; those of equal digests are sorted."""
+    for _, copies in groupby(lines, key=itemgetter(0)):
+        yield from sorted(line for _, line in copies)
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:

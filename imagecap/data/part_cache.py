@@ -41,18 +41,17 @@ _VERSION = 1  # of what is read from a shard; another one makes all parts anew
 _UNUSED = {"data_path", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
 
 
-def cached_unit(source: Source, settings: DataSettings) -> Unit | None:
+def cached_unit(source: Source, settings: DataSettings, *, check: bool = False) -> Unit | None:
     """What was read from a shard before, with its samples mapped into memory; None if it is to be read.
-
-    One of its pictures is decoded. If it is another one than before, the shard is to be read again.
 
     Args:
         source: has a single shard.
         settings: by which it is read.
+        check: decode one of its pictures. If it is another one than before, the shard is to be read again.
     """
     file = _file_of(source, settings)
     unit = _read(file) if file is not None else None
-    if unit is None or _is_as_before(unit, source, settings):
+    if unit is None or not check or _is_as_before(unit, source, settings):
         return unit
     _log.warning("%s does not hold the pictures that were read from it before; it is read again", source.files[0])
     return None
@@ -137,7 +136,7 @@ def _is_as_before(unit: Unit, source: Source, settings: DataSettings) -> bool:
         return True
     part = Part(random.choice(unit.batches), source.folder)
     row = random.randrange(len(part))
-    (digest,) = digest_pictures([part.location(row)], settings.max_image_pixels)
+    (digest,) = digest_pictures([part.location(row)], settings.max_image_pixels, threads=1)
     return digest == part.digest(row)
 
 

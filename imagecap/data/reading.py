@@ -1,6 +1,7 @@
 """Reading all units of a data folder: shards by several processes, each of them once."""
 
 import os
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from imagecap.data.samples import Samples
 from imagecap.data.units import Unit, read_unit
 
 _SECONDS_BEFORE_PROGRESS = 2.0
+_CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
 
 
 def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
@@ -48,7 +50,8 @@ def read_units(source: Source, settings: DataSettings) -> list[Unit]:
     if not source.format.sharded:
         return [read_unit(source, settings)]
     shards = [replace(source, files=[file]) for file in source.files]
-    units = {number: cached_unit(shard, settings) for number, shard in enumerate(shards)}
+    checked = set(random.sample(range(len(shards)), min(_CHECKED, len(shards))))
+    units = {number: cached_unit(shard, settings, check=number in checked) for number, shard in enumerate(shards)}
     missing = [number for number, unit in units.items() if unit is None]
     first = len(missing) * int(os.environ.get("LOCAL_RANK", 0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     missing = missing[first:] + missing[:first]

@@ -93,6 +93,12 @@ class Samples(Sequence[Sample]):
         """The 32 bytes of each picture's digest, which compare as bytes do. `[samples]`"""
         return self._column("digests", "V32")[self.rows].view("S32")
 
+    def prompts_and_texts(self) -> Iterator[list[tuple[str, str]]]:
+        """Yield prompt and text of the captions of each sample."""
+        for row in self.rows.tolist():
+            number = bisect_right(self._starts, row) - 1
+            yield self.parts[number].prompts_and_texts(row - self._starts[number], self._dropped.get(row, ()))
+
     def hex_digests(self) -> Iterator[str]:
         """Yield the digest of each picture as text."""
         return (bytes(digest).hex() for digest in self.digests.view("V32"))
