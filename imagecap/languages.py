@@ -24,9 +24,11 @@ class LanguageSpec:
         prompt: prompt of captions that bring none.
         tokenizer: default tokenizer of the metrics, one of `imagecap.metrics.TOKENIZERS`.
         has_meteor: whether METEOR is computed, which knows the stems and synonyms of English only.
-        script: matches one character of the language's script (one word, if blanks separate its words). None if other
-            languages share the script: captions in it are taken for English unless their rows name the language.
-        punctuation: matches punctuation that only this language uses; it decides where a text has no letters.
+        script: matches one character of the language's script (one word, if blanks separate its words), none of which
+            is in ASCII. None if other languages share the script: captions in it are taken for English unless their
+            rows name the language.
+        punctuation: matches punctuation that only this language uses, none of it in ASCII; it decides where a text has
+            no letters.
         common_words: matches words that nearly every sentence has. They tell a sentence from a name or a brand.
     """
 
@@ -80,6 +82,8 @@ def language_of(text: str) -> Language:
 
 def _by_script(text: str) -> Language | None:
     """The language of a text by its script; None if no language with a script of its own is recognised."""
+    if text.isascii():  # as most English captions are
+        return None
     for spec in LANGUAGES.values():
         if spec.script is None:
             continue

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from imagecap.data.splits import split_named
 from imagecap.data.texts import (
     control_character,
     is_blank,
+    is_plain,
     mark_in,
     picture_mark_in,
     trim,
@@ -29,8 +30,7 @@ CAPTIONS_FILE = "captions.json"
 _COLUMNS = frozenset({"image", "caption", "split", "language", "prompt"})
 
 
-@dataclass(frozen=True)
-class RawRow:
+class RawRow(NamedTuple):  # made quickly: there may be millions
     """A row of a captions file in the columns of captions.json, before its fields are checked.
 
     Attributes:
@@ -86,7 +86,7 @@ def check_rows(
         if isinstance(each, Problem):
             problems.append(replace(each, row=number, place=prefix + each.place) if each.place else each)
             continue
-        row = _check_row(number, prefix + each.place, each, oddities)
+        row = _plain_row(number, prefix + each.place, each) or _check_row(number, prefix + each.place, each, oddities)
         if isinstance(row, _Row):
             rows.append(row)
         else:
@@ -142,6 +142,20 @@ class _Row(NamedTuple):  # made quickly: there may be millions
     prompt: str | None
     extra: dict[str, Any]
     location: Location | None
+
+
+def _plain_row(number: int, place: str, raw: RawRow) -> _Row | None:
+    """What `_check_row` returns for a row of nothing but the name of a picture and a caption that both are plain.
+
+    None for any other row; see `is_plain`.
+    """
+    value = raw.value
+    if type(value) is not dict or len(value) != 2:
+        return None
+    image, text = value.get("image"), value.get("caption")
+    if not (isinstance(image, str) and isinstance(text, str) and is_plain(image) and is_plain(text)):
+        return None
+    return _Row(number, place, image, None, text, None, None, {}, raw.location)
 
 
 def _check_row(number: int, place: str, raw: RawRow, oddities: "_Oddities") -> _Row | list[Problem]:

@@ -1,6 +1,8 @@
 """Steps that the readers of data folders and of folders of pictures share: rows by picture, digests, repeated rows."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from imagecap.config import DataSettings
@@ -33,11 +35,11 @@ def add_rows_by_file(
     """
     problems: list[Problem] = []
     unplaced: list[CaptionRow] = []
-    for row in rows:
-        if row.location is None:
-            unplaced.append(row)
+    for location, of_location in groupby(rows, key=attrgetter("location")):  # rows of a picture follow each other
+        if location is None:
+            unplaced.extend(of_location)
         else:
-            by_file.setdefault(row.location, []).append(row)
+            by_file.setdefault(location, []).extend(of_location)
     for name, named in rows_by_name(unplaced).items():
         assert finder is not None
         try:
@@ -88,7 +90,7 @@ class Repeats:
     def captions(self, digest: str, rows: Iterable[CaptionRow]) -> tuple[Caption, ...]:
         """The captions of a picture. Repeated ones are counted and left out."""
         kept = []
-        for row in sorted(rows, key=lambda row: row.number):
+        for row in sorted(rows, key=attrgetter("number")):
             caption = row.caption
             first = self._first.setdefault((digest, caption.text, caption.prompt, caption.language), row)
             if first is row:

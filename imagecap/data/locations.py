@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import local
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from imagecap.errors import ImageCapError, one_line
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ByteRange:
+class ByteRange(NamedTuple):  # made and hashed quickly: there may be millions
     """A picture that is a range of bytes in a file, such as a member of a tar.
 
     Attributes:
@@ -29,8 +27,7 @@ class ByteRange:
         return f"{self.file} (bytes {self.offset} to {self.offset + self.length})"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ParquetCell:
+class ParquetCell(NamedTuple):
     """A picture in a Parquet file, in a column of bytes or of structs {bytes, path}.
 
     Attributes:

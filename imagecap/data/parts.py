@@ -64,7 +64,7 @@ def caption_fingerprint(digest: str, caption: Caption) -> bytes:
     extra = json.dumps(caption.extra, sort_keys=True) if caption.extra else "{}"
     # the JSON of a list, put together here because `json.dumps` would make an encoder for every caption
     kind = f"{_quoted_again(caption.language)}, {_quoted_again(caption.prompt)}"
-    return hashlib.sha256(f'[{_quoted(digest)}, {_quoted(caption.text)}, {kind}, {extra}]'.encode()).digest()
+    return hashlib.sha256(f"[{_quoted(digest)}, {_quoted(caption.text)}, {kind}, {extra}]".encode()).digest()
 
 
 def record_batches(

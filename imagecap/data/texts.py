@@ -34,6 +34,20 @@ def is_blank(text: str) -> bool:
     return all(char in _FILLERS or unicodedata.category(char) in _UNSEEN_CATEGORIES for char in text)
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text is of printable ASCII, without blanks at its ends and without the first character of a mark.
+
+    Such a text is its own `trim`, and holds no control characters and no marks.
+    """
+    return (
+        text.isascii()
+        and text.isprintable()
+        and "!" <= text[:1] <= "~"
+        and text[-1] != " "
+        and not _may_hold_mark(text)
+    )
+
+
 def trim(text: str) -> str:
     """The text without white space and invisible characters at its ends."""
     while (shorter := text.strip().strip(_INVISIBLE)) != text:

@@ -85,14 +85,13 @@ def _unit(
     splits: list[Split | None] = []
     places: list[str] = []
     repeats = Repeats()
-    languages: Counter[str] = Counter()
-    for path, found in digests.items():
-        if found in conflicts:
-            continue
-        languages.update(row.caption.language for row in by_file[path])
-        captions = repeats.captions(
-            found, (row for row in by_file[path] if settings.language in ("all", row.caption.language))
-        )
+    rows_of = {path: by_file[path] for path, found in digests.items() if found not in conflicts}
+    languages = Counter[str](row.caption.language for rows in rows_of.values() for row in rows)
+    for path, rows in rows_of.items():
+        found = digests[path]
+        if settings.language != "all":
+            rows = [row for row in rows if row.caption.language == settings.language]
+        captions = repeats.captions(found, rows)
         if captions:
             first = naming.get(found, by_file[path][0])
             samples.append(Sample(by_file[path][0].image, path, found, first.split or "train", captions))

@@ -1,11 +1,12 @@
 """What captions.json may be, and what is said about one that is not."""
 
 import json
+import random
 
 import pytest
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import read_rows
+from imagecap.data.captions_file import RawRow, check_rows, read_rows
 from imagecap.errors import ImageCapError
 
 SETTINGS = DataSettings()
@@ -170,3 +171,33 @@ def test_the_language_is_that_of_the_picture(data) -> None:
     rows, _ = read_rows(data.path / "captions.json", SETTINGS)
     assert [row.caption.language for row in rows] == ["zh", "zh", "zh", "en", "en", "zh", "en", "zh"]
     assert rows[1].caption.prompt == SETTINGS.prompt_zh
+
+
+AWKWARD = ("", " ", "\t", "\n", "a dog", "A", "~", "!", "<image>", "<|im_end|>", "[INST]", "[", "\x00", "\x1b", "\x7f")
+AWKWARD += (
+    "\x85",
+    "\xa0",
+    "\xad",
+    "\u200b",
+    "\ufeff",
+    "\u0301",
+    "\u3164",
+    "\ud800",
+    "é",
+    "\u4e00",
+    "，",
+    "\U0001f436",
+    ".",
+)
+
+
+def test_a_row_of_two_columns_is_checked_as_one_with_empty_columns() -> None:
+    """Rows of nothing but image and caption have a quick path for plain text, which must not differ from the other."""
+    random.seed(0)
+    texts = [*AWKWARD, *("".join(random.choices(AWKWARD, k=random.randint(2, 4))) for _ in range(3000))]
+    values = [{"image": image, "caption": text} for text in texts for image in ("a.jpg", random.choice(texts))]
+    values += [{"image": value, "caption": other} for value in (None, 1, ["A dog."], {}) for other in ("x", value)]
+    for value in values:
+        quick = check_rows([RawRow("here", value)], SETTINGS)
+        full = check_rows([RawRow("here", {**value, "split": None, "prompt": ""})], SETTINGS)
+        assert quick == full, value

@@ -7,7 +7,7 @@ entry in `FORMATS`, and its name and meaning in `imagecap/config/data.py`.
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -221,7 +221,7 @@ def _with_split(row: RawRow | Problem, split: Split) -> RawRow | Problem:
     """The row in a split, unless it names one itself."""
     if isinstance(row, Problem) or not isinstance(row.value, dict) or row.value.get("split"):
         return row
-    return replace(row, value={**row.value, "split": split})
+    return row._replace(value={**row.value, "split": split})
 
 
 def _folders_with(folder: Path, names: list[str]) -> list[Path]:
