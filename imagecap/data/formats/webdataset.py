@@ -157,14 +157,15 @@ class _Shard:
         picture = members[ending]
         location = self._place(picture)
         own_name = f"{self.name}/{_relative(picture.name)}"
-        checked = ""
+        checked = shown = ""
         for value in self.records.rows(key, contents):
             image = value.get("image")
             name = image if isinstance(image, str) and image.strip() else own_name
             if name != checked:
                 _check_name(name)
-                checked = name
-            yield RawRow(place, {**value, "image": printable(name)}, location)
+                checked, shown = name, printable(name)
+            value["image"] = shown
+            yield RawRow(place, value, location)
 
     def _picture_ending(self, key: str, members: Mapping[str, Member]) -> str:
         if self.picture_ending is not None:
