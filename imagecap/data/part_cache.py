@@ -54,6 +54,8 @@ def cached_unit(source: Source, settings: DataSettings, *, check: bool = False) 
     if unit is None or not check or _is_as_before(unit, source, settings):
         return unit
     _log.warning("%s does not hold the pictures that were read from it before; it is read again", source.files[0])
+    for other in file.parent.glob(f"{_shard_of(file)}-*") if file is not None else ():
+        other.unlink(missing_ok=True)
     return None
 
 
@@ -127,6 +129,11 @@ def _read(file: Path) -> Unit | None:
         return None
 
 
+def _shard_of(file: Path) -> str:
+    """The part of a file's name that stands for the shard, whatever the settings."""
+    return file.stem.partition("-")[0]
+
+
 def _part_file(file: Path, number: int) -> Path:
     return file.with_name(f"{file.stem}-{number}.arrow")
 
@@ -143,7 +150,7 @@ def _is_as_before(unit: Unit, source: Source, settings: DataSettings) -> bool:
 def _known_digests(file: Path, folder: Path) -> dict[Location, str]:
     """Digests of pictures of a shard that was read with other settings."""
     known: dict[Location, str] = {}
-    for other in file.parent.glob(f"{file.stem.partition('-')[0]}-*.arrow"):
+    for other in file.parent.glob(f"{_shard_of(file)}-*.arrow"):
         with suppress(ImageCapError, FileNotFoundError):
             part = Part(map_part(other), folder)
             known |= {part.location(row): part.digest(row) for row in range(len(part))}
