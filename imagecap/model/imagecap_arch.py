@@ -144,7 +144,7 @@ class ImageCaptioner(nn.Module):
         """
         # The image token is tokenised too, since some vocabularies treat the start of a text in their own way.
         text = f"{self.processor.image_token}{prompt}\n"
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self._plain_text.parsed_ids(text)
         image_token = self.processor.image_token
         found = self._plain_text.special_token(prompt, ids[1:]) if ids[0] == self.image_token_id else image_token
         if found is not None:

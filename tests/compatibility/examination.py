@@ -18,7 +18,7 @@ from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.loader import MicroBatch
 from imagecap.train.outputs import save_checkpoint
-from imagecap.train.packing import pack
+from imagecap.train.packing import Branch, pack
 from imagecap.train.setup import TrainingSetup, prepare_training
 from tests.compatibility.families import NOT_EXAMINED, write_language_model, write_vision_model
 from tests.tiny import picture
@@ -185,13 +185,17 @@ def prepare(model: ImageCaptioner, samples: list[Sample], folder: Path, *, dtype
     return prepare_training(settings, model, samples, [], folder / "state")
 
 
+def all_branches(setup: TrainingSetup) -> list[list[Branch]]:
+    return setup.plan.branches(setup.plan.all_captions(range(len(setup.plan.samples))))
+
+
 def pixels(setup: TrainingSetup) -> Tensor:
-    return setup.model.preprocess([picture(index) for index in range(len(setup.plan.branches))])
+    return setup.model.preprocess([picture(index) for index in range(len(setup.plan.samples))])
 
 
 def loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Tensor]]:
     """Mean loss per label token and the gradients of a step over all pictures, as `TrainStep` computes them."""
-    model, step, branches = setup.model, setup.train_step, setup.plan.branches
+    model, step, branches = setup.model, setup.train_step, all_branches(setup)
     rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
     places = list(range(len(branches)))
     batch = MicroBatch(places, [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels(setup)))
@@ -203,8 +207,8 @@ def loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Tensor]]:
 
 def stock_loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Tensor]]:
     """The same by the stock model, with one row per caption."""
-    images = [picture(index) for index in range(len(setup.plan.branches))]
-    loss = torch.cat(plain_losses(setup.model, images, setup.plan.branches)).mean()
+    images = [picture(index) for index in range(len(setup.plan.samples))]
+    loss = torch.cat(plain_losses(setup.model, images, all_branches(setup))).mean()
     loss.backward()
     return float(loss.detach()), gradients(setup.model)
 

@@ -36,7 +36,7 @@ def samples(folder: Path) -> list[Sample]:
         Sample(
             f"{number}.png",
             folder / f"{number}.png",
-            "",
+            f"{number:064}",
             "train",
             tuple(Caption(text, "en", "Describe this image.") for text in texts),
         )

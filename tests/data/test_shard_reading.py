@@ -132,9 +132,7 @@ def test_copies_in_several_shards_are_in_one_split(folder: Folder) -> None:
 def test_a_name_stands_for_one_picture(folder: Folder) -> None:
     shard(folder, "0.tar", "a.png", "b.png")
     shard(folder, "1.tar", "b.png")
-    with pytest.raises(
-        ImageCapError, match=r"1\.tar .* b \(b\.png\): 0\.tar .* b has a picture of the same name"
-    ):
+    with pytest.raises(ImageCapError, match=r"1\.tar .* b \(b\.png\): 0\.tar .* b has a picture of the same name"):
         read(folder)
     assert [sample.image for sample in read(folder, on_bad_data="skip")[0]] == ["a.png", "b.png"]
 

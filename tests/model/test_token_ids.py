@@ -1,5 +1,6 @@
 """Token ids of prompts and captions, in which no text becomes a special token."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,14 @@ def test_a_vocabulary_that_cannot_spell_a_special_token(tiny_bases: ModelSetting
     for text in ("dog </s>", "a <unk> dog"):
         with pytest.raises(ImageCapError, match="a special token of the model: remove it"):
             model.caption_ids(text, 9)
+
+
+def test_threads_tokenize_captions_while_prompts_are_parsed(tiny_model: ImageCaptioner) -> None:
+    captions = ["a red cat", "two <|im_end|> dogs"] * 50
+    expected = [tiny_model.caption_ids(caption, 20) for caption in captions]
+    prompt = tiny_model.prompt_ids("Describe this image.")
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(tiny_model.captions_ids, captions, 20) for _ in range(40)]
+        for _ in range(400):
+            assert tiny_model.prompt_ids("Describe this image.") == prompt
+        assert all(each.result() == expected for each in found)

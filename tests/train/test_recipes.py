@@ -338,10 +338,10 @@ def test_memory_grows_with_the_batch_and_shrinks_with_blocks_computed_twice(
 def test_hidden_words_are_captions_words_only(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
     plan = Plan(tiny_model, make_samples(6), TrainSettings(token_dropout=0.5, batch_size=6))
     loader = Loader(tiny_model, plan, None, 10**8)
-    ((whole,),) = [micro for _, micro in loader.steps(plan.in_order())]
-    ((first,),) = [micro for _, micro in loader.steps(plan.epoch(0))]
-    ((again,),) = [micro for _, micro in loader.steps(plan.epoch(0))]
-    ((other,),) = [micro for _, micro in loader.steps(plan.epoch(1))]
+    ((whole,),) = [loaded.micro_batches for loaded in loader.steps(plan.in_order())]
+    ((first,),) = [loaded.micro_batches for loaded in loader.steps(plan.epoch(0))]
+    ((again,),) = [loaded.micro_batches for loaded in loader.steps(plan.epoch(0))]
+    ((other,),) = [loaded.micro_batches for loaded in loader.steps(plan.epoch(1))]
     pad = tiny_model.tokenizer.pad_token_id
     assert torch.equal(first.rows.ids, again.rows.ids)
     hidden = first.rows.ids == pad

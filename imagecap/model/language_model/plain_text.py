@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from imagecap.errors import ImageCapError
@@ -20,6 +21,7 @@ class PlainText:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._lock = Lock()  # a tokenizer keeps the value of split_special_tokens, and the loader's threads use it too
         self._special = {
             number: str(token.content)
             for number, token in tokenizer.added_tokens_decoder.items()
@@ -36,13 +38,19 @@ class PlainText:
                 return self._special[number]
         return None
 
+    def parsed_ids(self, text: str) -> list[int]:
+        """Token ids of a text whose special tokens are parsed."""
+        with self._lock:
+            ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
     def ids(self, text: str) -> list[int]:
         """Token ids of a text; what looks like a special token gets the tokens of its letters.
 
         Raises:
             ImageCapError: the vocabulary cannot spell it with other tokens.
         """
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        ids: list[int] = self._encode(text)
         found = self.special_token(text, ids)
         if found is not None and self._bare is not None:
             ids = self._bare.encode(text, add_special_tokens=False).ids
@@ -60,12 +68,16 @@ class PlainText:
         spoken = [text for text in texts if text]
         if not spoken:
             return [[] for _ in texts]
-        found = iter(self._tokenizer(spoken, add_special_tokens=False, split_special_tokens=True).input_ids)
+        found = iter(self._encode(spoken))
         batch: list[list[int]] = [next(found) if text else [] for text in texts]
         return [
             ids if self.special_token(text, ids) is None else self.ids(text)
             for text, ids in zip(texts, batch, strict=True)
         ]
+
+    def _encode(self, texts: str | list[str]) -> Any:
+        with self._lock:
+            return self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
 
     @property
     def special_tokens(self) -> list[str]:
