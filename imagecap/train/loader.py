@@ -116,7 +116,8 @@ class Loader:
         idle = not mine
         part, rows = map(list, zip(*(mine or every[:1]), strict=True))
         pictures = [picture for picture, _ in part]
-        digests = [self.plan.samples[picture].digest for picture in pictures]
+        samples = [self.plan.samples[picture] for picture in pictures]
+        digests = [sample.digest for sample in samples]
         kept = [place for place, digest in enumerate(digests) if self.cache is not None and digest in self.cache]
         missing = sorted(set(range(len(part))) - set(kept))
         features = None
@@ -134,7 +135,7 @@ class Loader:
         pinned = self.model.device.type == "cuda"
         return MicroBatch(
             pictures=pictures,
-            names=[self.plan.samples[picture].image for picture in pictures],
+            names=[sample.image for sample in samples],
             rows=packed.pinned() if pinned else packed,
             weights=torch.zeros_like(weights) if idle else weights,
             cached=(kept, features.pin_memory() if pinned and features is not None else features),

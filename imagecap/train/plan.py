@@ -92,7 +92,8 @@ class Plan:
         Args:
             part: indices of pictures, each with the numbers of its captions.
         """
-        chosen = [[self.samples[picture].captions[number] for number in numbers] for picture, numbers in part]
+        captions = [self.samples[picture].captions for picture, _ in part]
+        chosen = [[row[number] for number in numbers] for row, (_, numbers) in zip(captions, part, strict=True)]
         try:
             ids = iter(self._caption_ids([caption.text for row in chosen for caption in row]))
         except ImageCapError:
