@@ -8,6 +8,7 @@ Each measurement is a command of its own, on synthetic pictures of 64 x 64 pixel
   processes, against the same on 1,000 pictures;
 - caption, eval: memory against the same on a tenth of the pictures;
 - dvc: `dvc add` against hashing and copying the same files; what `dvc push` sends after 1,000 more pictures;
+- members: listing the members of a shard, against Python's `tarfile`;
 - loader: pictures made into batches against a bare loop that decodes and preprocesses them in as many threads, from
   shards and from a loose folder.
 
@@ -207,6 +208,22 @@ def sent(remote: Path) -> set[str]:
     return {f"{file.parent.name}{file.name} ({file.stat().st_size / MB:.2f} MB)" for file in files}
 
 
+def members(arguments: argparse.Namespace) -> None:
+    """Listing a shard by our reader and by `tarfile`, in turn; medians."""
+    from imagecap.data.tar_files import mapped, tar_members, unusual_members
+
+    heading("members", "`tarfile`, s", "ours, s", "times as fast")
+    seconds: dict[str, list[float]] = {"tarfile": [], "ours": []}
+    with mapped(next(data_of(arguments, SHARD_PICTURES).glob("*.tar"))) as content:
+        for _ in range(arguments.rounds):
+            for side, read in (("tarfile", unusual_members), ("ours", tar_members)):
+                started = time.perf_counter()
+                found = len(list(read(content)))
+                seconds[side].append(time.perf_counter() - started)
+    peer, ours = (median(seconds[side]) for side in ("tarfile", "ours"))
+    row(found, f"{peer:.2f}", f"{ours:.3f}", f"{peer / ours:.0f}")
+
+
 def loader(arguments: argparse.Namespace) -> None:
     """Batches of the training's loader against bare ones, in turn; medians."""
     from imagecap.config import DataSettings, ModelSettings, TrainSettings
@@ -223,7 +240,7 @@ def loader(arguments: argparse.Namespace) -> None:
     for pictures in arguments.pictures:
         for loose in (True, False):
             samples, _ = read_captions(DataSettings(data_path=str(data_of(arguments, pictures, loose=loose))))
-            training = [sample for sample in samples if sample.split == "train"]
+            training = samples.of_split("train")
             plan = Plan(model, training, TrainSettings(batch_size=32))
             steps = list(plan.epoch(0))
             batches = [[plan.samples[picture].path for picture in step.pictures] for step in steps]
@@ -246,7 +263,15 @@ def loader(arguments: argparse.Namespace) -> None:
             row("loose" if loose else "shards", len(training), *rates, f"{bare / took:.0%}", f"{used / ours_used:.0%}")
 
 
-MEASUREMENTS = {"prepare": prepare, "train": train, "caption": caption, "eval": evaluate, "dvc": dvc, "loader": loader}
+MEASUREMENTS = {
+    "prepare": prepare,
+    "train": train,
+    "caption": caption,
+    "eval": evaluate,
+    "dvc": dvc,
+    "members": members,
+    "loader": loader,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, nargs="+", default=[20_000], help="numbers of pictures to measure")
     parser.add_argument("--folder", default="/tmp/imagecap-scale", help="where synthetic data is kept")  # noqa: S108
     parser.add_argument("--model_path", type=Path, default=ROOT / "model", help="of caption and eval")
-    parser.add_argument("--rounds", type=int, default=3, help="of the loader")
+    parser.add_argument("--rounds", type=int, default=3, help="of members and loader")
     arguments = parser.parse_args(argv)
     Path(arguments.folder).mkdir(parents=True, exist_ok=True)
     MEASUREMENTS[arguments.measurement](arguments)

@@ -222,7 +222,7 @@ def natural_key(name: str) -> str:
     of the parts of a path, joined by NUL, compare as the list of them does.
     """
     # re.split puts the captured runs of digits at the odd places. NUL, which no name holds, ends a text; the number of
-    # its digits stands before a number. A string takes a third of the memory of a tuple of texts and numbers.
+    # its digits stands before a number. A string takes less memory than a tuple of texts and numbers.
     parts = re.split(r"(\d+)", name)
     return (
         "".join(_digits(part) if place % 2 else f"{part.casefold()}\0" for place, part in enumerate(parts))

@@ -75,6 +75,19 @@ def read_bytes(location: Location) -> bytes:
     return _read_cell(location)
 
 
+def as_file(location: Location, copy: Path) -> Path:
+    """A file with the picture, for programs that read files only: its own, or else `copy`, which is written.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ImageCapError: a Parquet file is damaged or has changed.
+    """
+    if isinstance(location, Path):
+        return location
+    copy.write_bytes(read_bytes(location))
+    return copy
+
+
 # A row group is decoded as a whole. The last one is kept by each thread, since pictures are mostly read in order.
 _last_group = local()
 
@@ -83,11 +96,12 @@ def _read_cell(cell: ParquetCell) -> bytes:
     import pyarrow as pa
 
     try:
-        ends = _row_group_ends(cell.file, cell.file.stat().st_mtime_ns)
+        version = (cell.file, cell.file.stat().st_mtime_ns)
+        ends = _row_group_ends(*version)
         group = next((number for number, end in enumerate(ends) if cell.row < end), None)
         if group is None:
             raise ImageCapError(f"{cell.file} has no row {cell.row + 1} any more; read the data anew")
-        key = (cell.file, cell.column, group, ends)
+        key = (*version, cell.column, group)
         if getattr(_last_group, "key", None) != key:
             with _parquet_file(cell.file) as opened:
                 _last_group.cells = opened.read_row_group(group, [cell.column]).column(0)

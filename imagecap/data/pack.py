@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imagecap.config import DataSettings
 from imagecap.data.dataset import read_captions
+from imagecap.data.digest_table import DIGEST, DigestTable, digest_array
 from imagecap.data.parts import caption_fingerprint
 from imagecap.data.picture_names import free_name, usable_name
 from imagecap.data.records import SPLITS, Caption, Sample, Split
@@ -135,40 +135,27 @@ def _new(samples: Iterable[Sample], known: "_Known", folder: Path, counts: _Coun
 
 
 class _Known:
-    """The splits of the pictures of a data set, and fingerprints of its captions, sorted to look them up.
+    """What a data set holds: the splits of its pictures, and its captions.
 
     Attributes:
         names: of its pictures. Names of pictures are unique in a data set of several shards.
     """
 
     def __init__(self, samples: Samples | None) -> None:
-        self._pictures: NDArray[np.bytes_] = np.zeros(0, "S32")
-        self._captions: NDArray[np.bytes_] = np.zeros(0, "S32")
-        self._splits = np.zeros(0, np.int8)
+        samples = samples if samples is not None else Samples([])
+        self._pictures, self._splits = DigestTable(samples.digests), samples.splits
+        self._captions = DigestTable(samples.fingerprints.view(DIGEST))
         self.names: set[str] = set()
-        if samples is not None:
-            order = np.argsort(samples.digests)
-            self._pictures, self._splits = samples.digests[order], samples.splits[order]
-            self._captions = samples.fingerprints.view("S32")
-            self._captions.sort()
-            for part in samples.parts:
-                self.names.update(part.batch.column("image").to_pylist())
+        for part in samples.parts:
+            self.names.update(part.batch.column("image").to_pylist())
 
     def split_of(self, digest: str) -> Split | None:
         """The split of the picture with this digest; None if there is none."""
-        (place,) = _places(self._pictures, [bytes.fromhex(digest)])
+        (place,) = self._pictures.find(digest_array([digest], 1))
         return SPLITS[self._splits[place]] if place >= 0 else None
 
     def without(self, digest: str, captions: Sequence[Caption]) -> tuple[Caption, ...]:
         """Those of a picture's captions that are not there."""
-        places = _places(self._captions, [caption_fingerprint(digest, caption) for caption in captions])
+        fingerprints = np.array([caption_fingerprint(digest, caption) for caption in captions], DIGEST)
+        places = self._captions.find(fingerprints)
         return tuple(caption for caption, place in zip(captions, places, strict=True) if place < 0)
-
-
-def _places(ordered: NDArray[np.bytes_], wanted: Sequence[bytes]) -> list[int]:
-    """Where each value is in a sorted array; -1 if it is not there."""
-    if not len(ordered):
-        return [-1] * len(wanted)
-    values = np.array(wanted, "S32")
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return [int(place) for place in np.where(ordered[places] == values, places, -1)]

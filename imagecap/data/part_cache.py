@@ -21,12 +21,13 @@ from typing import Any
 
 from PIL import __version__ as pillow_version
 
+from imagecap import __version__
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
 from imagecap.data.digest_cache import cache_folder, is_settled
 from imagecap.data.formats import Source
 from imagecap.data.identity import file_status
-from imagecap.data.locations import Location
+from imagecap.data.locations import Location, file_of
 from imagecap.data.parts import Part, map_part, write_part
 from imagecap.data.records import Problem
 from imagecap.data.units import Unit, read_unit
@@ -37,7 +38,7 @@ from imagecap.locks import exclusive
 _log = logging.getLogger(__name__)
 
 KEPT_DAYS = 60
-_VERSION = 1  # of what is read from a shard; another one makes all parts anew
+_VERSIONS = [1, __version__, pillow_version]  # other versions may read something else from a shard
 _UNUSED = {"data_path", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
 
 
@@ -84,11 +85,19 @@ def read_into_cache(source: Source, settings: DataSettings, threads: int | None 
         with exclusive(file.with_suffix(".lock"), f"reading {source.files[0]}", wait=True):
             if cached_unit(source, settings) is None:
                 unit = read_unit(source, settings, partial(digest, known=_known_digests(file, source.folder)))
+                if not _lies_in(unit, source):
+                    return unit
                 _write(unit, file)
     except OSError as error:  # a full disk
         _log.info("what was read from %s cannot be kept: %s", source.files[0], error)
         return unit or read_unit(source, settings, digest)
     return None
+
+
+def _lies_in(unit: Unit, source: Source) -> bool:
+    """Whether all pictures lie in the shard itself. Of other files its status does not say whether they changed."""
+    parts = (Part(batch, source.folder) for batch in unit.batches)
+    return all(file_of(part.location(row)) == source.files[0] for part in parts for row in range(len(part)))
 
 
 def _file_of(source: Source, settings: DataSettings) -> Path | None:
@@ -104,7 +113,7 @@ def _file_of(source: Source, settings: DataSettings) -> Path | None:
 
 
 def _hash(value: Any) -> str:
-    content = json.dumps([_VERSION, pillow_version, value], sort_keys=True)
+    content = json.dumps([_VERSIONS, value], sort_keys=True)
     return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:24]
 
 

@@ -61,13 +61,16 @@ def write_prepared(
         The content of summary.json.
     """
     home, samples = _absolute(data_path or Path(settings.data_path)), as_samples(samples)
-    content = summary(samples, problems, settings)
+    parts = dict.fromkeys(SPLITS, 0)  # number of files of each split
+    content = {**summary(samples, problems, settings), "parts": parts}
 
     def write(target: Path) -> None:
         for split in SPLITS:
             (target / split).mkdir()
             batches = samples.of_split(split).record_batches(home)
-            content["parts"][split] = sum(1 for _ in map(write_part, batches, _part_files(target / split)))
+            for batch, file in zip(batches, _part_files(target / split), strict=False):
+                write_part(batch, file)
+                parts[split] += 1
         atomic_write_json(target / SUMMARY_FILE, content)
 
     replace_folder(folder, write)
@@ -124,7 +127,6 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
             "warning": severities["warning"],
             "list": [str(problem) for problem in problems[:_LISTED_PROBLEMS]],
         },
-        "parts": {},  # number of files of each split; `write_prepared` fills it in
         "data_digest": data_digest(samples),
         "split_hash": split_digest(samples),
         "settings": settings.model_dump(exclude={"data_path"}),  # where it lay says nothing about the data

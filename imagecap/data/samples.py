@@ -40,7 +40,8 @@ class Samples(Sequence[Sample]):
         self._starts: list[int] = self._first[:-1].tolist()
         self.rows: Rows = np.arange(self._first[-1]) if rows is None else rows
         self._all_splits = self._column("splits", np.int8) if splits is None else splits
-        self._dropped = dict(dropped or {})
+        self._dropped = dropped or {}
+        self._dropping = np.sort(np.fromiter(self._dropped, np.int64, len(self._dropped)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,13 +125,8 @@ class Samples(Sequence[Sample]):
     @property
     def fingerprints(self) -> NDArray[np.void]:
         """`caption_fingerprint` of every caption that is used, in no particular order. `[captions]`"""
-        found = []
-        for part, first, chosen in self._chosen_captions():
-            for row, dropped in self._dropped.items():
-                if first <= row < first + len(part):
-                    chosen[[part.first_captions[row - first] + number for number in dropped]] = False
-            found.append(part.fingerprints[chosen])
-        return np.concatenate(found) if found else np.zeros(0, "V32")
+        found = [part.fingerprints[used] for part, _, used in self._used_captions()]
+        return np.concatenate([np.zeros(0, "V32"), *found])
 
     def captions_where(self, condition: Callable[[Part], NDArray[np.bool_]]) -> Iterator[tuple[int, int]]:
         """Yield the captions for which a condition holds, as the sample's index and the number of its caption.
@@ -138,31 +134,25 @@ class Samples(Sequence[Sample]):
         Args:
             condition: says of each caption of a part whether it holds, `[captions]`.
         """
-        for part, first, chosen in self._chosen_captions():
-            for caption in np.flatnonzero(chosen & condition(part)).tolist():
-                row = int(np.searchsorted(part.first_captions, caption, side="right")) - 1
-                number = caption - int(part.first_captions[row])
-                dropped = self._dropped.get(first + row, frozenset())
-                if number not in dropped:
-                    (index,) = np.flatnonzero(self.rows == first + row).tolist()
-                    yield index, number - sum(other < number for other in dropped)
+        order = np.argsort(self.rows)
+        for part, first, used in self._used_captions():
+            captions = np.flatnonzero(used & condition(part))
+            rows = np.searchsorted(part.first_captions, captions, side="right") - 1
+            before = np.concatenate([[0], np.cumsum(used)])  # number of used captions before each one
+            numbers = before[captions] - before[part.first_captions[rows]]
+            indices = order[np.searchsorted(self.rows, first + rows, sorter=order)]
+            yield from zip(indices.tolist(), numbers.tolist(), strict=True)
 
     def caption_kinds(self) -> Counter[tuple[str, str]]:
         """Number of captions by language and prompt, in order of their first appearance in the parts."""
         counts: Counter[tuple[str, str]] = Counter()
-        for part, first, chosen in self._chosen_captions():
-            codes = part.language_codes[chosen].astype(np.int64) * len(part.prompts) + part.prompt_codes[chosen]
+        for part, _, used in self._used_captions():
+            codes = part.language_codes[used].astype(np.int64) * len(part.prompts) + part.prompt_codes[used]
             kinds, places, numbers = np.unique(codes, return_index=True, return_counts=True)
             for each in np.argsort(places):
                 language, prompt = divmod(int(kinds[each]), len(part.prompts))
                 counts[part.languages[language], part.prompts[prompt]] += int(numbers[each])
-            for row, dropped in self._dropped.items():
-                if first <= row < first + len(part) and chosen[part.first_captions[row - first]]:
-                    for number in dropped:
-                        caption = part.first_captions[row - first] + number
-                        language, prompt = part.language_codes[caption], part.prompt_codes[caption]
-                        counts[part.languages[language], part.prompts[prompt]] -= 1
-        return +counts
+        return counts
 
     def __add__(self, other: "Samples") -> "Samples":
         """The samples of both, one after the other."""
@@ -187,7 +177,7 @@ class Samples(Sequence[Sample]):
         A batch holds samples of one part.
         """
         for part, first, rows in self._chosen_rows():
-            if part.root == root and not any(first <= row < first + len(part) for row in self._dropped):
+            if part.root == root and not self._dropping_rows(part, first):
                 yield part.chosen(rows, self._all_splits[first + rows])
             else:
                 samples = [self._sample(first + row) for row in rows.tolist()]
@@ -202,12 +192,20 @@ class Samples(Sequence[Sample]):
             if end > start:
                 yield part, first, rows[start:end] - first
 
-    def _chosen_captions(self) -> Iterator[tuple[Part, int, NDArray[np.bool_]]]:
-        """Yield each part, the number of its first row, and which of its captions are those of samples."""
+    def _used_captions(self) -> Iterator[tuple[Part, int, NDArray[np.bool_]]]:
+        """Yield each part, the number of its first row, and which of its captions the samples have. `[captions]`"""
         chosen = np.zeros(self._first[-1], bool)
         chosen[self.rows] = True
         for part, first in zip(self.parts, self._starts, strict=True):
-            yield part, first, np.repeat(chosen[first : first + len(part)], np.diff(part.first_captions))
+            used = np.repeat(chosen[first : first + len(part)], np.diff(part.first_captions))
+            for row in self._dropping_rows(part, first):
+                used[[part.first_captions[row - first] + number for number in self._dropped[row]]] = False
+            yield part, first, used
+
+    def _dropping_rows(self, part: Part, first: int) -> list[int]:
+        """The rows of a part, numbered through all parts, that do not use all their captions."""
+        start, end = np.searchsorted(self._dropping, [first, first + len(part)])
+        return [int(row) for row in self._dropping[start:end]]
 
     def _of_each_part(self, values: Callable[[Part], NDArray[Any]]) -> NDArray[np.int64]:
         return np.concatenate([np.zeros(0, np.int64), *(values(part).astype(np.int64) for part in self.parts)])

@@ -1,5 +1,6 @@
 """The pictures of a bulk job by name and place, in little memory: a job may have millions."""
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
@@ -15,7 +16,23 @@ Picture: TypeAlias = tuple[str, Location]  # name of the picture in results, whe
 _IN_ROOT = -1  # the picture is the file of its name in the root folder
 
 
-class Pictures(Sequence[Picture]):
+class _Numbered(Sequence[Picture]):
+    """A sequence whose pictures are made when they are asked for, by their numbers."""
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        if isinstance(index, slice):
+            return [self._picture(number) for number in range(*index.indices(len(self)))]
+        return self._picture(index)
+
+    @abstractmethod
+    def _picture(self, index: int) -> Picture: ...
+
+
+class Pictures(_Numbered):
     """Names and locations, in a fixed order and without duplicate names. Locations are made when they are asked for.
 
     Args:
@@ -49,17 +66,11 @@ class Pictures(Sequence[Picture]):
                     raise ImageCapError(f"two files would be called {free} in the results; rename one of them")
         self._file_numbers.clear()
 
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return self._names[index], self._location(index)
-
     def __len__(self) -> int:
         return len(self._names)
+
+    def _picture(self, index: int) -> Picture:
+        return self._names[index], self._location(index)
 
     @property
     def names(self) -> Sequence[str]:
@@ -100,24 +111,18 @@ class Pictures(Sequence[Picture]):
         return ByteRange(file, self._start[index], self._length[index]) if self._length[index] >= 0 else file
 
 
-class Selected(Sequence[Picture]):
+class Selected(_Numbered):
     """Some of the pictures of a sequence, by their numbers."""
 
     def __init__(self, pictures: Sequence[Picture], numbers: Iterable[int]) -> None:
         self._pictures = pictures
         self._numbers = array("q", numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Picture: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
-        if isinstance(index, slice):
-            return [self._pictures[number] for number in self._numbers[index]]
-        return self._pictures[self._numbers[index]]
-
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def _picture(self, index: int) -> Picture:
+        return self._pictures[self._numbers[index]]
 
 
 def _names_for(name: str, location: Location) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagecap.data.locations import Location, read_bytes
+from imagecap.data.locations import Location, as_file
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.items import Item, items_of
@@ -89,9 +89,9 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
     for index, item in enumerate(items):
         prompts.setdefault(item.prompt, []).append(index)
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
+        files = [str(as_file(item.path, Path(folder) / str(index))) for index, item in enumerate(items)]
         requests = [
-            {"prompt": prompt, "paths": [str(_as_file(items[index].path, index, Path(folder))) for index in chosen]}
-            for prompt, chosen in prompts.items()
+            {"prompt": prompt, "paths": [files[index] for index in chosen]} for prompt, chosen in prompts.items()
         ]
         requests_file, captions_file = Path(folder) / "requests.json", Path(folder) / "captions.json"
         requests_file.write_text(json.dumps(requests, ensure_ascii=False), encoding="utf-8")
@@ -114,12 +114,3 @@ def _captions(uri: str, items: Sequence[Item]) -> list[str]:
         for index, text in zip(chosen, texts, strict=True):
             captions[index] = text
     return captions
-
-
-def _as_file(location: Location, number: int, folder: Path) -> Path:
-    """The file of a picture; one that lies in a shard is copied into `folder`, as older versions read files only."""
-    if isinstance(location, Path):
-        return location
-    copy = folder / f"{number}.picture"
-    copy.write_bytes(read_bytes(location))
-    return copy

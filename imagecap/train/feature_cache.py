@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagecap.data.digest_table import DIGEST, DIGEST_BYTES, Digests, DigestTable, digest_array
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.vision_encoder.clip_encoder import num_blocks_used
-from imagecap.train.digest_table import DIGEST, DIGEST_BYTES, Digests, DigestTable, digest_array
 from imagecap.train.feature_records import RecordFormat
 
 _FORMAT = 2  # changes with the form of the files; those of another form are deleted

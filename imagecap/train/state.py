@@ -27,6 +27,7 @@ Weights = dict[str, torch.nn.Parameter]
 ResumeKey = dict[str, Any]
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
+STATE_VERSION = "2"  # changes with what the progress means: 2 counts steps in the order of digests
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, per weight
 
 
@@ -97,7 +98,6 @@ def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtyp
         **adapters,
         "dtype": str(dtype).removeprefix("torch."),
         "data": data_digest,
-        "order of pictures": "permuted digests",  # states of earlier versions were made in another order
         "trainable weights": hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:16],
         "starting weights": fingerprint(model),
     }
@@ -126,7 +126,11 @@ def save_state(
         tensors[f"weight.{name}"] = weight.detach()
         for what, value in optimizer.state.get(weight, {}).items():
             tensors[f"{what}.{name}"] = value
-    _write(folder / STATE_FILE, tensors, {"key": json.dumps(key), "progress": json.dumps(asdict(progress))})
+    _write(
+        folder / STATE_FILE,
+        tensors,
+        {"version": STATE_VERSION, "key": json.dumps(key), "progress": json.dumps(asdict(progress))},
+    )
 
 
 def save_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
@@ -146,8 +150,10 @@ def load_state(folder: Path, key: ResumeKey, weights: Weights, optimizer: Optimi
     if not target.exists():
         return None
     with _opened(target, key) as file:
-        found = json.loads(file.metadata()["progress"])
-        if set(found) != {each.name for each in fields(TrainingProgress)}:
+        header = file.metadata()
+        found = json.loads(header["progress"])
+        fits = set(found) == {each.name for each in fields(TrainingProgress)}
+        if header.get("version") != STATE_VERSION or not fits:
             raise ImageCapError(
                 f"the training state {target} was saved by another version of ImageCap: go on with that version, or "
                 "leave out --resume to start from the beginning"

@@ -2,7 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,12 @@ import pytest
 
 from imagecap.config import DataSettings
 from imagecap.data import digest_cache, part_cache, units
-from imagecap.data.dataset import read_captions
+from imagecap.data.dataset import read_captions, source_of
+from imagecap.data.formats import Source
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.samples import Samples
 from imagecap.errors import ImageCapError
-from tests.data.layouts import Folder, write_tar
+from tests.data.layouts import Folder, write_parquet, write_tar
 
 
 @pytest.fixture
@@ -104,6 +108,70 @@ def test_a_picture_that_changed_unseen_is_noticed(
         samples, _ = read(folder)
     assert "is read again" in caplog.text
     assert samples[0].digest != first[0].digest
+
+
+def test_two_processes_share_the_work(
+    folder: Folder, reads: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
+        shard(folder, f"{number}.tar", name)
+    order: list[list[str]] = []
+    original = units.read_unit
+
+    def slowly(source: Source, settings: DataSettings, digest: Any = None) -> Any:
+        order[-1].append(source.files[0].name)
+        time.sleep(0.1)  # so that the other one comes meanwhile
+        return original(source, settings, digest)
+
+    monkeypatch.setattr(part_cache, "read_unit", slowly)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / rank))
+        order.append([])
+        read(folder)
+    assert order == [["0.tar", "1.tar", "2.tar", "3.tar"], ["2.tar", "3.tar", "0.tar", "1.tar"]]
+
+    source = replace(source_of(folder.path, folder.settings()), files=[folder.path / "0.tar"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "both"))
+    order.append([])
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(part_cache.read_into_cache, source, folder.settings()) for _ in range(2)]:
+            assert each.result() is None
+    assert order[-1] == ["0.tar"]
+
+
+def test_what_may_change_unseen_is_not_kept(folder: Folder, reads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest_cache, "SETTLED_SECONDS", 60.0)
+    shard(folder, "0.tar", "a.png")
+    read(folder)
+    read(folder)
+    assert reads == [1, 1], "the file was just written"
+
+
+def test_a_picture_beside_its_shard_is_looked_at_each_time(folder: Folder, reads: list[int]) -> None:
+    inside, beside = {"bytes": folder.bytes("c.png"), "path": None}, {"bytes": None, "path": "a.png"}
+    write_parquet(folder.path / "0.parquet", [{"image": each, "text": "A dog."} for each in (inside, beside)])
+    folder.pictures(".", "a.png")
+    first, _ = read(folder)
+    (folder.path / "a.png").write_bytes(folder.bytes("b.png"))
+    again, _ = read(folder)
+    assert [sample.digest for sample in again] != [sample.digest for sample in first]
+    assert reads == [2, 2]
+
+
+def test_what_is_not_used_any_more_is_removed(folder: Folder, reads: list[int], tmp_path: Path) -> None:
+    parts = tmp_path / "cache" / "imagecap" / "parts"
+    shard(folder, "0.tar", "a.png")
+    read(folder)
+    kept, old = sorted(parts.iterdir()), time.time() - (part_cache.KEPT_DAYS + 1) * 86400
+    for file in kept:
+        os.utime(file, (old, old))
+    (folder.path / "0.tar").unlink()
+    shard(folder, "1.tar", "b.png")
+    read(folder)
+    assert len(kept) == 2
+    assert not set(kept) & set(parts.iterdir())
 
 
 def test_without_a_cache(folder: Folder, tmp_path: Path) -> None:

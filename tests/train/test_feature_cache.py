@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from imagecap.config import ModelSettings
+from imagecap.data.digest_table import DigestTable, digest_array
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build
-from imagecap.train.digest_table import DigestTable, digest_array
 from imagecap.train.feature_cache import FeatureCache, FeatureWriter, delete_features, feature_cache_key
 from imagecap.train.feature_records import RecordFormat, rounded_to_int8
 

@@ -1,6 +1,8 @@
 """The same pictures and captions train the same weights, bit for bit, in whatever layout they lie."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from imagecap.data.export import export
 from imagecap.data.identity import data_digest
 from imagecap.data.pack import pack
 from imagecap.model.builder import build
+from tests.data.layouts import img2dataset_record, write_json, write_tar
 from tests.tiny import picture
 from tests.train.conftest import WORDS
 from tests.train.helpers import assert_same_weights, run
@@ -62,3 +65,88 @@ def test_every_layout_gives_the_same_weights(
     assert data_digest(again) == data_digest(samples)
     train(tmp_path, tmp_path / "data", tiny_bases)
     assert_same_weights(tmp_path, whole)
+
+
+Photographs = dict[Path, str]  # file and caption
+
+
+def own(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder / "images")
+    rows = [{"image": file.name, "caption": caption} for file, caption in photographs.items()]
+    write_json(folder / "captions.json", rows)
+
+
+def coco(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder / "train2017")
+    images = [{"id": number, "file_name": file.name} for number, file in enumerate(photographs)]
+    annotations = [
+        {"id": 7 * number, "image_id": number, "caption": each} for number, each in enumerate(photographs.values())
+    ]
+    write_json(folder / "annotations" / "captions_train2017.json", {"images": images, "annotations": annotations})
+
+
+def flickr8k(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder / "Flicker8k_Dataset")
+    lines = [f"{file.name}#0\t{caption}\n" for file, caption in photographs.items()]
+    (folder / "Flickr8k.token.txt").write_text("".join(lines))
+
+
+def karpathy(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder / "images")
+    images = [{"filename": file.name, "sentences": [{"raw": caption}]} for file, caption in photographs.items()]
+    write_json(folder / "dataset.json", {"images": images})
+
+
+def imagefolder(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder)
+    rows = [json.dumps({"file_name": file.name, "text": caption}) for file, caption in photographs.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+
+
+def sidecar(folder: Path, photographs: Photographs) -> None:
+    copy(photographs, folder)
+    for file, caption in photographs.items():
+        (folder / file.with_suffix(".txt").name).write_text(caption)
+
+
+def webdataset(folder: Path, photographs: Photographs) -> None:
+    for number, (file, caption) in enumerate(photographs.items()):
+        members = ((f"{number}.jpg", file.read_bytes()), (f"{number}.txt", caption.encode()))
+        write_tar(folder / f"{number % 3}-{number}.tar", *members)
+
+
+def img2dataset(folder: Path, photographs: Photographs) -> None:
+    for number, (file, caption) in enumerate(photographs.items()):
+        home = folder / f"{number // 4:05}"
+        write_json(home / f"{number:09}.json", img2dataset_record(number, caption))
+        shutil.copyfile(file, home / f"{number:09}.jpg")
+        (home / f"{number:09}.txt").write_text(caption)
+
+
+def copy(photographs: Photographs, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in photographs:
+        shutil.copyfile(file, folder / file.name)
+
+
+def test_copies_of_photographs_give_the_same_data_and_weights(
+    shared: Path, tiny_bases: ModelSettings, tmp_path: Path
+) -> None:
+    home = shared / "data" / "coco-cc"
+    captions: Photographs = {}
+    for row in json.loads((home / "captions.json").read_text()):
+        captions.setdefault(home / "images" / row["image"], row["caption"].strip())
+    photographs = dict(list(captions.items())[:10])
+    layouts: tuple[Callable[[Path, Photographs], None], ...] = (
+        *(own, coco, flickr8k, karpathy, imagefolder, sidecar, webdataset, img2dataset),
+    )
+    digests = {}
+    for layout in layouts:
+        folder = tmp_path / layout.__name__
+        layout(folder / "data", photographs)
+        samples, problems = read_captions(DataSettings(validation_fraction=0.2, test_fraction=0), folder / "data")
+        assert [str(problem) for problem in problems] == []
+        digests[layout.__name__] = data_digest(samples)
+        run(folder, build(tiny_bases), samples.of_split("train"), samples.of_split("validation"), num_epochs=1)
+        assert_same_weights(folder, tmp_path / "own")
+    assert len(set(digests.values())) == 1, digests

@@ -1,5 +1,6 @@
 """What is trained on and in which order."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,34 @@ def test_another_number_of_processes_cuts_the_same_steps_anew(
         assert [[len(part) for part in step.micro] for step in steps] == sizes
         assert [step.pictures for step in steps] == [step.pictures for step in before.epoch(1)]
         assert list(plan.epoch(1, 1)) == steps[1:]
+
+
+def test_the_longest_row_of_many_pictures(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:
+    (sample,) = make_samples(1)
+    many = [replace(sample, digest=f"{number:064x}") for number in range(600)]
+    captions = tuple(replace(caption, text=f"{caption.text} by a tree") for caption in sample.captions)
+    many[400] = replace(many[400], captions=captions)
+    plan = Plan(tiny_model, many, TrainSettings())
+    (longest,) = plan.branches(plan.all_captions([400]))
+    assert plan.longest_row == sorted(longest, key=lambda branch: -len(branch.caption))
+    assert plan.longest == plan.prefix + max(len(each.prompt) + len(each.caption) - 1 for each in longest)
+
+
+def test_a_caption_that_cannot_be_spelled_is_found_before_the_training(
+    tiny_model: ImageCaptioner, make_samples: MakeSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spell(_: ImageCaptioner, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        if any("<|im_end|>" in text for text in texts):
+            raise ImageCapError("remove it")
+        return [[1]] * len(texts)
+
+    monkeypatch.setattr(ImageCaptioner, "captions_ids", spell)
+    samples = make_samples(3)
+    last = replace(samples[2].captions[1], text="A dog <|im_end|>.")
+    samples[2] = replace(samples[2], captions=(samples[2].captions[0], last))
+    Plan(tiny_model, samples[:2], TrainSettings())
+    with pytest.raises(ImageCapError, match=f"{samples[2].image}: remove it"):
+        Plan(tiny_model, samples, TrainSettings())
 
 
 def test_a_special_token_in_a_prompt_is_refused_with_its_picture(

@@ -183,11 +183,14 @@ def test_states_that_do_not_fit_are_refused(
         run(tmp_path, build(tiny_bases, seed=9), samples, resume=True)
     content = state.read_bytes()
     with safe_open(state, "pt") as file:
-        progress = {**json.loads(file.metadata()["progress"]), "a name of another version": 1}
-        header = {"key": file.metadata()["key"], "progress": json.dumps(progress)}
-        save_file({name: file.get_tensor(name) for name in file.keys()}, state, header)  # noqa: SIM118
-    with pytest.raises(ImageCapError, match="saved by another version"):
-        run(tmp_path, build(tiny_bases), samples, resume=True)
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    further = json.dumps({**json.loads(header["progress"]), "a name of another version": 1})
+    without_version = {name: value for name, value in header.items() if name != "version"}
+    for other in ({**header, "progress": further}, {**header, "version": "1"}, without_version):
+        save_file(tensors, state, other)
+        with pytest.raises(ImageCapError, match="saved by another version"):
+            run(tmp_path, build(tiny_bases), samples, resume=True)
     state.write_bytes(content[: len(content) // 2])
     with pytest.raises(ImageCapError, match="is damaged"):
         run(tmp_path, build(tiny_bases), samples, resume=True)
