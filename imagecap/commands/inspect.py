@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.page_file is not None:
         require_writable_file(arguments.page_file)
     source = source_of(arguments.data, settings)
-    samples, problems = read_captions(settings, arguments.data, need_training=False)
+    samples, problems = read_captions(settings, arguments.data, need_training=False, hashed=True)
     found = inspect_data(source, samples, problems, settings)
     if arguments.page_file is not None:
         write_data_page(found, samples, source.folder.name, arguments.page_file)

@@ -39,7 +39,7 @@ def source_of(folder: Path, settings: DataSettings) -> Source:
 
 
 def read_captions(
-    settings: DataSettings, folder: Path | None = None, *, need_training: bool = True
+    settings: DataSettings, folder: Path | None = None, *, need_training: bool = True, hashed: bool = False
 ) -> tuple[Samples, list[Problem]]:
     """Read a data folder. Every row is checked and every picture is decoded once.
 
@@ -51,6 +51,7 @@ def read_captions(
             keeps the captions in one language, after everything has been checked.
         folder: the data folder; None: `settings.data_path`.
         need_training: refuse data without a training picture.
+        hashed: also find the difference hash of every picture, for `Samples.hashes`.
 
     Returns:
         The samples, and the problems: warnings and, with `on_bad_data` "skip", errors.
@@ -65,7 +66,7 @@ def read_captions(
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)
     file = source.files[0] if len(source.files) == 1 else folder
-    samples, problems, languages = read_source(source, settings)
+    samples, problems, languages = read_source(source, settings, hashed=hashed)
     stop_on_errors(problems, file, settings)
     if not samples:
         _raise_nothing_left(file, settings, languages, problems)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -9,11 +10,13 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
-from imagecap.data.digest_cache import Digest, cached_digests, remember_digests
+from imagecap.data.digest_cache import cached_facts, remember_facts
 from imagecap.data.identity import picture_digest
 from imagecap.data.images import PictureError, decode_image, load_image, open_image
 from imagecap.data.locations import Location
+from imagecap.data.perceptual import difference_hash
 from imagecap.data.prefetch import prefetch
+from imagecap.data.records import PictureFacts
 
 Result = TypeVar("Result")
 
@@ -26,10 +29,11 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 def digest_pictures(
     paths: Sequence[Location],
     max_pixels: int,
-    known: Mapping[Location, str] | None = None,
+    known: Mapping[Location, PictureFacts] | None = None,
     threads: int | None = None,
-) -> list[str | PictureError]:
-    """The `picture_digest` of each file, or the reason why it cannot be read.
+    hashed: bool = False,
+) -> list[PictureFacts | PictureError]:
+    """The digest and size of each picture, or the reason why it cannot be read.
 
     Files that have not changed since they were decoded are not decoded again; see `digest_cache`. When it takes long, a
     progress bar appears on stderr, if that is a terminal.
@@ -37,17 +41,19 @@ def digest_pictures(
     Args:
         paths: where the pictures are.
         max_pixels: see `load_image`.
-        known: digests of pictures that need not be decoded.
+        known: facts of pictures that need not be decoded.
         threads: see `map_pictures`.
+        hashed: whether the difference hash is wanted too.
     """
-    results: dict[Location, str | PictureError] = dict(known or {})
+    results: dict[Location, PictureFacts | PictureError] = dict(known or {})
     files = [path for path in paths if isinstance(path, Path)]
-    for path, digest in cached_digests(files, max_pixels, lambda path: _digest_of(path, max_pixels)).items():
-        results[path] = digest
+    for path, facts in cached_facts(files, max_pixels, lambda path: _facts_at(path, max_pixels)).items():
+        if facts.hash is not None or not hashed:
+            results[path] = facts
     unknown = [path for path in paths if path not in results]
-    decoded: dict[Path, Digest] = {}
+    decoded: dict[Path, PictureFacts] = {}
     bar = tqdm(
-        map_pictures(_digest_and_pixels, unknown, max_pixels, threads),
+        map_pictures(partial(_facts_of, hashed=hashed), unknown, max_pixels, threads),
         total=len(unknown),
         desc="checking pictures",
         unit="picture",
@@ -56,23 +62,20 @@ def digest_pictures(
         leave=False,
     )
     for location, found in zip(unknown, bar, strict=True):
-        if isinstance(found, PictureError):
-            results[location] = found
-        else:
-            results[location] = found[0]
-            if isinstance(location, Path):
-                decoded[location] = found
-    remember_digests(decoded)
+        results[location] = found
+        if isinstance(location, Path) and not isinstance(found, PictureError):
+            decoded[location] = found
+    remember_facts(decoded)
     return [results[path] for path in paths]
 
 
-def _digest_and_pixels(image: Image.Image) -> Digest:
-    return picture_digest(image), image.width * image.height
+def _facts_of(image: Image.Image, hashed: bool = False) -> PictureFacts:
+    return PictureFacts(picture_digest(image), *image.size, difference_hash(image).tobytes() if hashed else None)
 
 
-def _digest_of(path: Path, max_pixels: int) -> Digest | None:
+def _facts_at(path: Path, max_pixels: int) -> PictureFacts | None:
     try:
-        return _digest_and_pixels(load_image(path, max_pixels))
+        return _facts_of(load_image(path, max_pixels))
     except PictureError:
         return None
 

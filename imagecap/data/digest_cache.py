@@ -1,4 +1,4 @@
-"""Digests of picture files that were decoded before: unchanged files are not decoded again.
+"""Digests and sizes of picture files that were decoded before: unchanged files are not decoded again.
 
 They lie in an SQLite file in the user's cache folder (`$XDG_CACHE_HOME/imagecap` or `~/.cache/imagecap`), which all
 commands and processes of the user share. A file counts as unchanged if its path and its `file_status` are the same. The
@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import __version__ as pillow_version
 
 from imagecap.data.identity import file_status
+from imagecap.data.records import PictureFacts
 
 _log = logging.getLogger(__name__)
 
@@ -26,47 +27,46 @@ SETTLED_SECONDS = 2.0
 
 _SAMPLE = 8  # cached digests of every call that are checked
 _LOCK_SECONDS = 5.0  # how long another process that writes is waited for
-_COLUMNS = "path BLOB PRIMARY KEY, status TEXT, pixels INTEGER, digest TEXT"
-
-Digest = tuple[str, int]  # `picture_digest` and the number of pixels
+_COLUMNS = "path BLOB PRIMARY KEY, status TEXT, digest TEXT, width INTEGER, height INTEGER, hash BLOB"
 
 
-def cached_digests(paths: Sequence[Path], max_pixels: int, digest: Callable[[Path], Digest | None]) -> dict[Path, str]:
-    """Return the digests of the unchanged files.
+def cached_facts(
+    paths: Sequence[Path], max_pixels: int, facts_at: Callable[[Path], PictureFacts | None]
+) -> dict[Path, PictureFacts]:
+    """Return what is known of the unchanged files.
 
-    Some of them are computed anew. If one differs, for instance because a disk has lost bits, none of them is used.
+    Some of them are decoded anew. If one differs, for instance because a disk has lost bits, none of them is used.
 
     Args:
         paths: absolute paths.
-        max_pixels: digests of larger pictures are left out.
-        digest: computes the digest of a file; None if the file cannot be read.
+        max_pixels: larger pictures are left out.
+        facts_at: decodes a file; None if the file cannot be read.
     """
-    found: dict[Path, Digest] = {}
+    found: dict[Path, PictureFacts] = {}
 
     def look_up(database: sqlite3.Connection) -> None:
-        query = "SELECT digest, pixels FROM pictures WHERE path = ? AND status = ?"
+        query = "SELECT digest, width, height, hash FROM pictures WHERE path = ? AND status = ?"
         for path in paths:
             key = _key(path)
             row = database.execute(query, key).fetchone() if key is not None else None
-            if row is not None and row[1] <= max_pixels:
-                found[path] = row
+            if row is not None and row[1] * row[2] <= max_pixels:
+                found[path] = PictureFacts(*row)
 
     _with_database(look_up)
     for path in random.sample(list(found), min(_SAMPLE, len(found))):
-        if digest(path) != found[path]:
+        facts = facts_at(path)
+        if facts is None or facts[:3] != found[path][:3]:
             _log.warning("%s is not the picture that the cache of digests knows; all pictures are decoded again", path)
             return {}
-    return {path: value for path, (value, _) in found.items()}
+    return found
 
 
-def remember_digests(digests: Mapping[Path, Digest]) -> None:
-    """Put the digests of files that have just been decoded into the cache."""
-    rows = [
-        (*key, pixels, value)
-        for path, (value, pixels) in digests.items()
-        if is_settled(path) and (key := _key(path)) is not None
-    ]
-    _with_database(lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", rows))
+def remember_facts(facts: Mapping[Path, PictureFacts]) -> None:
+    """Put what is known of files that have just been decoded into the cache."""
+    rows = [(*key, *value) for path, value in facts.items() if is_settled(path) and (key := _key(path)) is not None]
+    _with_database(
+        lambda database: database.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows)
+    )
 
 
 def cache_folder() -> Path | None:
@@ -89,7 +89,7 @@ def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
         return
     try:
         # another version of Pillow may decode other pixels
-        file = folder / f"digests-2-pillow-{pillow_version}.sqlite"
+        file = folder / f"digests-3-pillow-{pillow_version}.sqlite"
         with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS})")
             use(database)

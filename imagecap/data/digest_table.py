@@ -1,6 +1,6 @@
 """Digests of pictures as fixed-width bytes: 32 bytes each in one array, instead of a string object each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,15 @@ Digests = NDArray[Any]  # of dtype DIGEST, `[pictures]`
 def digest_array(digests: Iterable[str], count: int) -> Digests:
     """The digests of `count` pictures, given as hexadecimal text, as an array."""
     return np.fromiter((bytes.fromhex(digest) for digest in digests), DIGEST, count)
+
+
+def repeated_digests(digests: Digests) -> Iterator[NDArray[np.int64]]:
+    """Yield the positions of each digest that an array holds several times, in order. `[copies]`"""
+    order = np.argsort(digests, kind="stable")
+    ordered = digests[order]
+    equal = np.concatenate([np.zeros(1, bool), ordered[1:] == ordered[:-1], np.zeros(1, bool)])
+    starts, ends = (np.flatnonzero(change) for change in (equal[1:] & ~equal[:-1], equal[:-1] & ~equal[1:]))
+    return (order[start : end + 1] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 class DigestTable:

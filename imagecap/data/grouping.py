@@ -9,10 +9,10 @@ from imagecap.config import DataSettings
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinders
-from imagecap.data.records import Caption, CaptionRow, Problem, problem_lines
+from imagecap.data.records import Caption, CaptionRow, PictureFacts, Problem, problem_lines
 from imagecap.errors import ImageCapError
 
-DigestFunction = Callable[[Sequence[Location]], list[str | PictureError]]
+DigestFunction = Callable[[Sequence[Location]], list[PictureFacts | PictureError]]
 
 
 def rows_by_name(rows: Iterable[CaptionRow]) -> dict[str, list[CaptionRow]]:
@@ -53,24 +53,24 @@ def digest_files(
     by_file: Mapping[Location, list[CaptionRow]],
     digest: DigestFunction,
     name_of: Callable[[Location], str],
-) -> tuple[dict[Location, str], list[Problem]]:
-    """Decode every picture, and return the digest of each that can be read and a problem for each that cannot.
+) -> tuple[dict[Location, PictureFacts], list[Problem]]:
+    """Decode every picture, and return the facts of each that can be read and a problem for each that cannot.
 
     Args:
         by_file: rows of each picture file; may be empty.
-        digest: gives the digests of pictures, such as `digest_pictures`.
+        digest: gives the facts of pictures, such as `digest_pictures`.
         name_of: name in messages of a picture without rows.
     """
-    digests: dict[Location, str] = {}
+    facts: dict[Location, PictureFacts] = {}
     problems: list[Problem] = []
     for path, found in zip(by_file, digest(list(by_file)), strict=True):
-        if isinstance(found, str):
-            digests[path] = found
+        if not isinstance(found, PictureError):
+            facts[path] = found
         elif by_file[path]:
             problems.append(picture_problem(by_file[path], found))
         else:
             problems.append(Problem(None, name_of(path), f"the picture {found.reason}"))
-    return digests, problems
+    return facts, problems
 
 
 def picture_problem(rows: Sequence[CaptionRow], error: PictureError) -> Problem:

@@ -57,7 +57,7 @@ def read_image_folder(folder: Path, settings: DataSettings) -> Sequence[Sample]:
     problems = _add_references(by_file, folder, source, settings)
     _tell_of_subfolders(by_file, places)
     names = _names(by_file, folder)
-    digests, unreadable = digest_files(
+    facts, unreadable = digest_files(
         by_file, partial(digest_pictures, max_pixels=settings.max_image_pixels), names.__getitem__
     )
     problems += unreadable
@@ -65,11 +65,11 @@ def read_image_folder(folder: Path, settings: DataSettings) -> Sequence[Sample]:
 
     repeats = Repeats()
     samples = []
-    for path in sorted(digests, key=lambda path: natural_key(names[path])):
+    for path in sorted(facts, key=lambda path: natural_key(names[path])):
         rows = (row for row in by_file[path] if settings.language in ("all", row.caption.language))
         # every file is a result of its own here: the same pixels under another name keep all their references
         captions = repeats.captions(str(path), rows)
-        samples.append(Sample(names[path], path, digests[path], "test", captions))
+        samples.append(Sample(names[path], path, facts[path].digest, "test", captions))
     problems += repeats.problems()
     if problems:
         _log.warning("%s:\n%s", folder, problem_lines(problems))

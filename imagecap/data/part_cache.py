@@ -2,7 +2,7 @@
 
 The folder is that of the cache of digests, and `IMAGECAP_DIGEST_CACHE=off` switches off both. All commands and
 processes of a user share it. The name of a part is made of the shard's path and `file_status`, and of the settings by
-which it was read; digests of pictures are reused when only the settings differ. Parts that no command has used for
+which it was read; what is known of pictures is reused when only the settings differ. Parts that no command has used for
 `KEPT_DAYS` are removed.
 """
 
@@ -27,9 +27,10 @@ from imagecap.data.decoding import digest_pictures
 from imagecap.data.digest_cache import cache_folder, is_settled
 from imagecap.data.formats import Source
 from imagecap.data.identity import file_status
+from imagecap.data.images import PictureError
 from imagecap.data.locations import Location, file_of
 from imagecap.data.parts import Part, map_part, write_part
-from imagecap.data.records import Problem
+from imagecap.data.records import PictureFacts, Problem
 from imagecap.data.units import Unit, read_unit
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json
@@ -38,19 +39,20 @@ from imagecap.locks import exclusive
 _log = logging.getLogger(__name__)
 
 KEPT_DAYS = 60
-_VERSIONS = [1, __version__, pillow_version]  # other versions may read something else from a shard
+_VERSIONS = [2, __version__, pillow_version]  # other versions may read something else from a shard
 _UNUSED = {"data_path", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
 
 
-def cached_unit(source: Source, settings: DataSettings, *, check: bool = False) -> Unit | None:
+def cached_unit(source: Source, settings: DataSettings, *, hashed: bool = False, check: bool = False) -> Unit | None:
     """What was read from a shard before, with its samples mapped into memory; None if it is to be read.
 
     Args:
         source: has a single shard.
         settings: by which it is read.
+        hashed: whether the difference hashes of pictures are wanted.
         check: decode one of its pictures. If it is another one than before, the shard is to be read again.
     """
-    file = _file_of(source, settings)
+    file = _file_of(source, settings, hashed)
     unit = _read(file) if file is not None else None
     if unit is None or not check or _is_as_before(unit, source, settings):
         return unit
@@ -60,7 +62,9 @@ def cached_unit(source: Source, settings: DataSettings, *, check: bool = False) 
     return None
 
 
-def read_into_cache(source: Source, settings: DataSettings, threads: int | None = None) -> Unit | None:
+def read_into_cache(
+    source: Source, settings: DataSettings, threads: int | None = None, hashed: bool = False
+) -> Unit | None:
     """Read a shard and keep what was read.
 
     Several processes may call this for the same shard at once: one reads it, and the others wait.
@@ -69,6 +73,7 @@ def read_into_cache(source: Source, settings: DataSettings, threads: int | None 
         source: has a single shard.
         settings: by which it is read.
         threads: how many pictures are decoded at once; None: see `map_pictures`.
+        hashed: whether the difference hashes of pictures are wanted.
 
     Returns:
         None if it was kept, so that `cached_unit` returns it; else what was read.
@@ -76,15 +81,15 @@ def read_into_cache(source: Source, settings: DataSettings, threads: int | None 
     Raises:
         ImageCapError: the shard cannot be read.
     """
-    file = _file_of(source, settings)
-    digest = partial(digest_pictures, max_pixels=settings.max_image_pixels, threads=threads)
+    file = _file_of(source, settings, hashed)
+    digest = partial(digest_pictures, max_pixels=settings.max_image_pixels, threads=threads, hashed=hashed)
     if file is None:
         return read_unit(source, settings, digest)
     unit = None
     try:
         with exclusive(file.with_suffix(".lock"), f"reading {source.files[0]}", wait=True):
-            if cached_unit(source, settings) is None:
-                unit = read_unit(source, settings, partial(digest, known=_known_digests(file, source.folder)))
+            if cached_unit(source, settings, hashed=hashed) is None:
+                unit = read_unit(source, settings, partial(digest, known=_known_facts(file, source.folder, hashed)))
                 if not _lies_in(unit, source):
                     return unit
                 _write(unit, file)
@@ -100,14 +105,14 @@ def _lies_in(unit: Unit, source: Source) -> bool:
     return all(file_of(part.location(row)) == source.files[0] for part in parts for row in range(len(part)))
 
 
-def _file_of(source: Source, settings: DataSettings) -> Path | None:
+def _file_of(source: Source, settings: DataSettings, hashed: bool) -> Path | None:
     """The file that says what was read from a shard; None if it is not kept."""
     (shard,) = source.files
     folder = cache_folder()
     if folder is None or not is_settled(shard):
         return None
     used = {**settings.model_dump(exclude=_UNUSED), "format": source.format.name}
-    used["split"] = source.splits.get(shard)
+    used |= {"split": source.splits.get(shard), "hashed": hashed}
     of_shard = _hash([os.fsdecode(source.folder), os.fsdecode(shard), file_status(shard), used["max_image_pixels"]])
     return folder / "parts" / f"{of_shard}-{_hash(used)}.json"
 
@@ -152,17 +157,18 @@ def _is_as_before(unit: Unit, source: Source, settings: DataSettings) -> bool:
         return True
     part = Part(random.choice(unit.batches), source.folder)
     row = random.randrange(len(part))
-    (digest,) = digest_pictures([part.location(row)], settings.max_image_pixels, threads=1)
-    return digest == part.digest(row)
+    (facts,) = digest_pictures([part.location(row)], settings.max_image_pixels, threads=1)
+    return not isinstance(facts, PictureError) and facts.digest == part.digest(row)
 
 
-def _known_digests(file: Path, folder: Path) -> dict[Location, str]:
-    """Digests of pictures of a shard that was read with other settings."""
-    known: dict[Location, str] = {}
+def _known_facts(file: Path, folder: Path, hashed: bool) -> dict[Location, PictureFacts]:
+    """What is known of the pictures of a shard that was read with other settings."""
+    known: dict[Location, PictureFacts] = {}
     for other in file.parent.glob(f"{_shard_of(file)}-*.arrow"):
         with suppress(ImageCapError, FileNotFoundError):
             part = Part(map_part(other), folder)
-            known |= {part.location(row): part.digest(row) for row in range(len(part))}
+            if part.hashes is not None or not hashed:
+                known |= {part.location(row): part.facts(row) for row in range(len(part))}
     return known
 
 

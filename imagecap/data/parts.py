@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, islice, repeat, starmap
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from imagecap.data.columns import TextColumn, digest_column, hash_column, number_column
 from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
-from imagecap.data.records import SPLITS, Caption, Sample, Split
+from imagecap.data.perceptual import Hashes
+from imagecap.data.records import SPLITS, Caption, PictureFacts, Sample, Split
 from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_writer
 
@@ -48,12 +50,18 @@ _PICTURE_FIELDS = {
     "length": pa.int64(),  # in bytes; WHOLE_FILE for a file of its own and for a Parquet cell
     "column": _CODES,  # of a Parquet file; null elsewhere
     "digest": pa.binary(32),
+    "width": pa.int32(),  # in pixels, as the picture is seen; null where nobody has decoded it
+    "height": pa.int32(),
+    "hash": pa.binary(),  # `difference_hash`; null if nobody asked for it
     "split": pa.int8(),  # index in SPLITS, or UNDECIDED
     "place": pa.string(),  # where the picture's first row was read, for messages
 }
 
 SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(list(_CAPTION_FIELDS.items()))))])
 
+
+_DECODED = ("width", "height", "hash")  # columns with the fields of `PictureFacts` of the same names
+_UNKNOWN = PictureFacts("", cast(Any, None), cast(Any, None))
 
 _quoted = json.encoder.encode_basestring_ascii
 _quoted_again = lru_cache(64)(_quoted)  # for the few languages and prompts
@@ -68,7 +76,11 @@ def caption_fingerprint(digest: str, caption: Caption) -> bytes:
 
 
 def record_batches(
-    samples: Iterable[Sample], root: Path | None, splits: Iterable[Split | None], places: Iterable[str] | None = None
+    samples: Iterable[Sample],
+    root: Path | None,
+    splits: Iterable[Split | None],
+    places: Iterable[str] | None = None,
+    facts: Iterable[PictureFacts] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield record batches of at most `PART_PICTURES` samples.
 
@@ -77,39 +89,39 @@ def record_batches(
         root: the folder to which paths are relative; None: paths are absolute.
         splits: the split of each sample; None where it is undecided.
         places: where each sample was read, for messages; None: unknown.
+        facts: what is known of each picture, of which the digest does not count; None: nothing.
     """
-    rows = zip(samples, splits, places if places is not None else repeat(""), strict=places is not None)
+    rows = zip(samples, splits, places or repeat(""), facts or repeat(_UNKNOWN), strict=False)
     while chunk := list(islice(rows, PART_PICTURES)):
         yield _record_batch(chunk, os.fspath(root) if root is not None else None)
 
 
-def _record_batch(rows: Sequence[tuple[Sample, Split | None, str]], root: str | None) -> pa.RecordBatch:
-    locations = [sample.path for sample, _, _ in rows]
+def _record_batch(rows: Sequence[tuple[Sample, Split | None, str, Any]], root: str | None) -> pa.RecordBatch:
+    locations = [sample.path for sample, *_ in rows]
     pictures: dict[str, Sequence[Any]] = {
-        "image": [sample.image for sample, _, _ in rows],
+        "image": [sample.image for sample, *_ in rows],
         "file": _files(locations, root),
         "offset": [position_of(location) for location in locations],
         "length": [location.length if isinstance(location, ByteRange) else WHOLE_FILE for location in locations],
         "column": [location.column if isinstance(location, ParquetCell) else None for location in locations],
-        "digest": [bytes.fromhex(sample.digest) for sample, _, _ in rows],
-        "split": [_SPLIT_CODES[split] for _, split, _ in rows],
-        "place": [place for _, _, place in rows],
+        "digest": [bytes.fromhex(sample.digest) for sample, *_ in rows],
+        "split": [_SPLIT_CODES[split] for _, split, _, _ in rows],
+        "place": [place for _, _, place, _ in rows],
+        **{name: [getattr(facts, name) for *_, facts in rows] for name in _DECODED},
     }
-    used = [caption for sample, _, _ in rows for caption in sample.captions]
+    used = [caption for sample, *_ in rows for caption in sample.captions]
     captions: dict[str, Sequence[Any]] = {
         "text": [caption.text for caption in used],
         "language": [caption.language for caption in used],
         "prompt": [caption.prompt for caption in used],
         "extra": [json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None for caption in used],
         "fingerprint": [
-            caption_fingerprint(sample.digest, caption) for sample, _, _ in rows for caption in sample.captions
+            caption_fingerprint(sample.digest, caption) for sample, *_ in rows for caption in sample.captions
         ],
     }
-    ends = list(accumulate((len(sample.captions) for sample, _, _ in rows), initial=0))
-    fields = [pa.field(name, kind) for name, kind in _CAPTION_FIELDS.items()]
-    structs = pa.StructArray.from_arrays(
-        [pa.array(captions[name], kind) for name, kind in _CAPTION_FIELDS.items()], fields=fields
-    )
+    ends = list(accumulate((len(sample.captions) for sample, *_ in rows), initial=0))
+    fields = list(starmap(pa.field, _CAPTION_FIELDS.items()))
+    structs = pa.StructArray.from_arrays([pa.array(captions[each.name], each.type) for each in fields], fields=fields)
     columns = [pa.array(pictures[name], kind) for name, kind in _PICTURE_FIELDS.items()]
     lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
     return pa.RecordBatch.from_arrays([*columns, lists], schema=SCHEMA)
@@ -158,19 +170,6 @@ def map_part(file: Path) -> pa.RecordBatch:
     raise ImageCapError(f"{file} was written by another version of ImageCap, or is no part of an index; make it anew")
 
 
-class _Texts:
-    """Strings of an Arrow column, decoded one at a time."""
-
-    def __init__(self, column: Any) -> None:
-        _, offsets, data = column.buffers()
-        self.offsets = np.frombuffer(offsets, np.int32)[column.offset :] if offsets else np.zeros(1, np.int32)
-        self._data = memoryview(data) if data is not None else memoryview(b"")
-        self._ends = self.offsets.data  # indexing it is several times as fast as indexing an array
-
-    def __getitem__(self, index: int) -> str:
-        return str(self._data[self._ends[index] : self._ends[index + 1]], "utf-8", "surrogateescape")
-
-
 class Part:
     """The samples of one record batch.
 
@@ -192,7 +191,7 @@ class Part:
         self.batch, self.root = batch, root
         captions = batch.column("captions")
         values = captions.values
-        self.digests = _bytes_of(batch.column("digest"))
+        self.digests = digest_column(batch.column("digest"))
         self.splits: NDArray[np.int8] = batch.column("split").to_numpy()
         self.first_captions: NDArray[np.int32] = captions.offsets.to_numpy()
         language, prompt = values.field("language"), values.field("prompt")
@@ -200,9 +199,11 @@ class Part:
         self.language_codes: NDArray[np.int8] = language.indices.to_numpy()
         self.prompts: list[str] = prompt.dictionary.to_pylist()
         self.prompt_codes: NDArray[np.int32] = prompt.indices.to_numpy()
-        self.fingerprints = _bytes_of(values.field("fingerprint"))
-        self._images, self._files, self._places = (_Texts(batch.column(name)) for name in ("image", "file", "place"))
-        self._texts, self._extras = _Texts(values.field("text")), _Texts(values.field("extra"))
+        self.fingerprints = digest_column(values.field("fingerprint"))
+        self._images, self._files, self._places = (
+            TextColumn(batch.column(name)) for name in ("image", "file", "place")
+        )
+        self._texts, self._extras = TextColumn(values.field("text")), TextColumn(values.field("extra"))
         self.text_ends = self._texts.offsets
         self._first_captions = self.first_captions.data
         self._language_codes, self._prompt_codes = self.language_codes.data, self.prompt_codes.data
@@ -246,9 +247,25 @@ class Part:
         code = int(self._column_codes[row])
         return file if code < 0 else ParquetCell(file, offset, self._columns[code])
 
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """Width and height of each picture, zeros where they are not known. `[pictures, 2]`"""
+        return np.stack([number_column(self.batch.column(name)) for name in ("width", "height")], axis=1)
+
+    @property
+    def hashes(self) -> Hashes | None:
+        """The `difference_hash` of each picture; None unless all are known."""
+        return hash_column(self.batch.column("hash"))
+
+    def facts(self, row: int) -> PictureFacts:
+        """What is known of the picture of a row."""
+        return PictureFacts(self.digest(row), *(self.batch.column(name)[row].as_py() for name in _DECODED))
+
     def chosen(self, rows: NDArray[np.int64], splits: NDArray[np.int8]) -> pa.RecordBatch:
-        """A record batch of some rows, in these splits. `[rows]`"""
+        """A record batch of some rows, in these splits and without hashes. `[rows]`"""
         batch = self.batch if len(rows) == len(self) else self.batch.take(pa.array(rows))
+        hashes = pa.nulls(len(rows), pa.binary())
+        batch = batch.set_column(batch.schema.get_field_index("hash"), "hash", hashes)
         return batch.set_column(batch.schema.get_field_index("split"), "split", pa.array(splits))
 
     def texts_with(self, pattern: str) -> NDArray[np.bool_]:
@@ -284,10 +301,3 @@ def parts_of(samples: Sequence[Sample]) -> list[Part]:
 @lru_cache(1024)
 def _path(root: Path, file: str) -> Path:
     return Path(os.path.normpath(root / file))
-
-
-def _bytes_of(column: Any) -> NDArray[np.void]:
-    """The values of a column of 32 bytes each."""
-    data = column.buffers()[1]
-    values = np.frombuffer(data, "V32") if data is not None else np.zeros(0, "V32")
-    return values[column.offset : column.offset + len(column)]

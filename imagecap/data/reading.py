@@ -5,11 +5,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from tqdm import tqdm
 
 from imagecap.config import DataSettings
-from imagecap.data.decoding import default_threads
+from imagecap.data.decoding import default_threads, digest_pictures
 from imagecap.data.formats import Source
 from imagecap.data.merging import merge
 from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
@@ -22,8 +23,15 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 _CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
 
 
-def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
+def read_source(
+    source: Source, settings: DataSettings, *, hashed: bool = False
+) -> tuple[Samples, list[Problem], Counter[str]]:
     """Read all units of a data folder into one data set.
+
+    Args:
+        source: the captions files.
+        settings: by which they are read.
+        hashed: whether the difference hashes of pictures are wanted.
 
     Returns:
         The samples, the problems, and the number of captions by language before `language` left out any.
@@ -31,14 +39,14 @@ def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[P
     Raises:
         ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
     """
-    units = read_units(source, settings)
+    units = read_units(source, settings, hashed)
     parts = [Part(batch, source.folder) for unit in units for batch in unit.batches]
     samples, problems = merge(parts, settings, several=len(units) > 1)
     languages = sum((unit.languages for unit in units), Counter[str]())
     return samples, [*(problem for unit in units for problem in unit.problems), *problems], languages
 
 
-def read_units(source: Source, settings: DataSettings) -> list[Unit]:
+def read_units(source: Source, settings: DataSettings, hashed: bool) -> list[Unit]:
     """Read a folder of loose pictures as one unit, or each shard as a unit of its own.
 
     Shards that have not changed since they were read are not read again. Of several processes of a distributed training
@@ -47,11 +55,15 @@ def read_units(source: Source, settings: DataSettings) -> list[Unit]:
     Raises:
         ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
     """
+    digest = partial(digest_pictures, max_pixels=settings.max_image_pixels, hashed=hashed)
     if not source.format.sharded:
-        return [read_unit(source, settings)]
+        return [read_unit(source, settings, digest)]
     shards = [replace(source, files=[file]) for file in source.files]
     checked = set(random.sample(range(len(shards)), min(_CHECKED, len(shards))))
-    units = {number: cached_unit(shard, settings, check=number in checked) for number, shard in enumerate(shards)}
+    units = {
+        number: cached_unit(shard, settings, hashed=hashed, check=number in checked)
+        for number, shard in enumerate(shards)
+    }
     missing = [number for number, unit in units.items() if unit is None]
     first = len(missing) * int(os.environ.get("LOCAL_RANK", 0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     missing = missing[first:] + missing[:first]
@@ -63,22 +75,23 @@ def read_units(source: Source, settings: DataSettings) -> list[Unit]:
         disable=None,
         leave=False,
     ) as bar:
-        for number, unit in zip(missing, _read([shards[number] for number in missing], settings), strict=True):
-            units[number] = unit or cached_unit(shards[number], settings) or read_unit(shards[number], settings)
+        for number, unit in zip(missing, _read([shards[number] for number in missing], settings, hashed), strict=True):
+            shard = shards[number]
+            units[number] = unit or cached_unit(shard, settings, hashed=hashed) or read_unit(shard, settings, digest)
             bar.update()
     if missing:
         remove_unused_parts()
     return [unit for unit in units.values() if unit is not None]
 
 
-def _read(shards: Sequence[Source], settings: DataSettings) -> Iterator[Unit | None]:
+def _read(shards: Sequence[Source], settings: DataSettings, hashed: bool) -> Iterator[Unit | None]:
     """Yield what `read_into_cache` returns for each shard."""
     # one process a core: pictures may be so small that threads would wait for the interpreter's lock
     workers = min(len(shards), max(1, default_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     if workers < 2:
-        return (read_into_cache(shard, settings) for shard in shards)
+        return (read_into_cache(shard, settings, hashed=hashed) for shard in shards)
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=workers, return_as="generator")
-    found: Iterator[Unit | None] = pool(delayed(read_into_cache)(shard, settings, threads=1) for shard in shards)
+    found: Iterator[Unit | None] = pool(delayed(read_into_cache)(shard, settings, 1, hashed) for shard in shards)
     return found

@@ -49,6 +49,21 @@ class CaptionRow(NamedTuple):  # made quickly: there may be millions
     location: Location | None = None
 
 
+class PictureFacts(NamedTuple):
+    """What is known of a picture once it was decoded.
+
+    Attributes:
+        digest: `picture_digest` of its pixels.
+        width, height: in pixels, as it is seen: after EXIF orientation was applied.
+        hash: its `difference_hash`, 32 bytes; None if nobody asked for it.
+    """
+
+    digest: str
+    width: int
+    height: int
+    hash: bytes | None = None
+
+
 @dataclass(frozen=True)
 class Sample:
     """A picture with all its captions.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imagecap.data.locations import file_of
 from imagecap.data.parts import Part, parts_of, record_batches
+from imagecap.data.perceptual import Hashes
 from imagecap.data.records import SPLITS, Sample, Split
 
 Rows = NDArray[np.int64]
@@ -105,6 +106,18 @@ class Samples(Sequence[Sample]):
         return (bytes(digest).hex() for digest in self.digests.view("V32"))
 
     @property
+    def sizes(self) -> NDArray[np.int32]:
+        """Width and height of each picture, zeros where they are not known. `[samples, 2]`"""
+        return np.concatenate([np.zeros((0, 2), np.int32), *(part.sizes for part in self.parts)])[self.rows]
+
+    @property
+    def hashes(self) -> Hashes | None:
+        """The `difference_hash` of each picture; None unless all parts have them. `[samples, 4]`"""
+        found = [part.hashes for part in self.parts]
+        known = [hashes for hashes in found if hashes is not None]
+        return np.concatenate([np.zeros((0, 4), np.uint64), *known])[self.rows] if len(known) == len(found) else None
+
+    @property
     def splits(self) -> NDArray[np.int8]:
         """Index into `SPLITS` of each sample. `[samples]`"""
         return self._all_splits[self.rows]
@@ -182,7 +195,8 @@ class Samples(Sequence[Sample]):
             else:
                 samples = [self._sample(first + row) for row in rows.tolist()]
                 places = [part.place(row) for row in rows.tolist()]
-                yield from record_batches(samples, root, [sample.split for sample in samples], places)
+                facts = [part.facts(row)._replace(hash=None) for row in rows.tolist()]
+                yield from record_batches(samples, root, [sample.split for sample in samples], places, facts)
 
     def _chosen_rows(self) -> Iterator[tuple[Part, int, Rows]]:
         """Yield each part that has any of the samples, the number of its first row, and their rows in it, in order."""

@@ -19,7 +19,7 @@ from imagecap.data.formats import Source
 from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, digest_files
 from imagecap.data.locations import Location
 from imagecap.data.parts import record_batches
-from imagecap.data.records import CaptionRow, Problem, Sample, Split
+from imagecap.data.records import CaptionRow, PictureFacts, Problem, Sample, Split
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
     Args:
         source: captions files of one folder, or a single shard.
         settings: those of the split, and `on_bad_data`, are not used.
-        digest: gives the digests of pictures; default: `digest_pictures` with the settings.
+        digest: gives the facts of pictures; default: `digest_pictures` with the settings.
 
     Raises:
         ImageCapError: a file cannot be read or has no rows, or the folder of its pictures is missing.
@@ -54,9 +54,9 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
         for finder, rows, bad in source.read(settings):
             problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
     digest = digest or partial(digest_pictures, max_pixels=settings.max_image_pixels)
-    digests, unreadable = digest_files(by_file, digest, str)
+    facts, unreadable = digest_files(by_file, digest, str)
     with _without_garbage_collection():
-        return _unit(source, settings, by_file, digests, [*problems, *unreadable])
+        return _unit(source, settings, by_file, facts, [*problems, *unreadable])
 
 
 @contextmanager
@@ -75,20 +75,20 @@ def _unit(
     source: Source,
     settings: DataSettings,
     by_file: Mapping[Location, Sequence[CaptionRow]],
-    digests: Mapping[Location, str],
+    facts: Mapping[Location, PictureFacts],
     problems: Sequence[Problem],
 ) -> Unit:
-    """Make the samples of the pictures that have a digest."""
-    naming, conflicts = _rows_naming_splits(by_file, digests)
+    """Make the samples of the pictures that could be decoded."""
+    naming, conflicts = _rows_naming_splits(by_file, facts)
     problems = sorted([*problems, *conflicts.values()], key=lambda problem: problem.row or 0)
     samples: list[Sample] = []
     splits: list[Split | None] = []
     places: list[str] = []
     repeats = Repeats()
-    rows_of = {path: by_file[path] for path, found in digests.items() if found not in conflicts}
+    rows_of = {path: by_file[path] for path, found in facts.items() if found.digest not in conflicts}
     languages = Counter[str](row.caption.language for rows in rows_of.values() for row in rows)
     for path, rows in rows_of.items():
-        found = digests[path]
+        found = facts[path].digest
         if settings.language != "all":
             rows = [row for row in rows if row.caption.language == settings.language]
         captions = repeats.captions(found, rows)
@@ -97,12 +97,12 @@ def _unit(
             samples.append(Sample(by_file[path][0].image, path, found, first.split or "train", captions))
             splits.append(first.split)
             places.append(first.place)
-    batches = list(record_batches(samples, source.folder, splits, places))
+    batches = list(record_batches(samples, source.folder, splits, places, (facts[each.path] for each in samples)))
     return Unit(batches, problems + repeats.problems(), languages)
 
 
 def _rows_naming_splits(
-    by_file: Mapping[Location, Sequence[CaptionRow]], digests: Mapping[Location, str]
+    by_file: Mapping[Location, Sequence[CaptionRow]], facts: Mapping[Location, PictureFacts]
 ) -> tuple[dict[str, CaptionRow], dict[str, Problem]]:
     """The first row that names a picture's split, and a problem for each picture whose rows disagree, both by digest.
 
@@ -111,7 +111,7 @@ def _rows_naming_splits(
     """
     first: dict[str, CaptionRow] = {}
     conflicts: dict[str, Problem] = {}
-    for path, digest in digests.items():
+    for path, (digest, *_) in facts.items():
         for row in by_file[path]:
             if row.split is None:
                 continue

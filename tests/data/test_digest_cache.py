@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from imagecap.data import decoding, digest_cache
 from imagecap.data.decoding import digest_pictures
+from imagecap.data.images import PictureError
+from imagecap.data.perceptual import difference_hash
 
 PIXELS = 10_000
 
@@ -44,7 +47,8 @@ def pictures(tmp_path: Path, make_picture: Callable[..., Any]) -> list[Path]:
 
 
 def digests(files: list[Path], pixels: int = PIXELS) -> list[str]:
-    return [str(found) for found in digest_pictures(files, pixels)]
+    found = digest_pictures(files, pixels)
+    return [str(each) if isinstance(each, PictureError) else each.digest for each in found]
 
 
 def plain_digests(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -120,6 +124,20 @@ def test_wrong_digests_are_found_by_sampling(
     decoded.clear()
     assert digests(pictures) == found
     assert len(decoded) == 8
+
+
+def test_a_hash_that_is_asked_for_later_is_found_once(pictures: list[Path], decoded: list[Path]) -> None:
+    plain = digest_pictures(pictures, PIXELS)
+    hashed = digest_pictures(pictures, PIXELS, hashed=True)
+    assert [facts.hash for facts in plain if not isinstance(facts, PictureError)] == [None] * 30
+    for before, after, file in zip(plain, hashed, pictures, strict=True):
+        with Image.open(file) as image:
+            assert after == (before[0], *image.size, difference_hash(image).tobytes())
+    decoded.clear()
+    assert digest_pictures(pictures, PIXELS, hashed=True) == hashed
+    assert len(decoded) == 8, "some are checked"
+    digest_pictures(pictures, PIXELS)
+    assert digest_pictures(pictures, PIXELS, hashed=True) == hashed
 
 
 def test_the_limit_of_pixels_holds_for_cached_pictures(pictures: list[Path], decoded: list[Path]) -> None:

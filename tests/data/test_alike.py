@@ -1,0 +1,112 @@
+"""Hashes that are alike are found as a comparison of all pairs finds them."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagecap.data.alike import ALIKE_BITS, first_of_alike, most_alike, near_pairs
+from imagecap.data.perceptual import SIDE, Hashes, difference_hash
+
+
+def clusters(seed: int, count: int, centres: int = 12) -> Hashes:
+    """Hashes around few centres, some flat and some equal, at distances on both sides of the limit."""
+    random = np.random.default_rng(seed)
+    middle = random.integers(0, 2, (centres, 256)) * (random.random((centres, 1)) < 0.7)
+    flipped = random.random((count, 256)) < random.choice([0, 0.01, 0.02, 0.03, 0.05], (count, 1))
+    return np.packbits(middle[random.integers(0, centres, count)] ^ flipped, axis=1).view(np.uint64)
+
+
+def distances(asked: Hashes, known: Hashes) -> np.ndarray:
+    return np.bitwise_count(asked[:, None] ^ known[None]).sum(-1, dtype=int)
+
+
+def flipped(hash: Hashes, bits: list[int]) -> Hashes:
+    values = np.unpackbits(hash.view(np.uint8))
+    values[bits] ^= 1
+    return np.packbits(values).view(np.uint64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_pairs_are_found(seed: int) -> None:
+    hashes = clusters(seed, 300)
+    found = {
+        (left, right, bits)
+        for lefts, rights, distance in near_pairs(hashes)
+        for left, right, bits in zip(lefts.tolist(), rights.tolist(), distance.tolist(), strict=True)
+    }
+    between = distances(hashes, hashes)
+    expected = {
+        (left, right, int(between[left, right]))
+        for left, right in zip(*(rows.tolist() for rows in np.nonzero(between <= ALIKE_BITS)), strict=True)
+        if left < right
+    }
+    assert found == expected
+    assert len(found) > 1000
+
+
+@pytest.mark.parametrize("changed", [1, ALIKE_BITS, ALIKE_BITS + 1])
+def test_the_limit_holds_wherever_the_bits_are(changed: int) -> None:
+    random = np.random.default_rng(0)
+    for start in range(0, 256, 7):
+        hash = random.integers(0, 2**63, 4).astype(np.uint64)
+        for bits in (
+            [(start + place) % 256 for place in range(changed)],
+            [(start + 13 * place) % 256 for place in range(changed)],
+            random.choice(256, changed, replace=False).tolist(),
+        ):
+            pairs = [len(left) for left, _, _ in near_pairs(np.stack([hash, flipped(hash, bits)]))]
+            assert (sum(pairs) > 0) == (changed <= ALIKE_BITS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_of_alike_ones_are_chosen_in_order(seed: int) -> None:
+    hashes = clusters(seed, 300)
+    chosen: list[int] = []
+    for row in range(len(hashes)):
+        if not chosen or distances(hashes[[row]], hashes[chosen]).min() > ALIKE_BITS:
+            chosen.append(row)
+    assert np.flatnonzero(first_of_alike(hashes)).tolist() == chosen
+    assert 12 < len(chosen) < 250
+
+
+def test_what_resembles_only_a_picture_that_was_left_out_is_chosen() -> None:
+    first = np.zeros(4, np.uint64)
+    second, third = flipped(first, list(range(12))), flipped(first, list(range(24)))
+    assert first_of_alike(np.stack([first, second, third, first, second])).tolist() == [True, False, True, False, False]
+    assert first_of_alike(np.stack([second, first, third])).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_nearest_is_found_and_the_first_of_equally_near_ones(seed: int) -> None:
+    hashes = clusters(seed, 400)
+    asked, known = hashes[:150], hashes[150:]
+    between = distances(asked, known)
+    expected = np.where(between.min(1) <= ALIKE_BITS, between.argmin(1), -1)
+    assert most_alike(asked, known).tolist() == expected.tolist()
+    assert {-1} < set(expected.tolist())
+
+
+def test_nothing_resembles_nothing() -> None:
+    none, some = np.zeros((0, 4), np.uint64), clusters(0, 3)
+    assert first_of_alike(none).tolist() == []
+    assert most_alike(none, some).tolist() == []
+    assert most_alike(some, none).tolist() == [-1, -1, -1]
+
+
+def test_the_time_does_not_grow_with_the_square() -> None:
+    """All 1.25 billion pairs of these would take a minute and more."""
+    hashes = np.random.default_rng(0).integers(0, 2**63, (50_000, 4)).astype(np.uint64)
+    hashes[40_000:] = hashes[:10_000] ^ np.uint64(0b111)
+    started = time.process_time()
+    assert np.flatnonzero(~first_of_alike(hashes)).tolist() == list(range(40_000, 50_000))
+    assert time.process_time() - started < 10
+
+
+def test_noise_of_flat_areas_is_no_pattern() -> None:
+    pixels = np.full((SIDE, SIDE + 1), 100, np.uint8)
+    pixels[:, ::2] += 2
+    assert not difference_hash(Image.fromarray(pixels)).any()
+    pixels[:, ::2] += 1
+    assert np.bitwise_count(difference_hash(Image.fromarray(pixels))).sum() == SIDE * SIDE / 2
