@@ -116,11 +116,10 @@ def processor_seconds_of_children() -> float:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """The first step of a training, with nothing encoded in advance."""
+    """The first step of a training."""
     heading("pictures", "command", "first step, s", "resident, MB", "proportional, MB", "more than 1,000 pictures, MB")
     flags = [*BASES, "--projector", "linear", "--freeze_language_model_except_layers", "0", "--device", "cpu"]
-    # Encoding pictures in advance is not what is measured, and its time is in proportion to the pictures.
-    flags += ["--batch_size", "8", "--num_epochs", "1", "--log_every", "1", "--feature_cache", "false"]
+    flags += ["--batch_size", "8", "--num_epochs", "1", "--log_every", "1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     kinds: list[tuple[str, list[str], list[str], str | None]] = [
         ("first time", [sys.executable], [], FIRST_STEP),

@@ -132,7 +132,7 @@ def _saved_bytes(setup: TrainingSetup, branches: Sequence[Sequence[Branch]]) -> 
     side = model.llava.config.vision_config.image_size
     pixels = torch.zeros(len(branches), 3, side, side)
     places = list(range(len(branches)))
-    batch = MicroBatch(places, [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels))
+    batch = MicroBatch(places, [], [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels))
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     saved: dict[int, int] = {}
 

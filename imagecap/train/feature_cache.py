@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,19 @@ from imagecap.train.feature_records import RecordFormat
 _FORMAT = 2  # changes with the form of the files; those of another form are deleted
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Files of a cache: their indexes, after which record each of them ends, and the digests of all their records."""
+
+    indexes: list[Path]
+    ends: NDArray[np.int64]
+    table: DigestTable
+
+
 class FeatureCache:
-    """The patch features in a folder, looked up by the digest of the picture. Files written later are not seen.
+    """The patch features in a folder, looked up by the digest of the picture.
+
+    What is written later is seen after `refresh`, which other threads may call while this one reads.
 
     Args:
         folder: folder of the files; it need not exist.
@@ -43,23 +55,36 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, key: str, records: RecordFormat) -> None:
-        self.folder, self.records = folder, records
-        with cache_errors(folder, "read"):
-            self._indexes = sorted(folder.glob(f"features-{key}-*.index"))
-            digests = [_read_index(index, records) for index in self._indexes]
-        self._ends = np.cumsum([len(each) for each in digests], dtype=np.int64)
-        self._table = DigestTable(np.concatenate(digests) if digests else np.empty(0, DIGEST))
+        self.folder, self._key, self.records = folder, key, records
+        self._sizes: list[int] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for what was written since the last time.
+
+        Raises:
+            ImageCapError: the files cannot be read.
+        """
+        with cache_errors(self.folder, "read"):
+            indexes = sorted(self.folder.glob(f"features-{self._key}-*.index"))
+            sizes = [index.stat().st_size for index in indexes]
+            if sizes == self._sizes:
+                return
+            digests = [_read_index(index, self.records) for index in indexes]
+        ends = np.cumsum([len(each) for each in digests], dtype=np.int64)
+        self._files = _Files(indexes, ends, DigestTable(np.concatenate(digests) if digests else np.empty(0, DIGEST)))
+        self._sizes = sizes
 
     def __len__(self) -> int:
         """Number of pictures."""
-        return len(self._table)
+        return len(self._files.table)
 
     def __contains__(self, digest: str) -> bool:
         return bool(self.find(digest_array([digest], 1))[0] >= 0)
 
     def find(self, digests: Digests) -> NDArray[np.int64]:
         """The record of each picture, counted over all files, `[pictures]`; -1 where it is not cached."""
-        return self._table.find(digests)
+        return self._files.table.find(digests)
 
     def read(self, digests: Sequence[str]) -> Tensor:
         """Read the features of cached pictures, `[pictures, patches, vision_hidden]`, on the CPU.
@@ -67,14 +92,15 @@ class FeatureCache:
         Raises:
             ImageCapError: the files cannot be read, or were shortened meanwhile.
         """
-        found = self.find(digest_array(digests, len(digests)))
-        files = np.searchsorted(self._ends, found, side="right")
+        files_read = self._files  # `refresh` may replace them meanwhile
+        found = files_read.table.find(digest_array(digests, len(digests)))
+        files = np.searchsorted(files_read.ends, found, side="right")
         size = self.records.nbytes
         raw = np.empty((len(digests), size), np.uint8)
         with cache_errors(self.folder, "read"):
             for number in np.unique(files).tolist():
-                first = int(self._ends[number - 1]) if number else 0
-                with _data_of(self._indexes[number]).open("rb", buffering=0) as file:
+                first = int(files_read.ends[number - 1]) if number else 0
+                with _data_of(files_read.indexes[number]).open("rb", buffering=0) as file:
                     for place in np.flatnonzero(files == number).tolist():
                         file.seek((int(found[place]) - first) * size)
                         if file.readinto(memoryview(raw[place])) != size:

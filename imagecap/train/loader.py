@@ -30,6 +30,7 @@ class MicroBatch:
     Attributes:
         pictures: indices of the pictures in the plan.
         names: names of the pictures, for messages.
+        digests: digests of the pictures.
         rows: the packed captions.
         weights: weight of each label in the loss, `[labels]`.
         cached: row indices of the pictures whose features are cached, and these features
@@ -40,6 +41,7 @@ class MicroBatch:
 
     pictures: list[int]
     names: list[str]
+    digests: list[str]
     rows: PackedRows
     weights: Tensor
     cached: tuple[list[int], Tensor | None]
@@ -136,6 +138,7 @@ class Loader:
         return MicroBatch(
             pictures=pictures,
             names=[sample.image for sample in samples],
+            digests=digests,
             rows=packed.pinned() if pinned else packed,
             weights=torch.zeros_like(weights) if idle else weights,
             cached=(kept, features.pin_memory() if pinned and features is not None else features),

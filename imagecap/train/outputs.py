@@ -41,7 +41,8 @@ class TrainSummary:
         captions_per_second: throughput of the optimizer steps; the first step, validation, saving and encoding
             pictures for the feature cache are left out.
         data_wait_share: share of that time spent waiting for the loader.
-        encode_seconds: time spent encoding pictures for the feature cache before the first step.
+        encode_seconds: time in which this process encoded pictures for the feature cache; it is not in
+            `captions_per_second`.
         peak_memory_bytes: the process's peak resident set, or the GPU's peak allocation.
         trainable_parameters: number of weights that train.
         total_parameters: number of all weights.

@@ -51,6 +51,9 @@ class ThroughputMeter:
 
     The first `warm_up` steps are left out unless there are no others. Validation, saving and encoding pictures for the
     feature cache do not count.
+
+    Attributes:
+        encoding_left: estimated time of the encoding that is still to be done, in seconds.
     """
 
     def __init__(self, warm_up: int = 1) -> None:
@@ -59,6 +62,7 @@ class ThroughputMeter:
         self.seconds = 0.0
         self.waited = 0.0
         self.captions = 0
+        self.encoding_left = 0.0
 
     def add(self, seconds: float, waited: float, captions: int) -> None:
         self.steps += 1
@@ -77,7 +81,7 @@ class ThroughputMeter:
         return self.waited / self.seconds if self.seconds else 0.0
 
     def seconds_left(self, steps: int) -> float:
-        return self.seconds / max(1, self.steps - self.warm_up) * steps
+        return self.seconds / max(1, self.steps - self.warm_up) * steps + self.encoding_left
 
 
 def print_status(line: str) -> None:

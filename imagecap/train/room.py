@@ -35,13 +35,14 @@ def disk_space(setup: TrainingSetup) -> DiskSpace:
     return DiskSpace(checkpoints=checkpoint * (1 + chooses), state=2 * trained * (3 + chooses))
 
 
-def require_room(setup: TrainingSetup, output: Path, state_folder: Path) -> None:
-    """Check before the first step that the disk has room for the state and for the checkpoints.
+def require_room(setup: TrainingSetup, output: Path, state_folder: Path, features: int = 0) -> None:
+    """Check before the first step that the disk has room for the state, the feature cache and the checkpoints.
 
     Args:
         setup: the training.
         output: where the checkpoints will be.
         state_folder: where the state is. Files of an earlier state count as room, since they are replaced.
+        features: bytes that will be added to the feature cache, which is beside the state.
 
     Raises:
         ImageCapError: there is too little; says how much and on which disk.
@@ -50,13 +51,14 @@ def require_room(setup: TrainingSetup, output: Path, state_folder: Path) -> None
     old = [state_folder / STATE_FILE, state_folder / BEST_FILE]
     state = space.state - sum(file.stat().st_size for file in old if file.exists())
     needs: dict[Path, int] = {}
-    for folder, size in ((output, space.checkpoints), (state_folder, max(0, state))):
+    for folder, size in ((output, space.checkpoints), (state_folder, max(0, state) + features)):
         disk = mount_point(folder)
         needs[disk] = needs.get(disk, 0) + size
     for disk, needed in needs.items():
         free = shutil.disk_usage(disk).free
         if free < needed:
+            kept = f", {size_text(features)} of it for the feature cache (--feature_cache_gb)" if features else ""
             raise ImageCapError(
                 f"the disk at {disk} has {size_text(free)} left, and this training writes {size_text(needed)} to it "
-                "for its state and its checkpoints: make room, or choose another --output_dir"
+                f"for its state and its checkpoints{kept}: make room, or choose another --output_dir"
             )

@@ -16,7 +16,7 @@ from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.rehearsal import rehearse_save
 from imagecap.train.distributed import ProcessGroup
-from imagecap.train.encoding import stores_int8
+from imagecap.train.feature_store import stores_int8
 from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
 from imagecap.train.optimizer import build_optimizer
 from imagecap.train.outputs import count_parameters, describe_unadapted

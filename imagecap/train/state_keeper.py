@@ -113,7 +113,7 @@ class StateKeeper:
         """Save and exit."""
         if self.progress.step:
             self.save()
-        kept = "its state is saved" if self.progress.step else "encoded pictures are kept"
+        kept = "its state is saved" if self.progress.step else "nothing was trained yet"
         print_status(
             f"stopped after step {self.progress.step} of {self.setup.steps}; {kept}: the same command with --resume "
             "goes on"

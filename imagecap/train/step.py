@@ -1,6 +1,7 @@
 """One optimizer step: encoder features, forward and backward pass of each micro-step, clipping, AdamW."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.cast_weights import CastWeights
 from imagecap.train.compilation import compiled_blocks
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_records import rounded_to_int8
@@ -48,6 +50,11 @@ class TrainStep:
         compiled: run the transformer blocks by torch.compile, instead of `matmul_attention` and `memory_efficient`.
         int8_features: round the features of a frozen encoder to int8, as a feature cache of int8 does, so that results
             do not depend on which pictures are cached.
+
+    Attributes:
+        keep: called with the digests and features of pictures that a frozen encoder has encoded, such as
+            `FeatureStore.add`; returns whether it keeps them.
+        encode_seconds: time of encoding pictures whose features were kept.
     """
 
     def __init__(
@@ -64,6 +71,9 @@ class TrainStep:
         self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
         self._int8_features = int8_features and not self.encoder_trains
         self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
+        self._encoder_weights = CastWeights(model.vision_tower, dtype)
+        self.keep: Callable[[Sequence[str], Tensor], bool] | None = None
+        self.encode_seconds = 0.0
         self._uses_matmul_attention = model.device.type == "cpu" and dtype == torch.bfloat16 and not compiled
         if compiled:
             self._forwards = compiled_blocks(model, encoder=self.encoder_trains)
@@ -105,7 +115,8 @@ class TrainStep:
             with self.autocast():
                 return self.model.encode_images(pixels)
         parts = pixels.split(self.encoder_batch)
-        with torch.no_grad(), self.autocast(), matmul_attention(self.model, self._uses_matmul_attention):
+        kernels = matmul_attention(self.model, self._uses_matmul_attention)
+        with torch.no_grad(), self.autocast(), kernels, self._encoder_weights.in_use():
             return torch.cat([self.model.encode_images(part) for part in parts]).to(self.feature_dtype)
 
     def features(self, batch: MicroBatch) -> Tensor:
@@ -114,7 +125,12 @@ class TrainStep:
         if pixels is None:
             assert cached is not None
             return cached.to(self.model.device, non_blocking=True)
+        started = time.perf_counter()
         encoded = self.encode(pixels)
+        if self.keep is not None and not self.encoder_trains:
+            digests = [batch.digests[row] for row in missing]
+            if self.keep(digests, encoded):
+                self.encode_seconds += time.perf_counter() - started
         if self._int8_features:
             encoded = rounded_to_int8(encoded)
         if cached is None:

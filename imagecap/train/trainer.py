@@ -1,4 +1,4 @@
-"""The training loop: encode pictures, make optimizer steps, validate, save, write the checkpoint."""
+"""The training loop: make optimizer steps, validate, save, write the checkpoint."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import process_group
-from imagecap.train.encoding import encode_pictures, open_feature_cache
+from imagecap.train.feature_store import open_feature_store
 from imagecap.train.loader import LoadedStep, Loader
 from imagecap.train.memory import memory_errors, memory_errors_of_saving, peak_memory, release_freed_memory
 from imagecap.train.optimizer import set_learning_rates
@@ -111,15 +111,13 @@ class _TrainingLoop:
         """The whole run; see `train`."""
         setup, pixels = self.setup, self.settings.data.max_image_pixels
         announce(setup)
-        self.group.on_first(lambda: require_room(setup, self.output, self.folder))
-        self.watch.lap()  # the time of setting up does not count as encoding
-        plans = [setup.plan, setup.validation_plan]
-        features = self.folder / "features"
-        self.state.interruptible_in_all(encode_pictures(self.train_step, features, plans, self.settings))
-        self.state.leave_if_stopped()
-        cache = open_feature_cache(self.train_step, features, self.settings)
-        self.group.on_first(lambda: require_room(setup, self.output, self.folder))  # encoded pictures have taken some
-        encode_seconds = self.watch.lap() if cache is not None else 0.0
+        self.features = open_feature_store(self.train_step, self.folder / "features", self.settings)
+        if self.features is not None:
+            self.state.interruptible_in_all(self.features.open([setup.plan, setup.validation_plan]))
+            self.train_step.keep = self.features.add
+        cached = self.features.missing_bytes if self.features is not None else 0
+        self.group.on_first(lambda: require_room(setup, self.output, self.folder, cached))
+        cache = self.features.cache if self.features is not None else None
         loader = Loader(self.model, setup.plan, cache, pixels, self.group)
         self.validator = Validator(
             self.train_step, Loader(self.model, setup.validation_plan, cache, pixels), self.options
@@ -128,7 +126,7 @@ class _TrainingLoop:
             setup.phases.select_weights(self.progress.epoch)
             self.train_step.wrap_distributed()
             self._epoch(loader)
-        return self._finish(encode_seconds)
+        return self._finish()
 
     def _epoch(self, loader: Loader) -> None:
         """The rest of the current epoch, unless validation ends the training."""
@@ -137,15 +135,18 @@ class _TrainingLoop:
         if self.best.patience_exhausted:
             self._end_epoch()
             return
+        self._refresh_features()
         steps = self.setup.plan.epoch(progress.epoch, progress.epoch_step)
         self.watch.lap()
         title = f"epoch {progress.epoch + 1}/{options.num_epochs}"
         with progress_bar(title, self.setup.steps, "step", progress.step) as bar:
             for loaded in loader.steps(steps):
                 step = loaded.step
-                waited = self.watch.lap()
+                waited, encoded = self.watch.lap(), self.train_step.encode_seconds
                 loss, learning_rate = self._step(loaded)
-                self.meter.add(waited + self.watch.lap(), waited, step.captions)
+                encoded = self.train_step.encode_seconds - encoded
+                self.meter.add(waited + self.watch.lap() - encoded, waited, step.captions)
+                self.meter.encoding_left = self._encoding_left()
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 self.report.step(progress, loss, learning_rate, self.meter)
@@ -184,6 +185,17 @@ class _TrainingLoop:
         every = self.options.validate_every
         progress.validation_due = every is not None and (progress.step % every == 0 or progress.step == setup.steps)
         return loss, learning_rates["projector"]
+
+    def _refresh_features(self) -> None:
+        """Let the loaders find the features that were kept since the last time."""
+        if self.features is not None:
+            self.features.refresh()
+
+    def _encoding_left(self) -> float:
+        """Estimated seconds of encoding pictures that are not in the feature cache yet."""
+        if self.features is None or not self.features.kept:
+            return 0.0
+        return self.features.expected * self.train_step.encode_seconds / self.features.kept
 
     def _handle_non_finite(self, names: list[str]) -> None:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -225,6 +237,7 @@ class _TrainingLoop:
 
         If a signal interrupts it, the run validates again when it is resumed.
         """
+        self._refresh_features()
         found = self.state.interruptible(self.validator.validate)
         if self.options.best_by is None:
             return found
@@ -234,7 +247,7 @@ class _TrainingLoop:
             print_status(f"{self.options.patience} validations without a better {self.options.best_by}: that is enough")
         return found
 
-    def _finish(self, encode_seconds: float) -> TrainSummary:
+    def _finish(self) -> TrainSummary:
         """Write what the run is for, and return its summary."""
         setup, progress, last = self.setup, self.progress, last_losses(self.progress.history)
         for weight in setup.weights.values():
@@ -256,7 +269,7 @@ class _TrainingLoop:
             seconds=self.state.seconds,
             captions_per_second=self.meter.captions_per_second,
             data_wait_share=self.meter.data_wait_share,
-            encode_seconds=encode_seconds,
+            encode_seconds=self.train_step.encode_seconds,
             peak_memory_bytes=peak_memory(self.model.device),
             trainable_parameters=trainable,
             total_parameters=total,

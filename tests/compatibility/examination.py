@@ -198,7 +198,7 @@ def loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Tensor]]:
     model, step, branches = setup.model, setup.train_step, all_branches(setup)
     rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
     places = list(range(len(branches)))
-    batch = MicroBatch(places, [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels(setup)))
+    batch = MicroBatch(places, [], [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels(setup)))
     with step.kernels():
         loss = step.loss(batch, 1 / len(rows.labels))
         loss.backward()

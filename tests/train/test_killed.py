@@ -1,4 +1,7 @@
-"""A training that is killed at arbitrary moments and resumed ends where an uninterrupted one does."""
+"""A training that is killed at arbitrary moments and resumed ends where an uninterrupted one does.
+
+The killed one reads shards and the uninterrupted one the loose files that were packed into them.
+"""
 
 import json
 import os
@@ -52,7 +55,13 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_bases: ModelSettings, tmp_
         "PYTHONPATH": str(FAULTS),
         "IMAGECAP_TEST_FAULT": str(fault),
     }
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    shards, whole, parts = tmp_path / "shards", tmp_path / "whole", tmp_path / "parts"
+    subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "pack", str(data), str(shards), "--shard_pictures", "5"],
+        check=True,
+        capture_output=True,
+        env=environment,
+    )
     subprocess.run(command(tiny_bases, data, whole), check=True, capture_output=True, env=environment)
 
     rng = random.Random(0)
@@ -65,14 +74,14 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_bases: ModelSettings, tmp_
             what["calls"] = rng.randrange(1, CALLS)
         fault.write_text(json.dumps(what))
         process = subprocess.run(
-            [*command(tiny_bases, data, parts), "--resume"], stderr=subprocess.PIPE, text=True, env=environment
+            [*command(tiny_bases, shards, parts), "--resume"], stderr=subprocess.PIPE, text=True, env=environment
         )
         assert process.returncode == -signal.SIGKILL, "killed, and not at its end"
         steps = re.findall(rf"^step (\d+)/{STEPS} ", process.stderr, re.MULTILINE)
         reached = max([reached, *map(int, steps)])
     fault.unlink()
     done = subprocess.run(
-        [*command(tiny_bases, data, parts), "--resume"], check=True, capture_output=True, text=True, env=environment
+        [*command(tiny_bases, shards, parts), "--resume"], check=True, capture_output=True, text=True, env=environment
     )
     found = re.search(rf"going on after step (\d+) of {STEPS}", done.stderr)
     assert found, done.stderr
