@@ -22,6 +22,7 @@ EXTRAS = {
     "psycopg": "postgresql",
     "pycocoevalcap": "metrics",
     "ruamel": "pipeline",
+    "s3fs": "s3",
 }
 
 

@@ -26,6 +26,7 @@ from imagecap.config import (
     read_params,
 )
 from imagecap.data.identity import dvc_md5
+from imagecap.data.remote import is_url
 from imagecap.errors import ImageCapError
 from pipelines import tasks
 from pipelines.artifacts import report_markdown
@@ -96,6 +97,8 @@ def check_data() -> str | None:
         What changed since the data was last prepared, as a sentence; None if nothing did.
     """
     path = read_params(str(tasks.ROOT / "params.yaml")).data.data_path
+    if is_url(path):
+        return _change_in_bucket(path)
     if not (tasks.ROOT / path).is_dir():
         raise ImageCapError(f"the data folder {path} is not there")
     tracked = (tasks.ROOT / path).with_name(f"{(tasks.ROOT / path).name}.dvc")
@@ -109,6 +112,14 @@ def check_data() -> str | None:
     if now == before:
         return None
     return f"{path} has changed: {before or 'never prepared'} -> {now}"
+
+
+def _change_in_bucket(path: str) -> str | None:
+    changes = dvc_status("prepare", tasks.ROOT)
+    if changes is None:
+        raise ImageCapError(f"DVC cannot read {path}: `dvc status prepare` says why")
+    changed = [what.get("changed deps", {}) for what in changes.get("prepare", []) if isinstance(what, dict)]
+    return f"{path} has changed" if any(path in paths for paths in changed) else None
 
 
 @task(name="notify", timeout_seconds=HOUR)

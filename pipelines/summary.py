@@ -2,9 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 from imagecap.config import read_params
+from imagecap.data.remote import path_or_url
 from imagecap.errors import ImageCapError
 from imagecap.printable import adapt_terminal
 from imagecap.report.tables import format_evaluation
@@ -27,7 +27,7 @@ def summary() -> str:
         raise ImageCapError(f"{file} is missing; run `dvc repro` (or `make run`) first") from None
     settings = read_params()
     name = settings.tracking.registered_model_name
-    images = Path(settings.data.data_path) / "images"
+    images = path_or_url(settings.data.data_path) / "images"
     results = found["results"]
     lines = ["", format_evaluation(found), ""]
     for row in evenly_spaced(results, EXAMPLES):

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
     from imagecap.data.identity import folder_digest
+    from imagecap.data.remote import is_url
     from imagecap.generate.inputs import pictures_of
     from imagecap.generate.journal import Journal
     from imagecap.generate.resume import remaining
@@ -73,7 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     captioner_config(model_path)  # a mistyped folder is reported before anything is written
     pictures = pictures_of(arguments.input, settings.data)
-    source = printable(os.path.realpath(os.path.expanduser(arguments.input)))  # noqa: PTH111  (see `pictures_of`)
+    url = is_url(arguments.input)
+    place = arguments.input if url else os.path.realpath(os.path.expanduser(arguments.input))  # noqa: PTH111
+    source = printable(place)
     journal_file = output_file if kind == ".jsonl" else output_file.with_name(f"{output_file.name}.part.jsonl")
     require_writable_file(output_file)
     with exclusive(journal_file.with_name(f".{journal_file.name}.lock"), f"a caption job into {output_file}"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from imagecap.commands import add_json, add_model_path, print_json
 from imagecap.commands.compare import load_results
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.remote import path_or_url
 from imagecap.files import atomic_write_json, require_writable_file
 
 
@@ -13,13 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_model_path(parser)
     parser.add_argument(
-        "--test_dir", required=True, type=Path, metavar="FOLDER", help="pictures, with or without captions.json"
+        "--test_dir", required=True, type=path_or_url, metavar="FOLDER", help="pictures, with or without captions.json"
     )
     parser.add_argument("--output_file", default="./eval_results.json", type=Path, metavar="FILE", help="JSON to write")
     parser.add_argument("--report_file", type=Path, metavar="FILE", help="also write an HTML report with the pictures")
     parser.add_argument(
         "--training_data",
-        type=Path,
+        type=path_or_url,
         metavar="FOLDER",
         help="data folder of the training; its captions make the floors, the trivial baselines beside the scores",
     )

@@ -1,17 +1,17 @@
 """`run.py export`: write a data folder in another format."""
 
 import argparse
-from pathlib import Path
 
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.remote import path_or_url, require_local
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="the data folder")
-    parser.add_argument("output", type=Path, metavar="OUT", help="the folder to write, which must not exist")
+    parser.add_argument("data", type=path_or_url, metavar="DATA", help="the data folder")
+    parser.add_argument("output", type=path_or_url, metavar="OUT", help="the folder to write, which must not exist")
     parser.add_argument(
         "--format",
         dest="to",
@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
     if arguments.to not in EXPORTS:
         raise ImageCapError(f"--format {arguments.to} cannot be written; choose one of {', '.join(EXPORTS)}")
+    require_local(arguments.output)
     if arguments.output.exists():
         raise ImageCapError(f"{arguments.output} exists already; name a folder that does not")
     require_writable_file(arguments.output)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from imagecap.commands import add_json, print_json
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.remote import path_or_url
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="the data folder")
+    parser.add_argument("data", type=path_or_url, metavar="DATA", help="the data folder")
     parser.add_argument(
         "--page_file", type=Path, metavar="FILE", help="also write an HTML page with twelve pictures and their captions"
     )

@@ -1,10 +1,10 @@
 """`run.py pack`: write a data folder as WebDataset shards, or add new pictures to them."""
 
 import argparse
-from pathlib import Path
 
 from imagecap.commands import add_json, positive, print_json
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.remote import path_or_url, require_local
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 from imagecap.locks import exclusive
@@ -12,8 +12,8 @@ from imagecap.locks import exclusive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="the data folder, in any format")
-    parser.add_argument("output", type=Path, metavar="OUT", help="a new folder for the shards, or one to add to")
+    parser.add_argument("data", type=path_or_url, metavar="DATA", help="the data folder, in any format")
+    parser.add_argument("output", type=path_or_url, metavar="OUT", help="a new folder for the shards, or one to add to")
     parser.add_argument(
         "--shard_pictures",
         type=positive,
@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     settings = settings_from_flags(arguments).data
     output = arguments.output
+    require_local(output)
     if not arguments.data.is_dir():
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
     shards_in(output)  # another folder is refused before the data is read

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.commands import add_json, print_json
+from imagecap.data.remote import path_or_url
 from imagecap.files import atomic_write_json, require_writable_file
 from imagecap.languages import LANGUAGES
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references",
         required=True,
-        type=Path,
+        type=path_or_url,
         metavar="PATH",
         help="captions.json, COCO's annotations, {picture: captions}, or a captions file or data folder in any format",
     )

@@ -5,21 +5,20 @@ or has another of the layouts in `imagecap.data.formats`. A row may also have th
 `prompt`; further columns are kept in `Caption.extra`.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import CAPTIONS_FILE
-from imagecap.data.formats import FORMATS, Source, find_source
+from imagecap.data.formats import FORMATS, Source, find_source, no_shards_in
 from imagecap.data.grouping import stop_on_errors
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.reading import read_source
 from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
+from imagecap.data.remote import RemotePath, data_place
 from imagecap.data.samples import Samples
 from imagecap.data.splits import check_fractions, require_training
 from imagecap.errors import ImageCapError
-from imagecap.files import expand_user
 
 __all__ = [
     "Caption",
@@ -33,9 +32,16 @@ __all__ = [
 
 
 def source_of(folder: Path, settings: DataSettings) -> Source:
-    """Return the captions files of a data folder; without any, a captions.json that is reported as missing."""
-    folder = Path(os.path.abspath(expand_user(folder)))  # noqa: PTH100
-    return find_source(folder, settings) or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
+    """Return the captions files of a data folder; without any, a captions.json that is reported as missing.
+
+    Raises:
+        ImageCapError: see `find_source`; or the folder is in a bucket and holds no shards.
+    """
+    folder = data_place(folder)
+    source = find_source(folder, settings)
+    if source is None and isinstance(folder, RemotePath):
+        raise no_shards_in(folder)
+    return source or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
 
 
 def read_captions(
@@ -61,7 +67,7 @@ def read_captions(
             captions.json or images/ is missing or cannot be read; or no picture is left to train on.
     """
     check_fractions(settings)
-    folder = Path(os.path.abspath(expand_user(folder or settings.data_path)))  # noqa: PTH100
+    folder = data_place(folder or settings.data_path)
     if not folder.is_dir():
         raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
     source = source_of(folder, settings)

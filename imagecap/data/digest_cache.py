@@ -19,6 +19,7 @@ from PIL import __version__ as pillow_version
 
 from imagecap.data.identity import file_status
 from imagecap.data.records import PictureFacts
+from imagecap.data.remote import RemotePath
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
 
 def is_settled(path: Path) -> bool:
     """Whether a file was changed long enough ago for its times to tell whether it changes again."""
+    if isinstance(path, RemotePath):
+        return True  # a bucket replaces whole files, and tells their versions apart
     try:
         return path.stat().st_ctime < time.time() - SETTLED_SECONDS
     except OSError:

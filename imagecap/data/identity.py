@@ -18,6 +18,7 @@ from PIL import Image
 from imagecap.data.images import to_rgb
 from imagecap.data.locations import ByteRange, Location, file_of, read_bytes
 from imagecap.data.records import SPLITS, Sample
+from imagecap.data.remote import RemotePath
 from imagecap.data.samples import as_samples
 from imagecap.errors import ImageCapError
 from imagecap.surroundings.dvc_ignore import DvcIgnore
@@ -95,9 +96,13 @@ def folder_digest(folder: Path) -> str:
 def file_status(file: Path) -> str:
     """A digest of what the file system says of a file: its size, times and inode. It differs if the file was changed.
 
+    Of a file in a bucket it is one of `RemotePath.version`.
+
     Raises:
         OSError: there is no such file.
     """
+    if isinstance(file, RemotePath):
+        return hashlib.sha256(file.version().encode()).hexdigest()[:16]
     status = file.stat()
     said = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
     return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -9,16 +9,17 @@ from pathlib import Path
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
 from imagecap.data.folders import entries_of, is_file, is_folder, is_same
-from imagecap.data.formats import Source, find_source
+from imagecap.data.formats import Source, find_source, no_shards_in
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location, file_of
 from imagecap.data.picture_files import is_picture_name
 from imagecap.data.reading import read_source
 from imagecap.data.records import CaptionRow, Problem, Sample, problem_lines
+from imagecap.data.remote import RemotePath, data_place
 from imagecap.data.samples import Samples
 from imagecap.errors import ImageCapError
-from imagecap.files import expand_user, natural_key
+from imagecap.files import natural_key
 from imagecap.printable import printable
 from imagecap.surroundings.dvc_ignore import DvcIgnore
 
@@ -46,12 +47,14 @@ def read_image_folder(folder: Path, settings: DataSettings) -> Sequence[Sample]:
         ImageCapError: the folder does not exist, no picture in it can be read, or a picture or row is bad and
             `on_bad_data` is "stop". With "skip" bad pictures and rows are left out and logged as a warning.
     """
-    folder = Path(os.path.abspath(expand_user(folder)))  # noqa: PTH100  (also resolves `images/..`)
+    folder = data_place(folder)
     if not folder.is_dir():
         raise ImageCapError(f"the folder of pictures {folder} does not exist")
     source = find_source(folder, settings)
     if source is not None and source.format.sharded:
         return _read_shards(source, settings)
+    if isinstance(folder, RemotePath):
+        raise no_shards_in(folder)
     places = [folder] if is_same(folder, folder / _IMAGES) else [folder, folder / _IMAGES]
     by_file: dict[Location, list[CaptionRow]] = {path: [] for place in places for path in _pictures_in(place)}
     problems = _add_references(by_file, folder, source, settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import local
 from typing import Any, NamedTuple, TypeAlias
 
+from imagecap.data.remote import RemotePath, local_file, parquet_source
 from imagecap.errors import ImageCapError, one_line
 
 
@@ -14,7 +15,7 @@ class ByteRange(NamedTuple):  # made and hashed quickly: there may be millions
     """A picture that is a range of bytes in a file, such as a member of a tar.
 
     Attributes:
-        file: the archive.
+        file: the archive; may be in a bucket.
         offset: of the first byte.
         length: in bytes.
     """
@@ -31,7 +32,7 @@ class ParquetCell(NamedTuple):
     """A picture in a Parquet file, in a column of bytes or of structs {bytes, path}.
 
     Attributes:
-        file: the Parquet file.
+        file: the Parquet file; may be in a bucket.
         row: counted from 0 through all row groups.
         column: name of the column.
     """
@@ -64,12 +65,15 @@ def read_bytes(location: Location) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        ImageCapError: a Parquet file is damaged or has changed.
+        ImageCapError: a Parquet file is damaged or has changed, or a bucket cannot be read.
     """
     if isinstance(location, Path):
         return location.read_bytes()
     if isinstance(location, ByteRange):
-        with location.file.open("rb", buffering=0) as file:
+        place = local_file(location.file)
+        if isinstance(place, RemotePath):
+            return place.read_range(location.offset, location.length)
+        with place.open("rb", buffering=0) as file:
             file.seek(location.offset)
             return file.read(location.length)
     return _read_cell(location)
@@ -96,7 +100,7 @@ def _read_cell(cell: ParquetCell) -> bytes:
     import pyarrow as pa
 
     try:
-        version = (cell.file, cell.file.stat().st_mtime_ns)
+        version = (cell.file, _changed(cell.file))
         ends = _row_group_ends(*version)
         group = next((number for number, end in enumerate(ends) if cell.row < end), None)
         if group is None:
@@ -113,8 +117,12 @@ def _read_cell(cell: ParquetCell) -> bytes:
     return content if isinstance(content, bytes) else b""
 
 
+def _changed(file: Path) -> int | str:
+    return file.version() if isinstance(file, RemotePath) else file.stat().st_mtime_ns
+
+
 @lru_cache(64)
-def _row_group_ends(file: Path, changed: int) -> tuple[int, ...]:
+def _row_group_ends(file: Path, changed: int | str) -> tuple[int, ...]:
     """Number of the row after each row group. `changed` only tells apart the versions of a file."""
     ends: list[int] = []
     with _parquet_file(file) as opened:
@@ -127,5 +135,5 @@ def _row_group_ends(file: Path, changed: int) -> tuple[int, ...]:
 def _parquet_file(file: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(file) as opened:
+    with pq.ParquetFile(parquet_source(file)) as opened:
         yield opened

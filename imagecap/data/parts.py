@@ -23,6 +23,7 @@ from imagecap.data.columns import TextColumn, digest_column, hash_column, number
 from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
 from imagecap.data.perceptual import Hashes
 from imagecap.data.records import SPLITS, Caption, PictureFacts, Sample, Split
+from imagecap.data.remote import RemotePath, data_place, is_url
 from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_writer
 
@@ -45,7 +46,7 @@ _CAPTION_FIELDS = {
 
 _PICTURE_FIELDS = {
     "image": pa.string(),
-    "file": pa.binary(),  # relative to the folder of the data, or absolute; names of files need not be UTF-8
+    "file": pa.binary(),  # relative to the folder of the data, or absolute, or a URL; names need not be UTF-8
     "offset": pa.int64(),  # of the first byte, or row of a Parquet file
     "length": pa.int64(),  # in bytes; WHOLE_FILE for a file of its own and for a Parquet cell
     "column": _CODES,  # of a Parquet file; null elsewhere
@@ -141,7 +142,7 @@ def _files(locations: Iterable[Location], root: str | None) -> list[bytes]:
 
 
 def _relative(file: str, root: str | None) -> str:
-    if root is None:
+    if root is None or is_url(file) != is_url(root):
         return file
     return file[len(root) + 1 :] if file.startswith(f"{root}{os.sep}") else os.path.relpath(file, root)
 
@@ -300,4 +301,8 @@ def parts_of(samples: Sequence[Sample]) -> list[Part]:
 
 @lru_cache(1024)
 def _path(root: Path, file: str) -> Path:
-    return Path(os.path.normpath(root / file))
+    if is_url(file):
+        return data_place(file)
+    if isinstance(root, RemotePath) and not file.startswith("/"):
+        return root / file
+    return Path(os.path.normpath(Path(root, file)))

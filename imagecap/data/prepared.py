@@ -6,7 +6,6 @@ adds files and changes none.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from imagecap.config import DataSettings
 from imagecap.data.identity import data_digest, split_digest
 from imagecap.data.parts import Part, map_part, write_part
 from imagecap.data.records import SPLITS, Problem, Sample
+from imagecap.data.remote import data_place
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json, expand_user, replace_folder
+from imagecap.files import atomic_write_json, replace_folder
 
 SUMMARY_FILE = "summary.json"
 
@@ -60,7 +60,7 @@ def write_prepared(
     Returns:
         The content of summary.json.
     """
-    home, samples = _absolute(data_path or Path(settings.data_path)), as_samples(samples)
+    home, samples = data_place(data_path or settings.data_path), as_samples(samples)
     parts = dict.fromkeys(SPLITS, 0)  # number of files of each split
     content = {**summary(samples, problems, settings), "parts": parts}
 
@@ -87,7 +87,7 @@ def read_prepared(folder: Path, data_path: Path) -> PreparedData:
     Raises:
         ImageCapError: the folder is missing, incomplete or damaged, or a picture no longer exists.
     """
-    home = _absolute(data_path)
+    home = data_place(data_path)
     try:
         content = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         counts = {split: int(content["parts"][split]) for split in SPLITS}
@@ -146,7 +146,3 @@ def _part_files(folder: Path) -> Iterator[Path]:
 
 def _missing(error: FileNotFoundError) -> ImageCapError:
     return ImageCapError(f"{error.filename} is missing; make it with `dvc repro prepare`")
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(expand_user(path)))  # noqa: PTH100  (also removes `..`)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagecap.data.remote import parquet_source
 from imagecap.data.text_files import first_line, text_lines
 from imagecap.errors import ImageCapError, one_line
 from imagecap.files import object_of
@@ -75,7 +76,7 @@ def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(parquet_source(file)) as opened:
             yield opened
     except (OSError, pa.ArrowException) as error:
         raise ImageCapError(f"{file} cannot be read as Parquet: {one_line(error)}") from None

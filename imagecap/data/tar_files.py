@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from imagecap.data.remote import local_file
 from imagecap.errors import ImageCapError
 
 _BLOCK = 512
@@ -58,13 +59,13 @@ class TarDamageError(Exception):
 
 @contextmanager
 def mapped(file: Path) -> Iterator[mmap.mmap]:
-    """Map a file into memory.
+    """Map a file into memory. One in a bucket must be copied before.
 
     Raises:
         ImageCapError: it is empty or cannot be read.
     """
     try:
-        with file.open("rb") as opened:
+        with local_file(file).open("rb") as opened:
             content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError:
         raise ImageCapError(f"{file} is empty (0 bytes)") from None

@@ -20,6 +20,7 @@ from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, di
 from imagecap.data.locations import Location
 from imagecap.data.parts import record_batches
 from imagecap.data.records import CaptionRow, PictureFacts, Problem, Sample, Split
+from imagecap.data.remote import copied
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
     """
     by_file: dict[Location, list[CaptionRow]] = {}
     problems: list[Problem] = []
-    with _without_garbage_collection():
-        for finder, rows, bad in source.read(settings):
-            problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
     digest = digest or partial(digest_pictures, max_pixels=settings.max_image_pixels)
-    facts, unreadable = digest_files(by_file, digest, str)
+    with copied(*source.files):
+        with _without_garbage_collection():
+            for finder, rows, bad in source.read(settings):
+                problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
+        facts, unreadable = digest_files(by_file, digest, str)
     with _without_garbage_collection():
         return _unit(source, settings, by_file, facts, [*problems, *unreadable])
 

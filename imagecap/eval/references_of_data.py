@@ -1,6 +1,5 @@
 """Captions of data folders and of captions files in the formats of `imagecap.data.formats`, for scoring."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from imagecap.config import DataSettings
 from imagecap.data.formats import Source, find_source
 from imagecap.data.locations import Location
 from imagecap.data.records import Problem
+from imagecap.data.remote import data_place
 from imagecap.data.source_file import source_of_file
 from imagecap.errors import ImageCapError
 from imagecap.generate.inputs import pictures_of
@@ -35,7 +35,7 @@ def rows_of_data(path: Path) -> DataRows | None:
     Raises:
         ImageCapError: a row is no row of its format (names it), or the folder has several formats.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100
+    path = data_place(path)
     settings = DataSettings()
     source = find_source(path, settings) if path.is_dir() else source_of_file(path)
     if source is None:

@@ -13,6 +13,7 @@ from imagecap.data.folders import entries_of, walk
 from imagecap.data.formats import FORMATS, Source, find_source
 from imagecap.data.formats.webdataset import WebDataset, archives_in
 from imagecap.data.picture_files import is_picture_name, pictures_below
+from imagecap.data.remote import RemotePath, data_place, is_url
 from imagecap.data.source_file import source_of_file
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user, natural_key, read_json
@@ -29,6 +30,7 @@ def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
             - a folder: all pictures in it and in its subfolders, named by their relative paths. Links to folders are
               followed. A folder without picture files may hold shards (see `imagecap.data.formats`);
             - a shard: the pictures in it;
+            - the URL of a folder with shards, or of a shard, in a bucket;
             - a `.txt` file: one path per line, relative to the folder of the file, or to the current folder if none of
               the paths leads to a file from there. Blanks around a path, quotes around it and lines that start with
               `#` are left out, unless a file of this very name exists. The paths may be separated by NUL characters;
@@ -45,14 +47,18 @@ def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
     Raises:
         ImageCapError: `source` does not exist, or has no pictures, or two of its files would have the same name.
     """
-    path, settings = expand_user(source), settings or DataSettings()
+    path = data_place(source) if is_url(source) else expand_user(source)
+    settings = settings or DataSettings()
     if not source.strip():
         raise ImageCapError("no pictures are named: give a folder, a pattern, a list (.txt) or a captions file (.json)")
     if path.is_dir():
-        pictures = Pictures(((name, path / name) for name in pictures_below(path)), path)
+        names = [] if isinstance(path, RemotePath) else pictures_below(path)
+        pictures = Pictures(((name, path / name) for name in names), path)
         pictures = pictures or _in_shards(path, settings)
     elif path.is_file():
         pictures = _named_by(path, settings)
+    elif isinstance(path, RemotePath):
+        raise ImageCapError(f"{source} does not exist; name a folder with shards in a bucket, or one of its shards")
     elif glob.has_magic(source):
         pictures = Pictures(_matching(path), Path())
     else:
@@ -66,7 +72,7 @@ def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
 
 def _in_shards(folder: Path, settings: DataSettings) -> Pictures:
     """The pictures in the shards of a folder, which need no captions; none if it has no shards."""
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100
+    folder = data_place(folder)
     if settings.format != "auto" and not FORMATS[settings.format].sharded:
         settings = settings.model_copy(update={"format": "auto"})  # that of the data to train on
     source = find_source(folder, settings)
@@ -77,7 +83,7 @@ def _in_shards(folder: Path, settings: DataSettings) -> Pictures:
 
 def _named_by(path: Path, settings: DataSettings) -> Pictures:
     """The pictures that a file names or holds, or the one that it is."""
-    if is_picture_name(path):
+    if is_picture_name(path) and not isinstance(path, RemotePath):
         return Pictures([(path.name, path)], path.parent)
     source = source_of_file(path)
     if source is not None:

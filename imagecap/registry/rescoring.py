@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagecap.data.locations import Location, as_file
 from imagecap.data.prepared import read_prepared
+from imagecap.data.remote import data_place, is_url
 from imagecap.errors import ImageCapError
 from imagecap.eval.items import Item, items_of
 from imagecap.registry.lineage import training_pictures
@@ -36,7 +37,8 @@ def compare_versions(
     """
     from imagecap.eval.compare import compare_results
 
-    test = read_prepared(checkout / "prepared", checkout / settings.data.data_path).test
+    data = settings.data.data_path
+    test = read_prepared(checkout / "prepared", data_place(data) if is_url(data) else checkout / data).test
     trained_on: set[str] = set()
     for number in (champion, candidate):
         trained_on |= training_pictures(client, name, number) or set()

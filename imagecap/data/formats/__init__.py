@@ -30,10 +30,11 @@ from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinder, PictureFinders
 from imagecap.data.records import CaptionRow, Problem, Split
+from imagecap.data.remote import RemotePath, copied
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user
 
-__all__ = ["FORMATS", "DataFormat", "RawRow", "Source", "find_source"]
+__all__ = ["FORMATS", "DataFormat", "RawRow", "Source", "find_source", "no_shards_in"]
 
 FORMATS: dict[str, DataFormat] = {
     each.name: each
@@ -112,9 +113,10 @@ class Source:
         """
         for file in self.files:
             if self.format.sharded:
-                for name, location in self.format.pictures(file, [self.folder], settings):
-                    if location is not None:
-                        yield name, location
+                with copied(file):
+                    for name, location in self.format.pictures(file, [self.folder], settings):
+                        if location is not None:
+                            yield name, location
                 continue
             folders = self._picture_folders(file, settings)
             names = list(dict.fromkeys(name for name, _ in self.format.pictures(file, folders, settings)))
@@ -135,8 +137,9 @@ class Source:
         """
         for file in self.files:
             if self.format.sharded:
-                for row in self.format.rows(file, [self.folder], settings):
-                    yield file, row, row.location if isinstance(row, RawRow) else None
+                with copied(file):
+                    for row in self.format.rows(file, [self.folder], settings):
+                        yield file, row, row.location if isinstance(row, RawRow) else None
                 continue
             folders = self._picture_folders(file, settings)
             raw = list(self.format.rows(file, folders, settings))
@@ -174,7 +177,8 @@ class Source:
 def find_source(folder: Path, settings: DataSettings) -> Source | None:
     """Recognise the format of a folder, or find the files of the format that `settings.format` names.
 
-    captions.json comes first; text files beside pictures count only where there is no captions file.
+    captions.json comes first; text files beside pictures count only where there is no captions file. In a bucket only
+    formats of shards count.
 
     Returns:
         The source; None if the format is to be recognised and the folder has none.
@@ -184,6 +188,8 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
     """
     if settings.format != "auto":
         chosen = FORMATS[settings.format]
+        if isinstance(folder, RemotePath) and not chosen.sharded:
+            raise no_shards_in(folder)
         files = chosen.files(folder)
         if not files:
             meaning = choices_of(DataSettings.model_fields["format"])[settings.format]
@@ -192,7 +198,7 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
     last = FORMATS[Sidecar.name]
     found: list[Source] = []
     for each in FORMATS.values():
-        if each is last and found:
+        if (each is last and found) or (isinstance(folder, RemotePath) and not each.sharded):
             continue
         files = each.files(folder)
         if files:
@@ -203,6 +209,14 @@ def find_source(folder: Path, settings: DataSettings) -> Source | None:
         names = "; ".join(f"{each.format.name}: {each.files[0].relative_to(folder).as_posix()}" for each in found)
         raise ImageCapError(f"{folder} has captions files of several formats ({names}); choose one by format")
     return found[0] if found else None
+
+
+def no_shards_in(folder: Path) -> ImageCapError:
+    """The error of a folder in a bucket that holds no shards. A request for each of many small files takes too long."""
+    return ImageCapError(
+        f"{folder} holds no tar or Parquet files with pictures; from a bucket, nothing else is read: write shards with "
+        "`run.py pack` and copy them there"
+    )
 
 
 def _source(each: DataFormat, folder: Path, files: list[Path]) -> Source:

@@ -1,6 +1,7 @@
 """Parquet files with the pictures inside, as the `datasets` library of Hugging Face writes and its Hub stores them."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from imagecap.data.images import PictureError
 from imagecap.data.locations import Location, ParquetCell
 from imagecap.data.picture_files import PictureFinder, is_relative_name
 from imagecap.data.records import Problem
+from imagecap.data.remote import RemotePath
 from imagecap.data.table_files import open_parquet, parquet_rows
 from imagecap.errors import ImageCapError
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _TABLES = ("captions", "metadata")  # names of tables of captions, whose pictures are files
+_REQUESTS = 16  # files in a bucket that are asked at once
 _LARGE_GROUP = 1 << 30  # bytes of a row group, which is in memory as a whole while a picture in it is read
 
 
@@ -33,7 +36,7 @@ class Parquet(ShardFormat):
 
     def files(self, folder: Path) -> list[Path]:
         found = shards_in(folder, "*.parquet", lambda file: not file.name.startswith("."))
-        columns = {file: _columns_of(file) for file in found}
+        columns = dict(zip(found, _columns_of_each(found), strict=True))
         if any(columns.values()):  # one that cannot be read among shards is one of them, so that its error is reported
             return [file for file in found if columns[file] != []]
         return [file for file in found if columns[file] is None and file.stem not in _TABLES]
@@ -72,6 +75,14 @@ def holds_pictures(file: Path) -> bool:
     return bool(_columns_of(file))
 
 
+def _columns_of_each(files: Sequence[Path]) -> list[list[str] | None]:
+    """The columns of pictures in each file; see `_columns_of`."""
+    if not any(isinstance(file, RemotePath) for file in files):
+        return [_columns_of(file) for file in files]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        return list(pool.map(_columns_of, files))
+
+
 def _columns_of(file: Path) -> list[str] | None:
     """The columns of pictures in a file; None if it cannot be read."""
     try:
@@ -94,7 +105,7 @@ class _Shard:
         self.settings = settings
         self.name = file.relative_to(folder).as_posix()
         self.schema = opened.schema_arrow
-        self.finder = PictureFinder(file.parent)
+        self.finder = None if isinstance(file, RemotePath) else PictureFinder(file.parent)
         found = picture_columns(self.schema)
         self.column = self._picture_column(found)
         self.bytes = self.column
@@ -177,6 +188,8 @@ class _Shard:
         """The file beside the Parquet file that a path without bytes names."""
         if not isinstance(path, str) or not path:
             return PictureError("is missing: neither its bytes nor its path are given")
+        if self.finder is None:
+            return PictureError("has no bytes but the path of a file, and files are not read from buckets")
         try:
             return self.finder.find(path)
         except PictureError as error:

@@ -17,6 +17,7 @@ from imagecap.data.images import PictureError
 from imagecap.data.locations import ByteRange, Location
 from imagecap.data.picture_files import is_picture_name, name_parts
 from imagecap.data.records import Problem
+from imagecap.data.remote import RemotePath
 from imagecap.data.tar_files import Member, TarDamageError, mapped, tar_members
 from imagecap.errors import ImageCapError
 from imagecap.printable import file_name, printable
@@ -228,10 +229,10 @@ def _stem(file: Path) -> str:
 def _holds_samples(shard: Path) -> bool:
     """Whether an archive has a picture with captions; True if it cannot be read, so that its error is reported."""
     try:
-        if shard.suffix == ".tar":
+        if shard.suffix == ".tar" and not isinstance(shard, RemotePath):
             with mapped(shard) as content:
                 return _has_pair(member.name for member in tar_members(content))
-        with tarfile.open(shard, "r|*") as archive:
+        with shard.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
             return _has_pair(info.name for info in archive)
     except (ImageCapError, TarDamageError, tarfile.TarError, OSError, EOFError):
         return True
