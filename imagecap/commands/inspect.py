@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagecap.commands import add_json, print_json
 from imagecap.config.flags import add_flags, settings_from_flags
-from imagecap.data.remote import path_or_url
+from imagecap.data.remote import data_place, path_or_url
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 
@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ImageCapError: the folder does not exist, has no captions, or nothing in it can be used.
     """
-    from imagecap.data.dataset import read_captions, source_of
+    from imagecap.data.data_sets import sources_of
+    from imagecap.data.dataset import read_captions
     from imagecap.eval.inspection import inspect_data
     from imagecap.report.data_page import format_inspection, write_data_page
 
@@ -37,11 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ImageCapError(f"the data folder {arguments.data} does not exist")
     if arguments.page_file is not None:
         require_writable_file(arguments.page_file)
-    source = source_of(arguments.data, settings)
+    sources = sources_of(arguments.data, settings)
     samples, problems = read_captions(settings, arguments.data, need_training=False, hashed=True)
-    found = inspect_data(source, samples, problems, settings)
+    found = inspect_data(sources, samples, problems, settings)
     if arguments.page_file is not None:
-        write_data_page(found, samples, source.folder.name, arguments.page_file)
+        write_data_page(found, samples, data_place(arguments.data).name, arguments.page_file)
     if arguments.json:
         print_json(found)
         return

@@ -1,7 +1,11 @@
 """Settings of the data set."""
 
+from fractions import Fraction
 from typing import Literal
 
+from pydantic import field_validator
+
+from imagecap.config.mix import mix_text, parse_mix
 from imagecap.config.setting import HIGHEST_SEED, LOWEST_SEED, Section, setting
 from imagecap.languages import CHINESE, ENGLISH, LANGUAGES, Language
 
@@ -52,6 +56,11 @@ class DataSettings(Section):
     caption_columns: str | None = setting(
         None, "columns or JSON keys with captions, parted by commas; absent: recognised by their names"
     )
+    mix: str | None = setting(
+        None,
+        "data sets in folders of data_path, each with how many times an epoch uses its training pictures, as in "
+        "coco=1,own=3; absent: data_path is one data set",
+    )
     language: Literal["all", Language] = setting(
         "all",
         "language of the captions that are used",
@@ -72,6 +81,16 @@ class DataSettings(Section):
     )
     prompt_en: str = setting(ENGLISH.prompt, "prompt for English captions that have none of their own")
     prompt_zh: str = setting(CHINESE.prompt, "prompt for Chinese captions that have none of their own")
+
+    @field_validator("mix")
+    @classmethod
+    def _in_order(cls, text: str | None) -> str | None:
+        return None if text is None else mix_text(parse_mix(text))
+
+    @property
+    def mix_weights(self) -> dict[str, Fraction]:
+        """The weight of each data set in `mix`, by name; empty without `mix`."""
+        return {} if self.mix is None else parse_mix(self.mix)
 
     def prompt_of(self, language: Language) -> str:
         """The prompt for captions in a language that have none of their own: `prompt_CODE`, if there is one."""

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagecap.config import DataSettings
-from imagecap.data.captions_file import CAPTIONS_FILE
-from imagecap.data.formats import FORMATS, Source, find_source, no_shards_in
+from imagecap.data.data_sets import source_of, sources_of, without_unused
 from imagecap.data.grouping import stop_on_errors
 from imagecap.data.image_folder import read_image_folder
-from imagecap.data.reading import read_source
+from imagecap.data.reading import read_sources
 from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
-from imagecap.data.remote import RemotePath, data_place
+from imagecap.data.remote import data_place
 from imagecap.data.samples import Samples
 from imagecap.data.splits import check_fractions, require_training
 from imagecap.errors import ImageCapError
@@ -28,20 +27,8 @@ __all__ = [
     "problem_lines",
     "read_captions",
     "read_image_folder",
+    "source_of",
 ]
-
-
-def source_of(folder: Path, settings: DataSettings) -> Source:
-    """Return the captions files of a data folder; without any, a captions.json that is reported as missing.
-
-    Raises:
-        ImageCapError: see `find_source`; or the folder is in a bucket and holds no shards.
-    """
-    folder = data_place(folder)
-    source = find_source(folder, settings)
-    if source is None and isinstance(folder, RemotePath):
-        raise no_shards_in(folder)
-    return source or Source(FORMATS["captions"], folder, [folder / CAPTIONS_FILE])
 
 
 def read_captions(
@@ -50,7 +37,7 @@ def read_captions(
     """Read a data folder. Every row is checked and every picture is decoded once.
 
     Samples are in the order of their first rows. Two files with equal pixels are two samples in the same split, and a
-    caption that both have is used once.
+    caption that both have is used once. Of a data set with a weight of 0 in `mix`, no training pictures are returned.
 
     Args:
         settings: `on_bad_data` decides whether errors stop the reading or leave out what they concern. `language`
@@ -68,11 +55,12 @@ def read_captions(
     """
     check_fractions(settings)
     folder = data_place(folder or settings.data_path)
-    if not folder.is_dir():
-        raise ImageCapError(f"the data folder {folder} does not exist; data_path names it")
-    source = source_of(folder, settings)
-    file = source.files[0] if len(source.files) == 1 else folder
-    samples, problems, languages = read_source(source, settings, hashed=hashed)
+    sources = sources_of(folder, settings)
+    files = [file for source in sources.values() for file in source.files]
+    file = files[0] if len(files) == 1 else folder
+    samples, problems, languages = read_sources(sources, folder, settings, hashed=hashed)
+    samples, without_effect = without_unused(samples, settings.mix_weights)
+    problems += without_effect
     stop_on_errors(problems, file, settings)
     if not samples:
         _raise_nothing_left(file, settings, languages, problems)

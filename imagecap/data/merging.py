@@ -76,7 +76,7 @@ class _Merger:
                     self.gone[row] = len(dropped) == len(captions)
         if repeated:
             what = "1 caption repeats one" if repeated == 1 else f"{repeated} captions repeat some"
-            message = f"{what} of a copy of the picture in another shard ({example}); each is used once"
+            message = f"{what} of another copy of the picture ({example}); each is used once"
             self.problems.append(Problem(None, None, message, "warning"))
 
     def samples(self, settings: DataSettings) -> Samples:

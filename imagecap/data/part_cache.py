@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 KEPT_DAYS = 60
 _VERSIONS = [2, __version__, pillow_version]  # other versions may read something else from a shard
-_UNUSED = {"data_path", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
+_UNUSED = {"data_path", "mix", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
 
 
 def cached_unit(source: Source, settings: DataSettings, *, hashed: bool = False, check: bool = False) -> Unit | None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from imagecap.config import DataSettings
+from imagecap.data.data_sets import describe_sets
 from imagecap.data.identity import data_digest, split_digest
 from imagecap.data.parts import Part, map_part, write_part
 from imagecap.data.records import SPLITS, Problem, Sample
@@ -109,7 +110,8 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
     """The content of summary.json.
 
     `pictures` and `captions` are counts by split and of all, `languages` counts captions by language, and `problems`
-    counts problems by severity. `data_digest` and `split_hash` are those of `imagecap.data.identity`.
+    counts problems by severity. `data_digest` and `split_hash` are those of `imagecap.data.identity`. With a `mix`,
+    `data_sets` describes each data set.
     """
     samples = as_samples(samples)
     pictures = np.bincount(samples.splits, minlength=len(SPLITS))
@@ -130,6 +132,7 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
         "data_digest": data_digest(samples),
         "split_hash": split_digest(samples),
         "settings": settings.model_dump(exclude={"data_path"}),  # where it lay says nothing about the data
+        **({"data_sets": found} if (found := describe_sets(samples, settings.mix_weights)) else {}),
     }
 
 

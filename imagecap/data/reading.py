@@ -3,13 +3,15 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
 from imagecap.config import DataSettings
+from imagecap.data.data_sets import named
 from imagecap.data.decoding import default_threads, digest_pictures
 from imagecap.data.formats import Source
 from imagecap.data.merging import merge
@@ -23,13 +25,19 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 _CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
 
 
-def read_source(
-    source: Source, settings: DataSettings, *, hashed: bool = False
+def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
+    """Read all units of one data set; see `read_sources`."""
+    return read_sources({"": source}, source.folder, settings)
+
+
+def read_sources(
+    sources: Mapping[str, Source], folder: Path, settings: DataSettings, *, hashed: bool = False
 ) -> tuple[Samples, list[Problem], Counter[str]]:
-    """Read all units of a data folder into one data set.
+    """Read all units of a data folder.
 
     Args:
-        source: the captions files.
+        sources: from `sources_of`.
+        folder: the data folder.
         settings: by which they are read.
         hashed: whether the difference hashes of pictures are wanted.
 
@@ -39,8 +47,8 @@ def read_source(
     Raises:
         ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
     """
-    units = read_units(source, settings, hashed)
-    parts = [Part(batch, source.folder) for unit in units for batch in unit.batches]
+    units = [named(unit, name) for name, source in sources.items() for unit in read_units(source, settings, hashed)]
+    parts = [Part(batch, folder) for unit in units for batch in unit.batches]
     samples, problems = merge(parts, settings, several=len(units) > 1)
     languages = sum((unit.languages for unit in units), Counter[str]())
     return samples, [*(problem for unit in units for problem in unit.problems), *problems], languages

@@ -10,6 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imagecap.data.locations import file_of
@@ -141,6 +142,13 @@ class Samples(Sequence[Sample]):
         """`caption_fingerprint` of every caption that is used, in no particular order. `[captions]`"""
         found = [part.fingerprints[used] for part, _, used in self._used_captions()]
         return np.concatenate([np.zeros(0, "V32"), *found])
+
+    def in_folder(self, name: str) -> NDArray[np.bool_]:
+        """Which pictures have a name that begins with this folder, `[samples]`."""
+        found = self._of_each_part(
+            lambda part: pc.starts_with(part.batch.column("image"), f"{name}/").to_numpy(zero_copy_only=False)
+        )
+        return found[self.rows].astype(bool)
 
     def captions_where(self, condition: Callable[[Part], NDArray[np.bool_]]) -> Iterator[tuple[int, int]]:
         """Yield the captions for which a condition holds, as the sample's index and the number of its caption.

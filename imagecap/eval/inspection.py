@@ -1,7 +1,7 @@
 """Facts about a data set that its owner should know before training on it: counts, lengths, problems, duplicates."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ _TOKENIZED = 100_000  # pictures whose captions are tokenized, evenly spaced
 
 
 def inspect_data(
-    source: Source, samples: Samples, problems: Sequence[Problem], settings: DataSettings
+    sources: Mapping[str, Source], samples: Samples, problems: Sequence[Problem], settings: DataSettings
 ) -> dict[str, Any]:
     """Describe a data set in figures.
 
     Args:
-        source: the captions files.
+        sources: the captions files of each data set, from `sources_of`.
         samples: the samples that were read from them, with their hashes; at least one.
         problems: the problems that were found while reading.
         settings: with which they were read.
@@ -35,7 +35,8 @@ def inspect_data(
         (number of captions); `caption_length` in tokens of the metrics, by language, of at most 100,000 pictures;
         `captions_per_picture`; `picture_sides` in pixels; `problems`; `duplicates` (names of pictures with equal
         pixels) and `near_duplicates` (names of a validation or test picture and of the training picture that it
-        resembles); `data_digest` and `split_hash`.
+        resembles); `data_digest` and `split_hash`. With a `mix`, `format` is "mix", and
+        `data_sets` describes each data set (see `describe_sets`) with its own `format`.
     """
     counted = summary(samples, problems, settings)
     lengths: dict[str, list[int]] = defaultdict(list)
@@ -46,8 +47,12 @@ def inspect_data(
     others = samples.select(samples.splits != SPLITS.index("train"))
     training, sizes = samples.of_split("train"), samples.sizes
     return {
-        "format": source.format.name,
-        "files": [file.relative_to(source.folder).as_posix() for file in source.files],
+        "format": "mix" if settings.mix is not None else sources[""].format.name,
+        "files": [
+            "/".join(filter(None, (name, file.relative_to(source.folder).as_posix())))
+            for name, source in sources.items()
+            for file in source.files
+        ],
         "pictures": counted["pictures"]["all"],
         "captions": counted["captions"]["all"],
         "splits": {
@@ -67,7 +72,16 @@ def inspect_data(
         "near_duplicates": [list(pair) for pair in near_duplicates(others, training, settings.max_image_pixels)],
         "data_digest": counted["data_digest"],
         "split_hash": counted["split_hash"],
+        **_data_sets(counted, sources),
     }
+
+
+def _data_sets(counted: Mapping[str, Any], sources: Mapping[str, Source]) -> dict[str, Any]:
+    """The entry `data_sets` of an inspection; nothing without a `mix`."""
+    if "data_sets" not in counted:
+        return {}
+    sets = counted["data_sets"].items()
+    return {"data_sets": {name: {"format": sources[name].format.name, **found} for name, found in sets}}
 
 
 def _range(values: ArrayLike) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagecap.data.data_sets import set_line
 from imagecap.data.images import thumbnail_jpeg
 from imagecap.data.records import Sample
 from imagecap.files import atomic_write_text
@@ -24,6 +25,10 @@ def facts_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     sides = found["picture_sides"]
     return [
         ("format", f"{found['format']} ({_listed(found['files'], 3)})"),
+        *(
+            ("data set", f"{set_line(name, part)}; {part['format']}")
+            for name, part in found.get("data_sets", {}).items()
+        ),
         ("pictures", str(found["pictures"])),
         ("captions", f"{found['captions']}, {_spread(found['captions_per_picture'])} a picture"),
         ("splits", splits),

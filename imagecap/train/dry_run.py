@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from imagecap.config import Settings
+from imagecap.data.data_sets import describe_sets
 from imagecap.data.records import Sample
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.weight_files import WeightFiles
@@ -79,6 +80,7 @@ def dry_run(
         "",
         f"pictures: {len(plan.samples):,} to train on with {plan.captions:,} captions, "
         f"{len(setup.validation_plan.samples):,} to validate on",
+        *_mixed(setup),
         f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / len(tokens):.1f} a caption; "
         f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / count:.0f}",
         f"steps: {per_epoch:,} an epoch, {epochs * per_epoch:,} in all, of {options.batch_size} × "
@@ -95,6 +97,15 @@ def dry_run(
     )
     without = describe_unadapted(model)
     return "\n".join([*lines, *([without] if without else [])])
+
+
+def _mixed(setup: TrainingSetup) -> list[str]:
+    """What an epoch takes from each data set, in one line; none without `mix`."""
+    sets = describe_sets(setup.plan.samples, setup.settings.data.mix_weights)
+    if not sets:
+        return []
+    uses = ", ".join(f"{each['epoch_pictures']:,} of {name} ({each['epoch_share']:.1%})" for name, each in sets.items())
+    return [f"mix: an epoch has {setup.plan.mixture.size:,} pictures, {uses}"]
 
 
 def estimate_memory(setup: TrainingSetup) -> Memory:

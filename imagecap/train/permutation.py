@@ -21,9 +21,14 @@ def permuted(start: int, stop: int, count: int, seed: Sequence[int]) -> NDArray[
         count: number of its elements.
         seed: chooses the permutation.
     """
+    return permuted_at(np.arange(start, stop), count, seed)
+
+
+def permuted_at(positions: NDArray[np.int64], count: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    """Elements of a random permutation of `range(count)` at these positions; see `permuted`."""
     keys = np.random.default_rng(list(seed)).integers(0, 1 << 63, _ROUNDS, np.uint64)
     bits = np.uint64(max(_FEWEST_BITS, ((count - 1).bit_length() + 1) // 2))
-    values = _feistel(np.arange(start, stop, dtype=np.uint64), bits, keys)
+    values = _feistel(positions.astype(np.uint64), bits, keys)
     while (outside := values >= count).any():
         values[outside] = _feistel(values[outside], bits, keys)
     return values.astype(np.int64)

@@ -3,9 +3,10 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +20,8 @@ from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.utils import attention_window
+from imagecap.train.mixture import Mixture
 from imagecap.train.packing import Branch
-from imagecap.train.permutation import permuted
 
 _LONG_ROWS = 256  # pictures that are tokenized to find the longest row
 
@@ -52,21 +53,36 @@ class Plan:
     Pictures are ordered by their digests, so that the same data in another layout give the same weights. Captions are
     tokenized when a step needs them.
 
+    Args:
+        model: the captioner, for its tokenizer.
+        samples: the pictures with their captions.
+        settings: of the training.
+        processes: number of processes that train together.
+        mix: weight of each data set that the pictures are from; see `Mixture`. None: one data set.
+
     Attributes:
         samples: the pictures.
+        mixture: which pictures an epoch uses.
         caption_counts: number of captions of each picture, `[pictures]`.
         prefix: number of tokens before the prompt: BOS, if any, and the image tokens.
         step_pictures: pictures of an optimizer step, over all processes. A run that is resumed by another number of
             processes keeps it, and with it the steps; they are only cut into other micro-steps.
 
     Raises:
-        ImageCapError: a prompt or caption holds a special token that the vocabulary cannot spell otherwise.
+        ImageCapError: a prompt or caption holds a special token that the vocabulary cannot spell otherwise, or a
+            picture is of none of the data sets.
     """
 
     def __init__(
-        self, model: ImageCaptioner, samples: Sequence[Sample], settings: TrainSettings, processes: int = 1
+        self,
+        model: ImageCaptioner,
+        samples: Sequence[Sample],
+        settings: TrainSettings,
+        processes: int = 1,
+        mix: Mapping[str, Fraction] | None = None,
     ) -> None:
         self.samples = as_samples(samples).sorted_by_digest()
+        self.mixture = Mixture(self.samples, mix or {}, settings.train_seed)
         self.caption_counts = self.samples.caption_counts
         self.settings, self._model = settings, model
         self.micro_size = settings.batch_size * processes
@@ -82,9 +98,13 @@ class Plan:
 
     @property
     def captions_per_epoch(self) -> int:
-        """Number of captions of an epoch, of which `captions_per_image` may leave out some."""
+        """Number of captions of an epoch, of which `captions_per_image` may leave out some.
+
+        It is the mean over many epochs where a data set is not used as a whole.
+        """
         limit = self.settings.captions_per_image
-        return int(self.caption_counts.sum() if limit is None else np.minimum(self.caption_counts, limit).sum())
+        used = self.caption_counts if limit is None else np.minimum(self.caption_counts, limit)
+        return round(self.mixture.mean_sum(used))
 
     def branches(self, part: Sequence[tuple[int, Sequence[int]]]) -> list[list[Branch]]:
         """The tokenized captions of pictures.
@@ -141,15 +161,18 @@ class Plan:
         return longest if longest > limit else None
 
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.samples) / self.step_pictures)
+        return math.ceil(self.mixture.size / self.step_pictures)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Step]:
-        """Yield the steps of an epoch from number `start`: every picture once, shuffled by seed and epoch."""
-        count = len(self.samples)
+        """Yield the steps of an epoch from number `start`, shuffled by seed and epoch.
+
+        Every picture is used once, unless its data set has another weight.
+        """
+        count = self.mixture.size
         for first in range(start * self.step_pictures, count, self.step_pictures):
             end = min(first + self.step_pictures, count)
-            pictures = permuted(first, end, count, [self.settings.train_seed, epoch]).tolist()
-            part = [(picture, self._chosen(picture, epoch)) for picture in pictures]
+            pictures, passes = (found.tolist() for found in self.mixture.pictures(first, end, epoch))
+            part = [(picture, self._chosen(picture, each)) for picture, each in zip(pictures, passes, strict=True)]
             micro = [part[place : place + self.micro_size] for place in range(0, len(part), self.micro_size)]
             yield Step(micro, epoch)
 
@@ -172,11 +195,12 @@ class Plan:
             return step.captions
         return sum(len(branch.caption) for row in branches for branch in row)
 
-    def _chosen(self, picture: int, epoch: int) -> list[int]:
+    def _chosen(self, picture: int, seen: int) -> list[int]:
+        """Numbers of the captions of a picture when its data set is gone through after `seen` times."""
         count, limit = int(self.caption_counts[picture]), self.settings.captions_per_image
         if limit is None or count <= limit:
             return list(range(count))
-        rng = np.random.default_rng([self.settings.train_seed, epoch, picture])
+        rng = np.random.default_rng([self.settings.train_seed, seen, picture])
         return sorted(rng.choice(count, size=limit, replace=False).tolist())
 
     def _caption_ids(self, texts: Sequence[str]) -> list[list[int]]:

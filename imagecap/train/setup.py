@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from imagecap.config import Settings, TrainSettings
+from imagecap.data.data_sets import first_samples
 from imagecap.data.identity import training_digest
 from imagecap.data.records import Sample
 from imagecap.data.samples import as_samples
@@ -114,7 +115,8 @@ def prepare_training(
     if model.dtype in small or (small and dtype == torch.float32):
         model.float()  # weights that train need float32; `dtype` is that of the matrix products
     model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
-    plan = Plan(model, as_samples(training)[: options.max_samples], options, group.size)
+    mix = settings.data.mix_weights
+    plan = Plan(model, first_samples(training, options.max_samples, mix), options, group.size, mix)
     validation_plan = Plan(model, as_samples(validation)[: options.validation_pictures], options)
     if options.best_by is not None and not validation_plan.samples:
         raise ImageCapError("best_by needs validation pictures: set validation_fraction, or a `split` of val")
@@ -184,6 +186,8 @@ def announce(setup: TrainingSetup) -> None:
         f"{setup.plan.captions} captions; {setup.steps} steps on {setup.model.device.type}{processes} in "
         f"{str(setup.dtype).removeprefix('torch.')}"
     )
+    if setup.settings.data.mix is not None:
+        print_status(f"an epoch has {setup.plan.mixture.size} pictures, mixed by {setup.settings.data.mix}")
     without = describe_unadapted(setup.model)
     if without:
         print_status(without)

@@ -96,6 +96,7 @@ def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtyp
     return {
         **chosen,
         **adapters,
+        "mix": settings.data.mix,
         "dtype": str(dtype).removeprefix("torch."),
         "data": data_digest,
         "trainable weights": hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:16],
@@ -280,7 +281,8 @@ def _require_equal(target: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
         return
     name = differing[0]
     was, now = theirs.get(name), ours[name]
-    what = f"{name} was {was}, now {now}" if name in Settings().train.model_dump() or name == "dtype" else name
+    is_setting = name in (*Settings().train.model_dump(), "dtype", "mix")
+    what = f"{name} was {was}, now {now}" if is_setting else name
     raise ImageCapError(
         f"the training state {target} belongs to another run ({what}"
         f"{'' if len(differing) == 1 else f', and {len(differing) - 1} more'}): give it the same settings, data and "

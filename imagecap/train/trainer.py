@@ -286,7 +286,8 @@ class _TrainingLoop:
     def _write(self, summary: TrainSummary, last: dict[str, float], metrics: dict[str, float]) -> None:
         """Write the checkpoints and the summary."""
         setup = self.setup
-        recorded = {name: value for name, value in setup.key.items() if name in type(self.options).model_fields}
+        names = {*type(self.options).model_fields, *(() if setup.key["mix"] is None else ("mix",))}
+        recorded = {name: value for name, value in setup.key.items() if name in names}
         facts = {**describe(setup.plan.samples), "data_hash": setup.data_digest, "settings": recorded}
         # The state is on the disk. Gradients and moments make room for weights that are converted while writing.
         setup.optimizer.zero_grad(set_to_none=True)

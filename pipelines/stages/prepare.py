@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from imagecap.config import Settings
+from imagecap.data.data_sets import set_line
 from imagecap.data.dataset import problem_lines, read_captions
 from imagecap.data.prepared import write_prepared
 from pipelines.stages import PREPARED, run_stage
@@ -22,6 +23,8 @@ def prepare(settings: Settings) -> None:
     pictures, captions = summary["pictures"], summary["captions"]
     for split in ("train", "validation", "test"):
         print(f"{split}: {pictures[split]} pictures, {captions[split]} captions")
+    for name, found in summary.get("data_sets", {}).items():
+        print(set_line(name, found))
     print(f"written to {Path(PREPARED)}/")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from imagecap.checkout import tracked_md5
 from imagecap.config import Settings, result_neutral
+from imagecap.data.data_sets import first_samples
 from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
 from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
@@ -64,7 +65,8 @@ def _train(settings: Settings) -> None:
         summary = json.loads(summary_file.read_text(encoding="utf-8"))
         numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
         run.metrics(numbers, summary["steps"])
-        _publish(summary, run.run_id, sorted(set(data.train[: settings.train.max_samples].hex_digests())))
+        trained_on = first_samples(data.train, settings.train.max_samples, settings.data.mix_weights)
+        _publish(summary, run.run_id, sorted(set(trained_on.hex_digests())))
         for plot in sorted(PLOTS.glob("train*")):
             run.artifact(plot, "plots")
     UNFINISHED.unlink()

@@ -59,6 +59,29 @@ def test_inspect_tells_counts_and_findings(folder: Path, capsys: pytest.CaptureF
     assert found["data_digest"] == digests(folder)[0]
 
 
+def test_inspect_tells_what_an_epoch_takes_from_each_data_set(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / "texts"
+    others.mkdir()
+    Image.new("RGB", (30, 20), "teal").save(others / "b.png")
+    (others / "b.txt").write_text("A teal wall.")
+    mix = ["--mix", f"{folder.name}=2,texts=0.5", "--test_fraction", "0", "--validation_fraction", "0"]
+    assert main(["inspect", str(tmp_path), *mix, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["pictures"]) == ("mix", 7)
+    assert found["files"][0] == "data/captions.json"
+    assert all(file.startswith("texts") for file in found["files"][1:])
+    sets = found["data_sets"]
+    assert [sets[name]["format"] for name in ("data", "texts")] == ["captions", "sidecar"]
+    assert (sets["data"]["pictures"]["train"], sets["data"]["epoch_pictures"]) == (3, 6)
+    assert sets["texts"]["epoch_share"] == pytest.approx(1 / 7)
+    assert main(["inspect", str(tmp_path), *mix, "--page_file", str(tmp_path / "page.html")]) == 0
+    line = "data × 2: 3 training, 1 validation and 2 test pictures; 6 in an epoch (85.7%)"
+    assert line in capsys.readouterr().out
+    assert line in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_inspect_lists_bad_rows_and_writes_a_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     rows += [{"image": "gone.png", "caption": "A cat."}, {"image": "a.png", "caption": "<b>Bold</b> & dog."}]

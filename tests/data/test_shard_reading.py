@@ -188,7 +188,7 @@ def test_copies_in_several_shards_are_in_one_split(folder: Folder) -> None:
     assert {sample.image: sample.split for sample in samples} == {"a.png": "test", "b.png": "train", "a2.png": "test"}
     assert [caption.text for caption in samples[2].captions] == ["a2.png in 1.tar"]
     assert problems == [
-        "1 caption repeats one of a copy of the picture in another shard "
+        "1 caption repeats one of another copy of the picture "
         "(1.tar sample a2 repeats 0.tar sample a); each is used once"
     ]
     shard(folder, "2.tar", "a3.png", split="val")

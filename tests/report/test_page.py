@@ -16,6 +16,7 @@ from PIL import Image
 from imagecap.config import DataSettings, Settings
 from imagecap.data.formats import FORMATS, Source
 from imagecap.data.records import Caption, Problem, Sample
+from imagecap.data.samples import as_samples
 from imagecap.eval.compare import compare_results
 from imagecap.eval.inspection import inspect_data
 from imagecap.report.charts import curves, lanes
@@ -315,7 +316,7 @@ def test_in_a_browser_the_page_of_a_data_set_is_not_wider_than_the_window(tmp_pa
     captions = (Caption("an uncommonlylongwordwithoutanyblank" * 3, "en", "p"), Caption("一只猫。" * 20, "zh", "p"))
     samples = [Sample(name, tmp_path / "0.png", "0" * 64, "test", captions)]
     source = Source(FORMATS["captions"], tmp_path, [tmp_path / f"{name}.json"])
-    found = inspect_data(source, samples, [Problem(1, name, "is odd", "warning")], DataSettings())
+    found = inspect_data({"": source}, as_samples(samples), [Problem(1, name, "is odd", "warning")], DataSettings())
     write_data_page(found, samples, name, tmp_path / "page.html")
     scroll_width, pictures = in_browser(tmp_path, "page.html", 390, "[r.scrollWidth,d.images.length]")
     assert int(scroll_width) <= 390
