@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from imagecap.data.dataset import read_captions
     from imagecap.data.export import EXPORTS, export
+    from imagecap.data.filters import left_out_lines
     from imagecap.data.records import problem_lines
 
     settings = settings_from_flags(arguments).data
@@ -44,5 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     samples, problems = read_captions(settings, arguments.data, need_training=False)
     if problems:
         print(problem_lines(problems))
+    for line in left_out_lines(samples.left_out, settings):
+        print(line)
     captions = export(samples, arguments.to, arguments.output)
     print(f"{arguments.output}: {len(samples)} pictures, {captions} captions in the format {arguments.to}")

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         ImageCapError: the data cannot be read, or `OUT` holds something else than such shards.
     """
     from imagecap.data.dataset import read_captions
+    from imagecap.data.filters import left_out_lines
     from imagecap.data.pack import pack, shards_in
     from imagecap.data.records import problem_lines
 
@@ -44,8 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     require_writable_file(output / "00000.tar")
     with exclusive(output.absolute().with_name(f".{output.name}.lock"), f"packing into {output}"):
         samples, problems = read_captions(settings, arguments.data, need_training=False)
-        if problems and not arguments.json:
-            print(problem_lines(problems))
+        told = [problem_lines(problems)] if problems else []
+        for line in [*told, *left_out_lines(samples.left_out, settings)] if not arguments.json else []:
+            print(line)
         packed = pack(samples, output, max_pixels=settings.max_image_pixels, shard_pictures=arguments.shard_pictures)
     new = packed.new
     if arguments.json:

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.track:
         require_package("mlflow")
     from imagecap.data.dataset import problem_lines, read_captions
+    from imagecap.data.filters import left_out_lines
     from imagecap.train.distributed import is_main_process
     from imagecap.train.outputs import require_writable_output
 
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     samples, problems = read_captions(settings.data)
     if problems and is_main_process():
         print(problem_lines(problems), file=sys.stderr)
+    for line in left_out_lines(samples.left_out, settings.data):
+        _tell(line)
     training, validation = samples.of_split("train"), samples.of_split("validation")
     kept = len(samples) - len(training) - len(validation)
     _tell(f"{len(training)} pictures to train on, {len(validation)} to validate on, {kept} kept for the test")

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from imagecap.config.mix import mix_text, parse_mix
 from imagecap.config.setting import HIGHEST_SEED, LOWEST_SEED, Section, setting
@@ -66,6 +66,27 @@ class DataSettings(Section):
         "language of the captions that are used",
         choices={"all": "all captions"} | {code: f"{spec.name} captions only" for code, spec in LANGUAGES.items()},
     )
+    min_caption_length: int | None = setting(
+        None, "characters that a caption must have; absent: any number", gt=0, le=1_000_000
+    )
+    max_caption_length: int | None = setting(
+        None, "characters that a caption may have; absent: any number", gt=0, le=1_000_000
+    )
+    min_image_side: int | None = setting(
+        None, "pixels that the shorter side of a picture must have; absent: any number", gt=0, le=1_000_000
+    )
+    max_aspect_ratio: float | None = setting(
+        None, "largest ratio of a picture's longer side to its shorter side; absent: any", ge=1, le=100
+    )
+    duplicates: Literal["keep", "identical", "similar"] = setting(
+        "keep",
+        "what to do with pictures that are there several times",
+        choices={
+            "keep": "use all of them",
+            "identical": "use one of those with equal pixels, with the captions of all",
+            "similar": "the same, and leave out all but one of those that look alike",
+        },
+    )
     on_bad_data: Literal["stop", "skip"] = setting(
         "stop",
         "what to do with a row or picture that cannot be read",
@@ -86,6 +107,13 @@ class DataSettings(Section):
     @classmethod
     def _in_order(cls, text: str | None) -> str | None:
         return None if text is None else mix_text(parse_mix(text))
+
+    @model_validator(mode="after")
+    def _agree(self) -> "DataSettings":
+        shortest, longest = self.min_caption_length, self.max_caption_length
+        if shortest is not None and longest is not None and shortest > longest:
+            raise ValueError(f"min_caption_length ({shortest}) is above max_caption_length ({longest})")
+        return self
 
     @property
     def mix_weights(self) -> dict[str, Fraction]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.data_sets import source_of, sources_of, without_unused
+from imagecap.data.filters import filter_pictures, left_out_lines
 from imagecap.data.grouping import stop_on_errors
 from imagecap.data.image_folder import read_image_folder
 from imagecap.data.reading import read_sources
-from imagecap.data.records import Caption, Problem, Sample, Split, problem_lines
+from imagecap.data.records import Caption, LeftOut, Problem, Sample, Split, problem_lines
 from imagecap.data.remote import data_place
 from imagecap.data.samples import Samples
 from imagecap.data.splits import check_fractions, require_training
@@ -40,14 +41,14 @@ def read_captions(
     caption that both have is used once. Of a data set with a weight of 0 in `mix`, no training pictures are returned.
 
     Args:
-        settings: `on_bad_data` decides whether errors stop the reading or leave out what they concern. `language`
-            keeps the captions in one language, after everything has been checked.
+        settings: `on_bad_data` decides whether errors stop the reading or leave out what they concern. What is not
+            wanted is left out after everything has been checked; see `imagecap.data.filters`.
         folder: the data folder; None: `settings.data_path`.
         need_training: refuse data without a training picture.
         hashed: also find the difference hash of every picture, for `Samples.hashes`.
 
     Returns:
-        The samples, and the problems: warnings and, with `on_bad_data` "skip", errors.
+        The samples, with `left_out`, and the problems: warnings and, with `on_bad_data` "skip", errors.
 
     Raises:
         ImageCapError: the data has errors and `on_bad_data` is "stop" (the message lists the first of them);
@@ -58,20 +59,25 @@ def read_captions(
     sources = sources_of(folder, settings)
     files = [file for source in sources.values() for file in source.files]
     file = files[0] if len(files) == 1 else folder
-    samples, problems, languages = read_sources(sources, folder, settings, hashed=hashed)
-    samples, without_effect = without_unused(samples, settings.mix_weights)
+    hashed = hashed or settings.duplicates == "similar"
+    found, problems, languages = read_sources(sources, folder, settings, hashed=hashed)
+    samples, without_effect = without_unused(found, settings.mix_weights)
     problems += without_effect
     stop_on_errors(problems, file, settings)
+    samples = filter_pictures(samples, settings, found.left_out)
     if not samples:
-        _raise_nothing_left(file, settings, languages, problems)
+        _raise_nothing_left(file, settings, samples.left_out, languages, problems)
     if need_training:
-        require_training(samples, settings)
+        require_training(samples, settings, left_out_lines(samples.left_out, settings))
     return samples, problems
 
 
 def _raise_nothing_left(
-    file: Path, settings: DataSettings, found: Mapping[str, int], problems: Sequence[Problem]
+    file: Path, settings: DataSettings, left_out: LeftOut, found: Mapping[str, int], problems: Sequence[Problem]
 ) -> None:
+    reasons = left_out_lines(left_out, settings)
+    if any(counts["pictures"] for name, counts in left_out.items() if name != "language"):
+        raise ImageCapError(f"nothing is left of {file}: {', '.join(reasons)}. Change these settings")
     if found:
         counts = ", ".join(f"{count} in {language}" for language, count in sorted(found.items()))
         raise ImageCapError(f"{file} has no captions with language = {settings.language} ({counts})")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
+from imagecap.data.filters import without_filters
 from imagecap.data.folders import entries_of, is_file, is_folder, is_same
 from imagecap.data.formats import Source, find_source, no_shards_in
 from imagecap.data.grouping import Repeats, digest_files, picture_problem, rows_by_name, stop_on_errors
@@ -118,7 +119,7 @@ def _holds_pictures(entry: "os.DirEntry[str]") -> bool:
 
 
 def _read_shards(source: Source, settings: DataSettings) -> Samples:
-    samples, problems, _ = read_source(source, settings)
+    samples, problems, _ = read_source(source, without_filters(settings))
     stop_on_errors(problems, source.folder, settings)
     if problems:
         _log.warning("%s:\n%s", source.folder, problem_lines(problems))

@@ -40,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 KEPT_DAYS = 60
 _VERSIONS = [2, __version__, pillow_version]  # other versions may read something else from a shard
-_UNUSED = {"data_path", "mix", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"}
+_UNUSED = {
+    *("data_path", "mix", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"),
+    *("min_image_side", "max_aspect_ratio", "duplicates"),
+}
 
 
 def cached_unit(source: Source, settings: DataSettings, *, hashed: bool = False, check: bool = False) -> Unit | None:
@@ -127,7 +130,8 @@ def _write(unit: Unit, file: Path) -> None:
     for number, batch in enumerate(unit.batches):
         write_part(batch, _part_file(file, number))
     problems = [asdict(problem) for problem in unit.problems]
-    atomic_write_json(file, {"parts": len(unit.batches), "problems": problems, "languages": unit.languages})
+    said = {"problems": problems, "languages": unit.languages, "left_out": unit.left_out}
+    atomic_write_json(file, {"parts": len(unit.batches), **said})
 
 
 def _read(file: Path) -> Unit | None:
@@ -135,10 +139,12 @@ def _read(file: Path) -> Unit | None:
         said = json.loads(file.read_text(encoding="utf-8"))
         batches = [map_part(_part_file(file, number)) for number in range(said["parts"])]
         file.touch()
-        return Unit(batches, [Problem(**problem) for problem in said["problems"]], Counter(said["languages"]))
+        problems = [Problem(**problem) for problem in said["problems"]]
+        left_out = {name: Counter(counts) for name, counts in said["left_out"].items()}
+        return Unit(batches, problems, Counter(said["languages"]), left_out)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, ImageCapError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageCapError) as error:
         _log.info("%s cannot be used: %s", file, error)
         return None
 

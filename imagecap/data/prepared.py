@@ -110,8 +110,8 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
     """The content of summary.json.
 
     `pictures` and `captions` are counts by split and of all, `languages` counts captions by language, and `problems`
-    counts problems by severity. `data_digest` and `split_hash` are those of `imagecap.data.identity`. With a `mix`,
-    `data_sets` describes each data set.
+    counts problems by severity. `left_out` has the `pictures` and `captions` that each setting left out. `data_digest`
+    and `split_hash` are those of `imagecap.data.identity`. With a `mix`, `data_sets` describes each data set.
     """
     samples = as_samples(samples)
     pictures = np.bincount(samples.splits, minlength=len(SPLITS))
@@ -129,6 +129,7 @@ def summary(samples: Sequence[Sample], problems: Sequence[Problem], settings: Da
             "warning": severities["warning"],
             "list": [str(problem) for problem in problems[:_LISTED_PROBLEMS]],
         },
+        "left_out": samples.left_out,
         "data_digest": data_digest(samples),
         "split_hash": split_digest(samples),
         "settings": settings.model_dump(exclude={"data_path"}),  # where it lay says nothing about the data

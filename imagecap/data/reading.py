@@ -17,7 +17,7 @@ from imagecap.data.formats import Source
 from imagecap.data.merging import merge
 from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
 from imagecap.data.parts import Part
-from imagecap.data.records import Problem
+from imagecap.data.records import Problem, added
 from imagecap.data.samples import Samples
 from imagecap.data.units import Unit, read_unit
 
@@ -42,7 +42,8 @@ def read_sources(
         hashed: whether the difference hashes of pictures are wanted.
 
     Returns:
-        The samples, the problems, and the number of captions by language before `language` left out any.
+        The samples before `filter_pictures`, the problems, and the number of captions by language before `language`
+        left out any.
 
     Raises:
         ImageCapError: a captions file or shard cannot be read, or the folder of the pictures is missing.
@@ -50,6 +51,7 @@ def read_sources(
     units = [named(unit, name) for name, source in sources.items() for unit in read_units(source, settings, hashed)]
     parts = [Part(batch, folder) for unit in units for batch in unit.batches]
     samples, problems = merge(parts, settings, several=len(units) > 1)
+    samples.left_out = added(*(unit.left_out for unit in units))
     languages = sum((unit.languages for unit in units), Counter[str]())
     return samples, [*(problem for unit in units for problem in unit.problems), *problems], languages
 

@@ -1,5 +1,6 @@
 """Records of the data set: captions, pictures with their captions, and problems of the data."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -106,6 +107,19 @@ class Problem:
         shown = f"({self.image})" if position else self.image
         place = " ".join(part for part in (position, shown if self.image else "") if part)
         return f"{place}: {self.message}" if place else self.message
+
+
+LeftOut = dict[str, Counter[str]]
+"""How many `pictures` and `captions` were left out, by the name of the setting that did it."""
+
+
+def added(*counts: LeftOut) -> LeftOut:
+    """The sums of what was left out."""
+    sums: LeftOut = {}
+    for each in counts:
+        for name, numbers in each.items():
+            sums.setdefault(name, Counter()).update(numbers)
+    return sums
 
 
 def picture_id(value: Any) -> str | None:

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from imagecap.data.locations import file_of
 from imagecap.data.parts import Part, parts_of, record_batches
 from imagecap.data.perceptual import Hashes
-from imagecap.data.records import SPLITS, Sample, Split
+from imagecap.data.records import SPLITS, LeftOut, PictureFacts, Sample, Split, added
 
 Rows = NDArray[np.int64]
 
 
 class Samples(Sequence[Sample]):
     """A sequence of samples that are rows of parts.
+
+    Attributes:
+        left_out: what settings left out when the data set was read; nothing for a selection of its samples.
 
     Args:
         parts: the parts; their rows are numbered through.
@@ -43,6 +46,7 @@ class Samples(Sequence[Sample]):
         self._starts: list[int] = self._first[:-1].tolist()
         self.rows: Rows = np.arange(self._first[-1]) if rows is None else rows
         self._all_splits = self._column("splits", np.int8) if splits is None else splits
+        self.left_out: LeftOut = {}
         self._dropped = dropped or {}
         self._dropping = np.sort(np.fromiter(self._dropped, np.int64, len(self._dropped)))
 
@@ -96,6 +100,12 @@ class Samples(Sequence[Sample]):
     def digests(self) -> NDArray[np.bytes_]:
         """The 32 bytes of each picture's digest, which compare as bytes do. `[samples]`"""
         return self._column("digests", "V32")[self.rows].view("S32")
+
+    def facts(self, index: int) -> PictureFacts:
+        """What is known of the picture of a sample."""
+        row = int(self.rows[index])
+        number = bisect_right(self._starts, row) - 1
+        return self.parts[number].facts(row - self._starts[number])
 
     def prompts_and_texts(self) -> Iterator[list[tuple[str, str]]]:
         """Yield prompt and text of the captions of each sample."""
@@ -179,12 +189,14 @@ class Samples(Sequence[Sample]):
     def __add__(self, other: "Samples") -> "Samples":
         """The samples of both, one after the other."""
         behind = int(self._first[-1])
-        return Samples(
+        both = Samples(
             [*self.parts, *other.parts],
             np.concatenate([self.rows, other.rows + behind]),
             np.concatenate([self._all_splits, other._all_splits]),
             {**self._dropped, **{row + behind: dropped for row, dropped in other._dropped.items()}},
         )
+        both.left_out = added(self.left_out, other.left_out)
+        return both
 
     def missing_pictures(self) -> Iterator[Path]:
         """Yield the file of each picture whose file does not exist."""

@@ -6,7 +6,7 @@ and a picture keeps its split when others are added or removed.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from imagecap.config import DataSettings
 from imagecap.data.records import Sample, Split
@@ -69,15 +69,22 @@ def check_fractions(settings: DataSettings) -> None:
         )
 
 
-def require_training(samples: Iterable[Sample], settings: DataSettings) -> None:
-    """Raise `ImageCapError` if the training set is empty, which happens with very few pictures."""
+def require_training(samples: Iterable[Sample], settings: DataSettings, left_out: Sequence[str] = ()) -> None:
+    """Raise `ImageCapError` if the training set is empty, which happens with very few pictures.
+
+    Args:
+        samples: all samples.
+        settings: with which they were read.
+        left_out: says which settings left out any, for the message.
+    """
     counts = {"validation": 0, "test": 0}
     for sample in samples:
         if sample.split == "train":
             return
         counts[sample.split] += 1
+    reasons = f" {', '.join(left_out)}; change these settings, or else do what follows." if left_out else ""
     raise ImageCapError(
-        f"no picture is left to train on: {counts['validation']} went to validation and {counts['test']} to test. "
-        f'Write "split": "train" in rows of captions.json, set validation_fraction (now '
+        f"no picture is left to train on: {counts['validation']} went to validation and {counts['test']} to test."
+        f'{reasons} Write "split": "train" in rows of captions.json, set validation_fraction (now '
         f"{settings.validation_fraction}) and test_fraction (now {settings.test_fraction}) to 0, or add pictures"
     )

@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from imagecap.config import DataSettings
 from imagecap.data.decoding import digest_pictures
+from imagecap.data.filters import CaptionFilter
 from imagecap.data.formats import Source
 from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, digest_files
 from imagecap.data.locations import Location
 from imagecap.data.parts import record_batches
-from imagecap.data.records import CaptionRow, PictureFacts, Problem, Sample, Split
+from imagecap.data.records import CaptionRow, LeftOut, PictureFacts, Problem, Sample, Split
 from imagecap.data.remote import copied
 
 
@@ -31,11 +32,13 @@ class Unit:
         batches: the samples, see `imagecap.data.parts`; their paths are relative to the folder of the source.
         problems: in order of the rows.
         languages: number of captions by language, before `language` left out any.
+        left_out: what settings left out; see `CaptionFilter`.
     """
 
     batches: list[pa.RecordBatch]
     problems: list[Problem]
     languages: Counter[str]
+    left_out: LeftOut
 
 
 def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | None = None) -> Unit:
@@ -86,21 +89,19 @@ def _unit(
     samples: list[Sample] = []
     splits: list[Split | None] = []
     places: list[str] = []
-    repeats = Repeats()
+    repeats, used = Repeats(), CaptionFilter(settings)
     rows_of = {path: by_file[path] for path, found in facts.items() if found.digest not in conflicts}
     languages = Counter[str](row.caption.language for rows in rows_of.values() for row in rows)
     for path, rows in rows_of.items():
         found = facts[path].digest
-        if settings.language != "all":
-            rows = [row for row in rows if row.caption.language == settings.language]
-        captions = repeats.captions(found, rows)
+        captions = repeats.captions(found, used(rows))
         if captions:
             first = naming.get(found, by_file[path][0])
             samples.append(Sample(by_file[path][0].image, path, found, first.split or "train", captions))
             splits.append(first.split)
             places.append(first.place)
     batches = list(record_batches(samples, source.folder, splits, places, (facts[each.path] for each in samples)))
-    return Unit(batches, problems + repeats.problems(), languages)
+    return Unit(batches, problems + repeats.problems(), languages, used.left_out)
 
 
 def _rows_naming_splits(

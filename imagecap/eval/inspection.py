@@ -33,9 +33,9 @@ def inspect_data(
     Returns:
         `format`, `files`; `pictures` and `captions` of the whole set, and of each split in `splits`; `languages`
         (number of captions); `caption_length` in tokens of the metrics, by language, of at most 100,000 pictures;
-        `captions_per_picture`; `picture_sides` in pixels; `problems`; `duplicates` (names of pictures with equal
-        pixels) and `near_duplicates` (names of a validation or test picture and of the training picture that it
-        resembles); `data_digest` and `split_hash`. With a `mix`, `format` is "mix", and
+        `captions_per_picture`; `picture_sides` in pixels; `problems`; `left_out`, see `summary`; `duplicates` (names of
+        pictures with equal pixels) and `near_duplicates` (names of a validation or test picture and of the training
+        picture that it resembles); `data_digest` and `split_hash`. With a `mix`, `format` is "mix", and
         `data_sets` describes each data set (see `describe_sets`) with its own `format`.
     """
     counted = summary(samples, problems, settings)
@@ -68,6 +68,7 @@ def inspect_data(
             "longer": _range(sizes.max(axis=1)),
         },
         "problems": counted["problems"],
+        "left_out": counted["left_out"],
         "duplicates": _copies(samples),
         "near_duplicates": [list(pair) for pair in near_duplicates(others, training, settings.max_image_pixels)],
         "data_digest": counted["data_digest"],

@@ -166,7 +166,7 @@ def _data(checkout: Path, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
     if prepared is not None and prepared == dvc_md5(checkout / "prepared"):
         summary = json.loads((checkout / "prepared" / "summary.json").read_text(encoding="utf-8"))
-        kept = ("pictures", "captions", "languages", "data_digest", "split_hash")
+        kept = ("pictures", "captions", "languages", "left_out", "data_digest", "split_hash")
         facts |= {name: summary[name] for name in kept if name in summary}
     return facts
 

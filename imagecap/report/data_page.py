@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imagecap.data.data_sets import set_line
+from imagecap.data.filters import left_out_text
 from imagecap.data.images import thumbnail_jpeg
 from imagecap.data.records import Sample
 from imagecap.files import atomic_write_text
@@ -37,6 +38,7 @@ def facts_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             for language, count in found["languages"].items()
         ),
         ("picture sides", f"shorter {_spread(sides['shorter'])}, longer {_spread(sides['longer'])} pixels"),
+        *((f"left out by {name}", left_out_text(counts)) for name, counts in found["left_out"].items()),
         ("data digest", found["data_digest"]),
     ]
 

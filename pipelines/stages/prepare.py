@@ -6,6 +6,7 @@ from pathlib import Path
 from imagecap.config import Settings
 from imagecap.data.data_sets import set_line
 from imagecap.data.dataset import problem_lines, read_captions
+from imagecap.data.filters import left_out_lines
 from imagecap.data.prepared import write_prepared
 from pipelines.stages import PREPARED, run_stage
 
@@ -19,6 +20,8 @@ def prepare(settings: Settings) -> None:
     samples, problems = read_captions(settings.data)
     if problems:
         print(f"{len(problems)} remarks on the data:\n{problem_lines(problems)}", file=sys.stderr)
+    for line in left_out_lines(samples.left_out, settings.data):
+        print(line)
     summary = write_prepared(samples, problems, settings.data, PREPARED)
     pictures, captions = summary["pictures"], summary["captions"]
     for split in ("train", "validation", "test"):
