@@ -45,8 +45,11 @@ def atomic_write_text(path: Path, content: str) -> None:
 
 
 def atomic_write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON with a final newline, characters kept as they are."""
-    atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    """Write `content` as indented JSON with a final newline, characters kept as they are; the text is never whole."""
+    with atomic_writer(path) as file:
+        for part in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(content):
+            file.write(part.encode("utf-8", "backslashreplace"))
+        file.write(b"\n")
 
 
 class RepeatedKey(dict[str, Any]):

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ class Evaluation:
     results: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of eval_results.json."""
-        return asdict(self)
+        """The contents of eval_results.json, which are not copied."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def result_rows(

@@ -6,7 +6,7 @@ encoder sees it.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,14 @@ def measure_floors(
         orders = [shuffled_order(len(items), number) for number in range(RANDOM_ROUNDS)]
         rounds = [measure([captions[index] for index in order]) for order in orders]
         found["shuffled"] = _mean(rounds), {"rounds": RANDOM_ROUNDS}
-    human = human_rounds({str(index): item.references for index, item in enumerate(items)}, language, tokenizer)
-    if human:
-        rounds = [dict(score(references, candidates, programs=False).overall) for references, candidates in human]
-        found["human"] = _mean(rounds), {"rounds": len(human), "pictures": len(human[0][1])}
+    rounds, pictures = [], 0
+    for references, candidates in human_rounds(
+        {str(index): item.references for index, item in enumerate(items)}, language, tokenizer
+    ):
+        rounds.append(dict(score(references, candidates, programs=False).overall))
+        pictures = len(candidates)
+    if rounds:
+        found["human"] = _mean(rounds), {"rounds": len(rounds), "pictures": pictures}
     return found
 
 
@@ -121,23 +125,19 @@ def shuffled_order(count: int, round_: int) -> list[int]:
 
 def human_rounds(
     references: Mapping[str, Sequence[str]], language: str, tokenizer: str | None = None
-) -> list[tuple[References, dict[str, str]]]:
+) -> Iterator[tuple[References, dict[str, str]]]:
     """Split references into one person's caption and those of the others, once per round.
 
     In each round another reference of the picture is the candidate. Pictures with one reference are left out.
 
-    Returns:
-        The remaining references and the candidate of each picture, per round; empty if no picture has two references.
+    Yields:
+        The remaining references and the candidate of each picture, per round; nothing if no picture has two references.
     """
     several = {picture: list(captions) for picture, captions in references.items() if len(captions) >= 2}
-    if not several:
-        return []
-    rounds = []
-    for round_ in range(min(HUMAN_ROUNDS, max(map(len, several.values())))):
+    for round_ in range(min(HUMAN_ROUNDS, max(map(len, several.values()), default=0))):
         candidates = {picture: captions[round_ % len(captions)] for picture, captions in several.items()}
         others = {
             picture: [caption for index, caption in enumerate(captions) if index != round_ % len(captions)]
             for picture, captions in several.items()
         }
-        rounds.append((prepare_references(others, language, tokenizer), candidates))
-    return rounds
+        yield prepare_references(others, language, tokenizer), candidates
