@@ -1,6 +1,7 @@
 """The feature cache of a training: it fills while a frozen vision encoder meets pictures for the first time."""
 
 from collections.abc import Generator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ class FeatureStore:
         self._limit = settings.train.feature_cache_gb
         self._capacity = int(self._limit * 1e9 // self.records.nbytes)
         self.kept = self.expected = self.missing = 0
-        self._since_refresh = 0
+        self._new: set[str] = set()  # digests that were added since the last refresh
 
     @property
     def missing_bytes(self) -> int:
@@ -106,7 +107,8 @@ class FeatureStore:
     def add(self, digests: Sequence[str], features: Tensor) -> bool:
         """Keep features that were computed, while there is room; on a GPU the host waits for them.
 
-        If they cannot be written, the training goes on without keeping more.
+        Those of a picture that an epoch uses several times are kept once. If features cannot be written, the training
+        goes on without keeping more.
 
         Args:
             digests: digests of the pictures.
@@ -115,11 +117,13 @@ class FeatureStore:
         Returns:
             Whether features were kept.
         """
-        count = min(len(digests), self._room)
+        unknown = {digest: place for place, digest in enumerate(digests) if not self._knows(digest)}
+        chosen = dict(islice(unknown.items(), self._room))
+        count = len(chosen)
         if not count:
             return False
         try:
-            self._writer.add(digests[:count], features[:count])
+            self._writer.add(list(chosen), features[list(chosen.values())])
         except ImageCapError as error:
             print_status(f"{error}. Pictures that are not in it are encoded in every epoch")
             self._room = self.expected = 0
@@ -127,10 +131,13 @@ class FeatureStore:
         self._room -= count
         self.kept += count
         self.expected = max(0, self.expected - count)
-        self._since_refresh += count
-        if self._since_refresh >= REFRESH_EVERY:
+        self._new.update(chosen)
+        if len(self._new) >= REFRESH_EVERY:
             self.refresh()
         return True
+
+    def _knows(self, digest: str) -> bool:
+        return digest in self._new or digest in self.cache
 
     def refresh(self) -> None:
         """Look up what this and other processes have kept since the last time.
@@ -138,7 +145,7 @@ class FeatureStore:
         Raises:
             ImageCapError: the files cannot be read.
         """
-        self._since_refresh = 0
+        self._new.clear()
         self.cache.refresh()
 
 

@@ -56,7 +56,7 @@ def encode(
     for number, picture in enumerate(range(len(samples))[:until]):
         step, store = steps[number % len(steps)], stores[number % len(steps)]
         step.keep = store.add
-        batch = Loader(model, plans[0], store.cache, settings.data.max_image_pixels).micro_batch([(picture, [0])], 0)
+        batch = Loader(model, plans[0], store.cache, settings.data.max_image_pixels).micro_batch([(picture, [0])], [0])
         step.features(batch)
     return [store.kept for store in stores]
 
@@ -112,6 +112,13 @@ def test_machines_without_a_shared_disk_have_a_cache_each(
     assert (len(opened(model, mine)), len(opened(model, theirs))) == (4, 4)
     assert encode(model, [mine, mine, theirs, theirs], samples) == [0, 0, 0, 0]
     assert encode(model, [theirs, theirs, mine, mine], samples, pictures=5) == [1, 0, 1, 0], "a limit for each"
+
+
+def test_a_picture_that_comes_several_times_is_kept_once(
+    model: ImageCaptioner, make_samples: MakeSamples, tmp_path: Path
+) -> None:
+    assert encode(model, [tmp_path], make_samples(3) * 3) == [3]
+    assert encode(model, [tmp_path], make_samples(4) * 2) == [1]
 
 
 def test_killed_processes_keep_what_they_have_encoded(
