@@ -86,37 +86,43 @@ class Loader:
         self.group = group or ProcessGroup()
         self.before = model.prompt_ids("").before
 
-    def pixels(self, picture: int, epoch: int | None = None) -> Tensor:
+    def pixels(self, picture: int, seen: int | None = None) -> Tensor:
         """Read a picture; returns its pixel values `[3, height, width]`.
 
         Args:
             picture: index of the picture in the plan.
-            epoch: part of the seed of the augmentation; None: no augmentation.
+            seen: part of the seed of the augmentation; None: no augmentation.
         """
         sample, settings = self.plan.samples[picture], self.plan.settings
         image = load_image(sample.path, self.max_pixels)
-        if epoch is not None and uses_augmentation(settings):
+        if seen is not None and uses_augmentation(settings):
             image = augment(
-                image, settings, np.random.default_rng([settings.train_seed, epoch, picture, AUGMENTATION_STREAM])
+                image, settings, np.random.default_rng([settings.train_seed, seen, picture, AUGMENTATION_STREAM])
             )
         return self.model.preprocess([image])[0]
 
     def micro_batch(
-        self, part: list[tuple[int, list[int]]], epoch: int | None, branches: Sequence[list[Branch]] | None = None
+        self,
+        part: list[tuple[int, list[int]]],
+        passes: Sequence[int] | None,
+        branches: Sequence[list[Branch]] | None = None,
     ) -> MicroBatch:
         """Make the micro-batch of this process.
 
         Args:
             part: the micro-step of all processes: indices of pictures, each with the indices of its captions.
-            epoch: part of the seed of augmentation and token dropout; None: neither is applied.
+            passes: of each picture, part of the seed of augmentation and token dropout (see `Step`); None: neither is
+                applied.
             branches: the captions of `part`, tokenized; None: they are tokenized here.
         """
-        every = list(zip(part, branches if branches is not None else self.plan.branches(part), strict=True))
+        branches = branches if branches is not None else self.plan.branches(part)
+        seen: Sequence[int | None] = passes if passes is not None else [None] * len(part)
+        every = list(zip(part, branches, seen, strict=True))
         mine = self.group.shard(every)
         # With fewer pictures than processes, this process may have none. It then computes the first one with weight 0,
         # because every process must take part in the all-reduce.
         idle = not mine
-        part, rows = map(list, zip(*(mine or every[:1]), strict=True))
+        part, rows, seen = map(list, zip(*(mine or every[:1]), strict=True))
         pictures = [picture for picture, _ in part]
         samples = [self.plan.samples[picture] for picture in pictures]
         digests = [sample.digest for sample in samples]
@@ -127,12 +133,15 @@ class Loader:
             features = self.cache.read([digests[place] for place in kept])
         packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
-        if share and epoch is not None:
-            rngs = [np.random.default_rng([seed, epoch, picture, TOKEN_DROPOUT_STREAM]) for picture in pictures]
+        if share and passes is not None:
+            rngs = [
+                np.random.default_rng([seed, each, picture, TOKEN_DROPOUT_STREAM])
+                for each, picture in zip(seen, pictures, strict=True)
+            ]
             hidden = token_dropout_mask(packed.captions, share, rngs)
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
-        pixels = torch.stack([self.pixels(pictures[place], epoch) for place in missing]) if missing else None
+        pixels = torch.stack([self.pixels(pictures[place], seen[place]) for place in missing]) if missing else None
         # only copies from pinned memory are asynchronous
         pinned = self.model.device.type == "cuda"
         return MicroBatch(
@@ -152,8 +161,13 @@ class Loader:
 
     def _load(self, step: Step) -> LoadedStep:
         branches = self.plan.branches([each for part in step.micro for each in part])
-        rows = iter(branches)
-        micro = [self.micro_batch(part, step.epoch, [next(rows) for _ in part]) for part in step.micro]
+        micro: list[MicroBatch] = []
+        first = 0
+        for part in step.micro:
+            chosen = slice(first, first + len(part))
+            passes = step.passes[chosen] if step.passes is not None else None
+            micro.append(self.micro_batch(part, passes, branches[chosen]))
+            first += len(part)
         return LoadedStep(step, micro, self.plan.weight(step, branches))
 
 

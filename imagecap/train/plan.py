@@ -32,11 +32,12 @@ class Step:
 
     Attributes:
         micro: the pictures of each micro-step with the indices of their captions.
-        epoch: seeds the augmentation; None: without augmentation.
+        passes: for each of the pictures, how often its data set had been gone through before; seeds the augmentation,
+            so that a picture that an epoch uses twice is augmented in two ways. None: without augmentation.
     """
 
     micro: list[list[tuple[int, list[int]]]]
-    epoch: int | None = None
+    passes: list[int] | None = None
 
     @property
     def pictures(self) -> list[int]:
@@ -174,7 +175,7 @@ class Plan:
             pictures, passes = (found.tolist() for found in self.mixture.pictures(first, end, epoch))
             part = [(picture, self._chosen(picture, each)) for picture, each in zip(pictures, passes, strict=True)]
             micro = [part[place : place + self.micro_size] for place in range(0, len(part), self.micro_size)]
-            yield Step(micro, epoch)
+            yield Step(micro, passes)
 
     def in_order(self) -> Iterator[Step]:
         """Yield steps of one batch each with all pictures and captions in the given order, for validation."""

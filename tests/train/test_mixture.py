@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from imagecap.data.records import Caption, Sample
 from imagecap.data.samples import as_samples
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.train.loader import Loader
 from imagecap.train.mixture import Mixture
 from imagecap.train.plan import Plan
 from tests.tiny import picture as picture_of
@@ -125,6 +127,26 @@ def test_the_steps_of_a_mix(tiny_model: ImageCaptioner, make_samples: MakeSample
     several = [chosen for chosen in drawn.values() if len(chosen) == 3]
     assert len(several) == 3
     assert any(len(set(chosen)) > 1 for chosen in several), "a picture that is used again has another caption"
+
+
+def test_a_picture_that_is_used_again_is_augmented_in_another_way(
+    tiny_model: ImageCaptioner, make_samples: MakeSamples
+) -> None:
+    options = TrainSettings(batch_size=12, augment_crop=0.3, token_dropout=0.5)
+    plan = Plan(tiny_model, in_sets(make_samples(3)), options, mix={"a": Fraction(2), "b": Fraction(1)})
+    (loaded,) = Loader(tiny_model, plan, None, 10_000).steps(plan.epoch(0))
+    (batch,) = loaded.micro_batches
+    places = [place for place, picture in enumerate(batch.pictures) if plan.samples[picture].image[0] == "a"]
+    first, second = next(
+        (one, other)
+        for one in places
+        for other in places
+        if one < other and batch.pictures[one] == batch.pictures[other]
+    )
+    _, pixels = batch.uncached
+    assert pixels is not None
+    assert not torch.equal(pixels[first], pixels[second])
+    assert not torch.equal(batch.rows.ids[first], batch.rows.ids[second])
 
 
 def test_captions_of_an_epoch_in_the_mean(tiny_model: ImageCaptioner, make_samples: MakeSamples) -> None:

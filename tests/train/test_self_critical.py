@@ -42,8 +42,8 @@ def test_step_is_the_gradient_of_the_expected_reward(
     critic = SelfCritical(train_step, plan)
     said: list[list[str]] = [[] for _ in samples]
     first = [(bilingual[0], [0, 1, 2, 3]), (english[0], [0, 1, 2])]
-    step = Step([first, [(bilingual[1], [0, 1, 2, 3]), (english[1], [0])]], epoch=1)
-    parts = [loader.micro_batch(part, 1) for part in step.micro]
+    step = Step([first, [(bilingual[1], [0, 1, 2, 3]), (english[1], [0])]])
+    parts = [loader.micro_batch(part, [1] * len(part)) for part in step.micro]
     micro_steps, weight, reward = critic.step(step, parts)
     assert weight == 3 * (2 + 1 + 2 + 1), "three beams of every language of every picture"
     for micro in micro_steps:
@@ -94,7 +94,7 @@ def test_beams_depend_on_the_picture_only(tiny_bases: ModelSettings, make_sample
 
     def said(pictures: list[int]) -> list[list[int]]:
         part = [(picture, [0]) for picture in pictures]
-        [micro], _, _ = critic.step(Step([part], 4), [loader.micro_batch(part, 4)])
+        [micro], _, _ = critic.step(Step([part]), [loader.micro_batch(part, [4] * len(part))])
         rows = micro.rows
         return [rows.labels[rows.label_positions // rows.ids.shape[1] == row].tolist() for row in range(len(pictures))]
 
