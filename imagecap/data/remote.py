@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from imagecap.errors import ImageCapError, install_hint, one_line
 from imagecap.files import expand_user
+from imagecap.staging import NEW, clear_leftovers, staged
 
 # pathlib makes one slash of two. One letter would be a drive.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(?=[^/])")
@@ -159,7 +160,7 @@ def copied(*files: Path) -> Iterator[None]:
     """Context in which `local_file` gives a copy of each of the files that is in a bucket.
 
     A shard is so read once as a whole, in blocks, instead of picture by picture. The copies lie in the folder for
-    temporary files and are removed at the end.
+    temporary files and are removed at the end, and after a kill by the next call.
 
     Raises:
         ImageCapError: a file cannot be read.
@@ -169,8 +170,10 @@ def copied(*files: Path) -> Iterator[None]:
     if not new:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
-        copies: dict[Path, Path] = {file: Path(folder) / f"{number}{file.suffix}" for number, file in enumerate(new)}
+    place = Path(tempfile.gettempdir()) / "imagecap-shards"
+    clear_leftovers(place)
+    with staged(place, NEW, folder=True) as folder:
+        copies: dict[Path, Path] = {file: folder / f"{number}{file.suffix}" for number, file in enumerate(new)}
         for file, copy in copies.items():
             _copy(file, copy)
         _copies.update(copies)

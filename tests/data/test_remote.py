@@ -145,6 +145,16 @@ def test_shards_are_copied_once_and_pictures_read_by_range(bucket: Bucket, reque
     assert requests == [f"whole {name}" for name in shards]
 
 
+def test_copies_that_a_killed_process_left_are_removed(bucket: Bucket, tmp_path: Path) -> None:
+    left = tmp_path / "tmp" / ".imagecap-shards.abcdefgh.imagecap-new"
+    left.mkdir()
+    (left / "0.tar").write_bytes(b"x")
+    layouts.webdataset(bucket.folder)
+    bucket.upload()
+    bucket.read()
+    assert not left.exists()
+
+
 def test_digests_are_known_under_other_settings(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     original = units.digest_files
