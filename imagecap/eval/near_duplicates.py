@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imagecap.data.alike import most_alike
+from imagecap.data.alike import find_alike
 from imagecap.data.decoding import map_pictures
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
@@ -27,7 +27,7 @@ def near_duplicates(test: Sequence[Sample], training: Sequence[Sample], max_pixe
         max_pixels: larger pictures are refused.
 
     Returns:
-        Names of a test picture and of the most similar training picture, in the order of `test`.
+        Names of a test picture and of a training picture that it resembles, in the order of `test`.
 
     Raises:
         PictureError: a picture cannot be read.
@@ -38,8 +38,8 @@ def near_duplicates(test: Sequence[Sample], training: Sequence[Sample], max_pixe
         if not training or not test:
             return []
         known, asked = (difference_hashes([each.path for each in part], max_pixels) for part in (training, test))
-    nearest = most_alike(asked, known)
-    return [(test[row].image, training[int(nearest[row])].image) for row in np.flatnonzero(nearest >= 0).tolist()]
+    found = find_alike(asked, known)
+    return [(test[row].image, training[int(found[row])].image) for row in np.flatnonzero(found >= 0).tolist()]
 
 
 def difference_hashes(paths: Sequence[Location], max_pixels: int) -> Hashes:
