@@ -39,7 +39,6 @@ class FeatureStore:
         cache: the pictures that were kept up to the last `refresh`.
         kept: pictures that this process has added.
         expected: pictures that this process may still add, if it meets so many: its share of those that are missing.
-        record_bytes: size of the features of a picture.
         missing: pictures that all processes may add.
     """
 
@@ -95,7 +94,7 @@ class FeatureStore:
                 f"{absent - room} are encoded again in every epoch"
             )
         self.missing = min(absent, room)
-        self._room = len(np.array_split(np.empty(room), len(sharing))[sharing.index(self.group.rank)])
+        self._room = room // len(sharing) + (sharing.index(self.group.rank) < room % len(sharing))
         self.expected = min(self._room, -(-absent // len(sharing)))
 
     def _fits(self, cache: FeatureCache, digests: Digests) -> bool:
