@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.training import read_samples
 from imagecap.config import ComputeSettings, ModelSettings, Settings, TrainSettings
+from imagecap.data.records import Sample
 from imagecap.model.builder import build
 from imagecap.train.dry_run import estimate_memory
 from imagecap.train.memory import release_freed_memory
@@ -39,18 +40,24 @@ class Configuration:
     Attributes:
         language_model: width and blocks of a random Qwen3; None: the language model of the command line.
         train: settings that differ from the defaults.
+        long_captions: words of each caption of one picture among short ones; None: captions as they are.
     """
 
     language_model: tuple[int, int] | None = None
     train: dict[str, Any] = field(default_factory=dict)
+    long_captions: int | None = None
 
 
 WARM_UP = Configuration((32, 1), {"batch_size": 1, "captions_per_image": 1})
+AWKWARD: dict[str, Any] = {"batch_size": 16, "max_caption_tokens": 120}
 CONFIGURATIONS = {
     "all five captions a picture": Configuration(),
     "captions_per_image 1": Configuration(train={"captions_per_image": 1}),
     "width 512, 6 blocks": Configuration((512, 6)),
     "width 512, 6 blocks, gradient_checkpointing": Configuration((512, 6), {"gradient_checkpointing": True}),
+    "width 256, 6 blocks, 16 pictures": Configuration((256, 6), AWKWARD),
+    "one of them with long captions": Configuration((256, 6), AWKWARD, long_captions=120),
+    "the same, batch_tokens 2000": Configuration((256, 6), {**AWKWARD, "batch_tokens": 2000}, long_captions=120),
 }
 
 
@@ -87,11 +94,20 @@ def settings_of(configuration: Configuration, arguments: argparse.Namespace, fol
     )
 
 
+def samples_of(configuration: Configuration, arguments: argparse.Namespace, batch_size: int) -> list[Sample]:
+    """Pictures of a few steps."""
+    samples = read_samples(arguments.data, STEPS * batch_size, CAPTIONS)
+    if configuration.long_captions is not None:
+        text = " ".join(["red"] * configuration.long_captions)
+        samples[0] = replace(samples[0], captions=tuple(replace(each, text=text) for each in samples[0].captions))
+    return samples
+
+
 def estimated(configuration: Configuration, arguments: argparse.Namespace) -> float:
     """The dry run's figure, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(configuration, arguments, Path(folder))
-        samples = read_samples(arguments.data, STEPS * settings.train.batch_size, CAPTIONS)
+        samples = samples_of(configuration, arguments, settings.train.batch_size)
         model = build(settings.model, settings.compute)
         return estimate_memory(prepare_training(settings, model, samples, [], Path(folder) / "state")).total
 
@@ -100,7 +116,7 @@ def trained(configuration: Configuration, arguments: argparse.Namespace) -> floa
     """Growth of the resident set to its peak in a training of a few steps, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(configuration, arguments, Path(folder))
-        samples = read_samples(arguments.data, STEPS * settings.train.batch_size, CAPTIONS)
+        samples = samples_of(configuration, arguments, settings.train.batch_size)
         gc.collect()
         release_freed_memory()
         before = resident("VmRSS")

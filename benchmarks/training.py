@@ -47,7 +47,7 @@ def read_samples(data: Path, pictures: int, captions: int) -> list[Sample]:
     samples = []
     for index, name in enumerate(names[:pictures]):
         texts = [text for other in names[index : index + 1 + captions] for text in by_picture[other]][:captions]
-        path = data.parent / "images" / name
+        path = data.parent.resolve() / "images" / name
         digest = hashlib.sha256(name.encode()).hexdigest()
         samples.append(Sample(name, path, digest, "train", tuple(Caption(text, "en", PROMPT) for text in texts)))
     return [samples[index % len(samples)] for index in range(pictures)]

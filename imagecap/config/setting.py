@@ -49,7 +49,8 @@ def setting(
         default: value where nothing else is given.
         description: what the setting does, for `--help`, params.yaml and the reference.
         changes_results: whether weights, captions or scores depend on the value. False for settings that only say
-            where files go, how often something is reported, or whether a run may go on.
+            where files go, how often something is reported, whether a run may go on, or in which pieces the same is
+            computed.
         choices: what each of the values of a `Literal` means.
         path: whether the text may name a file or folder, whose name may be bytes that are not Unicode.
         limits: pydantic's constraints, such as `gt=0`.

@@ -62,6 +62,14 @@ class TrainSettings(Section):
         },
     )
     gradient_accumulation_steps: int = setting(1, "micro-steps per update of the weights", gt=0, le=100_000)
+    batch_tokens: int | None = setting(
+        None,
+        "largest number of tokens (image, prompt, captions and padding) of a forward and backward pass: a micro-step "
+        "with more is computed in several passes, with the same gradient; absent: no limit",
+        gt=0,
+        le=MOST,
+        changes_results=False,
+    )
     gradient_checkpointing: bool = setting(
         False, "recompute the language model's activations in the backward pass: slower, with less memory"
     )

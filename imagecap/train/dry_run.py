@@ -19,6 +19,7 @@ from imagecap.train.memory import checkpointing_blocks
 from imagecap.train.optimizer import PARTS, part_of
 from imagecap.train.outputs import describe_unadapted
 from imagecap.train.packing import Branch, pack
+from imagecap.train.plan import Plan
 from imagecap.train.room import disk_space
 from imagecap.train.setup import TrainingSetup, prepare_training
 
@@ -112,28 +113,48 @@ def estimate_memory(setup: TrainingSetup) -> Memory:
     """Memory of a step, extrapolated from what the forward pass of the longest row saves for the backward pass.
 
     With `captions_per_image` the longest row has that many captions, the longest ones of a picture. What two pictures
-    save more than one is saved by every picture; the rest, such as weights that autocast has cast, is saved once.
+    save more than one is saved by every picture; the rest, such as weights that autocast has cast, is saved once. With
+    `batch_tokens` there are as many rows as this allows, long ones or, if these save more, short ones.
     """
-    model, options, longest = setup.model, setup.settings.train, setup.plan.longest_row
-    one, two = _saved_bytes(setup, [longest]), _saved_bytes(setup, [longest, longest])
+    model, options, plan = setup.model, setup.settings.train, setup.plan
+    longest, limit = plan.longest_row, options.batch_tokens
+    rows = _rows_of_a_pass(plan, longest)
+    one, activations = _activations(setup, longest, rows)
+    if limit is not None:
+        short = [Branch(longest[0].prompt, longest[0].caption[:1])]
+        activations = max(activations, _activations(setup, short, _rows_of_a_pass(plan, short))[1])
     recomputed = 0
     if options.gradient_checkpointing:
         blocks = checkpointing_blocks(model)
         for block in blocks:
             block.training = False  # saves its activations
-        recomputed = options.batch_size * (_saved_bytes(setup, [longest]) - one) // len(blocks)
+        recomputed = round(rows * (_saved_bytes(setup, [longest]) - one) / len(blocks))
         for block in blocks:
             block.training = True
     trained = sum(weight.numel() for weight in setup.weights.values())
-    labels = options.batch_size * sum(len(branch.caption) for branch in longest)
+    labels = round(rows * sum(len(branch.caption) for branch in longest))
     return Memory(
         weights=sum(weight.nbytes for weight in model.parameters()),
         gradients=4 * trained,
         moments=8 * trained,
-        activations=one + (options.batch_size - 1) * (two - one),
+        activations=activations,
         recomputed=recomputed,
         logits=2 * 4 * min(CHUNK_LOGITS, labels * model.lm_head.weight.shape[0]),
     )
+
+
+def _rows_of_a_pass(plan: Plan, row: Sequence[Branch]) -> float:
+    """Rows of these captions in a pass: `batch_size`, or what `batch_tokens` allows, which may be a fraction."""
+    batch_size, limit = plan.settings.batch_size, plan.settings.batch_tokens
+    tokens = plan.prefix + sum(map(len, {branch.prompt for branch in row}))
+    tokens += sum(len(branch.caption) - 1 for branch in row)
+    return batch_size if limit is None else max(1, min(batch_size, limit / tokens))
+
+
+def _activations(setup: TrainingSetup, row: Sequence[Branch], rows: float) -> tuple[int, int]:
+    """What the forward pass of one row saves for the backward pass, and that of `rows` such rows, in bytes."""
+    one, two = _saved_bytes(setup, [row]), _saved_bytes(setup, [row, row])
+    return one, round(one + (rows - 1) * (two - one))
 
 
 def _saved_bytes(setup: TrainingSetup, branches: Sequence[Sequence[Branch]]) -> int:

@@ -86,8 +86,8 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn an out-of-memory error into an ImageCapError that says which settings to change."""
     with _out_of_memory(
         f"out of memory with batch_size {batch_size}: lower --batch_size and raise --gradient_accumulation_steps "
-        "by the same factor (the result stays the same), or give --gradient_checkpointing, --captions_per_image or "
-        "--dtype bfloat16"
+        "by the same factor (the result stays the same), or give --batch_tokens (also with --resume), "
+        "--gradient_checkpointing, --captions_per_image or --dtype bfloat16"
     ):
         yield
 

@@ -109,6 +109,23 @@ class PackedRows:
         return (related & causal)[:, None]
 
 
+def first_within(branches: Sequence[Branch], prefix: int, limit: int | None) -> list[Branch]:
+    """The first captions of a picture that together make a row of at most `limit` tokens; at least one.
+
+    Args:
+        branches: captions of a picture, at least one.
+        prefix: number of tokens before the prompt.
+        limit: largest number of tokens of a row; None: all captions.
+    """
+    tokens, prompts = prefix, set[tuple[int, ...]]()
+    for number, branch in enumerate(branches):
+        tokens += len(branch.caption) - 1 + (0 if branch.prompt in prompts else len(branch.prompt))
+        prompts.add(branch.prompt)
+        if number and limit is not None and tokens > limit:
+            return list(branches[:number])
+    return list(branches)
+
+
 def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int, image_tokens: int) -> PackedRows:
     """Pack the captions of each picture into one row; rows are padded to the longest one.
 

@@ -19,9 +19,8 @@ from imagecap.data.records import Sample
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.language_model.utils import attention_window
 from imagecap.train.mixture import Mixture
-from imagecap.train.packing import Branch
+from imagecap.train.packing import Branch, first_within
 
 _LONG_ROWS = 256  # pictures that are tokenized to find the longest row
 
@@ -137,10 +136,14 @@ class Plan:
 
     @property
     def longest_row(self) -> list[Branch]:
-        """Captions of the longest packed row that a step may have; with `captions_per_image` the longest so many."""
+        """Captions of the longest packed row that a pass may have.
+
+        With `captions_per_image` these are the longest so many, and with `batch_tokens` as many as are in one pass.
+        """
         limit = self.settings.captions_per_image
         rows = [sorted(row, key=lambda branch: len(branch.caption), reverse=True)[:limit] for row in self._long_rows]
-        return max(rows, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
+        row = max(rows, key=lambda row: sum(len(branch.prompt) + len(branch.caption) for branch in row))
+        return first_within(row, self.prefix, self.settings.batch_tokens)
 
     @cached_property
     def _long_rows(self) -> list[list[Branch]]:
@@ -148,18 +151,20 @@ class Plan:
         longest = np.argsort(-self.samples.text_bytes, kind="stable")[:_LONG_ROWS]
         return self.branches(self.all_captions(longest.tolist()))
 
-    def exceeds(self, limit: int) -> int | None:
-        """Number of tokens of a caption with its image and prompt that has more than `limit`; None without one."""
+    def exceeds(self, limit: int) -> tuple[int, str] | None:
+        """Tokens of the longest caption with its image and prompt, and its picture's name; None if within `limit`."""
         prompt = max(map(len, self._prompts.values()), default=0)
         if self.prefix + prompt + self.settings.max_caption_tokens - 1 <= limit:
             return None
         # a token stands for at least a byte, and a tokenizer may put a token before a text
         fewest = limit - self.prefix - prompt - 1
-        longest = 0
+        longest, name = limit, None
         for picture, number in self.samples.captions_where(lambda part: np.diff(part.text_ends) >= fewest):
             ((branch,),) = self.branches([(picture, [number])])
-            longest = max(longest, self.prefix + len(branch.prompt) + len(branch.caption) - 1)
-        return longest if longest > limit else None
+            tokens = self.prefix + len(branch.prompt) + len(branch.caption) - 1
+            if tokens > longest:
+                longest, name = tokens, self.samples[picture].image
+        return None if name is None else (longest, name)
 
     def steps_per_epoch(self) -> int:
         return math.ceil(self.mixture.size / self.step_pictures)
@@ -235,27 +240,6 @@ def _holds(tokens: Sequence[str]) -> Callable[[Part], NDArray[np.bool_]]:
         return part.texts_with(pattern) if pattern else np.zeros(len(part.text_ends) - 1, bool)
 
     return chosen
-
-
-def check_lengths(model: ImageCaptioner, plans: Sequence[Plan]) -> None:
-    """Check that the longest caption fits the language model.
-
-    Raises:
-        ImageCapError: the model has fewer positions, or a smaller sliding window, than the caption has tokens.
-    """
-    config: Any = model.llava.config.text_config
-    limits = {
-        "positions": getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None),
-        "tokens in its sliding window": attention_window(config),
-    }
-    for what, limit in limits.items():
-        for plan in plans:
-            longest = plan.exceeds(limit) if limit is not None else None
-            if longest is not None:
-                raise ImageCapError(
-                    f"picture, prompt and the longest caption are {longest} tokens, but the language model has {limit} "
-                    f"{what}: lower max_caption_tokens, or take an encoder with fewer patches"
-                )
 
 
 def prompts_of(sample: Sample) -> dict[str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption_features, evaluating
 from imagecap.generate.prompts import tokenize_prompt
 from imagecap.metrics import Cider, prepare_references
@@ -33,7 +34,8 @@ class SelfCritical:
         plan: the training pictures with their reference captions.
 
     Raises:
-        ImageCapError: the language model has too few positions for a prompt and a caption.
+        ImageCapError: the language model has too few positions for a prompt and a caption, or they exceed
+            `batch_tokens`.
     """
 
     def __init__(self, train_step: TrainStep, plan: Plan) -> None:
@@ -48,8 +50,10 @@ class SelfCritical:
         self.row_of_picture: dict[str, dict[int, int]] = {}
         self.cider: dict[str, Cider] = {}
         self.prompts = [prompts_of(sample) for sample in self.plan.samples]
-        for prompt in {prompt for prompts in self.prompts for prompt in prompts.values()}:
+        every = {prompt for prompts in self.prompts for prompt in prompts.values()}
+        for prompt in every:
             tokenize_prompt(train_step.model, prompt, self.settings)  # raises errors before training starts
+        self._check_tokens(plan.prefix + max(len(train_step.model.prompt_ids(prompt).after) for prompt in every))
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
             self.row_of_picture[language] = {picture: place for place, picture in enumerate(pictures)}
@@ -70,6 +74,15 @@ class SelfCritical:
         weight = self.beams * sum(len(self.prompts[picture]) for picture in step.pictures)
         rewards = torch.tensor([reward for _, reward in made], device=self.train_step.model.device).sum()
         return [batch for batch, _ in made], weight, self.train_step.group.all_reduce_sum(rewards).item() / weight
+
+    def _check_tokens(self, before: int) -> None:
+        """Check that a generated caption after so many tokens is within `batch_tokens`."""
+        limit, longest = self.plan.settings.batch_tokens, before + self.settings.max_length - 1
+        if limit is not None and longest > limit:
+            raise ImageCapError(
+                f"picture, prompt and a generated caption are up to {longest} tokens, more than batch_tokens = "
+                f"{limit}: raise batch_tokens, or lower max_caption_tokens"
+            )
 
     @torch.no_grad()
     def _generate(self, batch: MicroBatch) -> tuple[MicroBatch, float]:

@@ -18,10 +18,11 @@ from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.rehearsal import rehearse_save
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_store import stores_int8
+from imagecap.train.lengths import check_lengths
 from imagecap.train.memory import enable_gradient_checkpointing, store_frozen_weights_in
 from imagecap.train.optimizer import build_optimizer
 from imagecap.train.outputs import count_parameters, describe_unadapted
-from imagecap.train.plan import Plan, check_lengths
+from imagecap.train.plan import Plan
 from imagecap.train.progress import print_status
 from imagecap.train.schedule import Phases
 from imagecap.train.self_critical import SelfCritical
@@ -125,7 +126,14 @@ def prepare_training(
     data_digest = training_digest(plan.samples + validation_plan.samples)
     key = resume_key(settings, model, data_digest, dtype)
     require_same_key(group, key)
-    train_step = TrainStep(model, dtype, group, compiled=settings.compute.compile, int8_features=stores_int8(options))
+    train_step = TrainStep(
+        model,
+        dtype,
+        group,
+        compiled=settings.compute.compile,
+        int8_features=stores_int8(options),
+        batch_tokens=options.batch_tokens,
+    )
     check_packed_rows(train_step, plan.longest_row)
     rehearse_save(model)
     weights = trainable_weights(model)

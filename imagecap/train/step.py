@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from imagecap.train.forward import packed_loss
 from imagecap.train.loader import MicroBatch
 from imagecap.train.matmul_attention import MATMUL_ATTENTION, matmul_attention
 from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
+from imagecap.train.splitting import split_by_tokens
 
 GPU_ENCODER_BATCH = 32  # batch size of a frozen encoder on a GPU
 
@@ -30,8 +31,8 @@ class StepResult:
     Attributes:
         loss: weighted sum of the label losses over all processes, divided by `weight` of `TrainStep.step`.
         gradient_norm: norm of the gradients before clipping.
-        non_finite: names of the pictures in the micro-batches whose loss is not finite. If all losses are finite but a
-            gradient is not, those of all micro-batches. If it is empty, the weights were updated (in float16 the
+        non_finite: names of the pictures in the passes whose loss is not finite. If all losses are finite but their sum
+            or a gradient is not, those of all micro-batches. If it is empty, the weights were updated (in float16 the
             gradient scaler may have skipped the update).
     """
 
@@ -50,6 +51,7 @@ class TrainStep:
         compiled: run the transformer blocks by torch.compile, instead of `matmul_attention` and `memory_efficient`.
         int8_features: round the features of a frozen encoder to int8, as a feature cache of int8 does, so that results
             do not depend on which pictures are cached.
+        batch_tokens: largest number of tokens of a pass; micro-batches with more are computed in several passes.
 
     Attributes:
         keep: called with the digests and features of pictures that a frozen encoder has encoded, such as
@@ -65,11 +67,13 @@ class TrainStep:
         *,
         compiled: bool = False,
         int8_features: bool = False,
+        batch_tokens: int | None = None,
     ) -> None:
         self.model, self.dtype, self.group = model, dtype, group or ProcessGroup()
         self._loss: Callable[[MicroBatch, float], Tensor] = self.loss
         self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
         self._int8_features = int8_features and not self.encoder_trains
+        self._batch_tokens = batch_tokens
         self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
         self._encoder_weights = CastWeights(model.vision_tower, dtype)
         self.keep: Callable[[Sequence[str], Tensor], bool] | None = None
@@ -170,8 +174,9 @@ class TrainStep:
     ) -> StepResult:
         """Make one optimizer step over micro-batches (gradient accumulation).
 
-        The weights are not updated if a loss or a gradient is not finite. This check is the only point at which the
-        host waits for the device.
+        A micro-batch is one forward and backward pass, or several with `batch_tokens`. The processes need not have the
+        same number of passes, because they communicate in the last one only. The weights are not updated if a loss or a
+        gradient is not finite. This check is the only point at which the host waits for the device.
 
         Args:
             optimizer: the optimizer of the trained weights.
@@ -180,38 +185,34 @@ class TrainStep:
             max_norm: gradients are clipped to this norm.
         """
         optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, names = [], []
         for batch in micro_batches:
-            last = batch is micro_batches[-1]
-            # Gradient checkpointing runs blocks again in the backward pass, so `kernels` must include it.
-            with self.kernels(), self._gradient_sync(last):
-                loss = self._loss(batch, self.group.size / weight)  # DDP averages gradients over processes
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach() / self.group.size)
+            passes = self._passes(batch)
+            for part in passes:
+                last = batch is micro_batches[-1] and part is passes[-1]
+                # Gradient checkpointing runs blocks again in the backward pass, so `kernels` must include it.
+                with self.kernels(), self._gradient_sync(last):
+                    loss = self._loss(part, self.group.size / weight)  # DDP averages gradients over processes
+                    self.scaler.scale(loss).backward()
+                losses.append(loss.detach() / self.group.size)
+                names.append(part.names)
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
-        *values, size = torch.stack(
-            [*self.group.all_reduce_sum(torch.stack(losses)), norm.to(losses[0].dtype)]
-        ).tolist()
-        bad = [
-            name
-            for value, batch in zip(values, micro_batches, strict=True)
-            if not math.isfinite(value)
-            for name in batch.names
-        ]
-        if not bad and not math.isfinite(size):
-            if self.scaler.is_enabled():  # the loss scale was too large: the scaler skips the step and lowers it
-                self.scaler.step(optimizer)
-                self.scaler.update()
-                return StepResult(sum(values), size, [])
-            bad = [name for batch in micro_batches for name in batch.names]
-        if not bad:
+        total = self.group.all_reduce_sum(torch.stack(losses).sum())
+        *values, total_loss, size = torch.stack([*losses, total, norm.to(total.dtype)]).tolist()
+        # Every process has the same sum and the same norm, so that all of them decide alike.
+        finite = math.isfinite(total_loss) and math.isfinite(size)
+        # If only the norm is not finite, the loss scale was too large: the scaler skips the step and lowers it.
+        if finite or (math.isfinite(total_loss) and self.scaler.is_enabled()):
             self.scaler.step(optimizer)
             self.scaler.update()
-        elif self.scaler.is_enabled():
+            return StepResult(total_loss, size, [])
+        if self.scaler.is_enabled():
             self.scaler.update()
-        return StepResult(sum(values), size, self.group.all_gather(bad) if bad else [])
+        bad = [name for value, part in zip(values, names, strict=True) if not math.isfinite(value) for name in part]
+        bad = self.group.all_gather(bad) or self.group.all_gather([name for part in names for name in part])
+        return StepResult(total_loss, size, list(dict.fromkeys(bad)))
 
     @torch.no_grad()
     def mean_loss(self, batches: Iterator[list[MicroBatch]]) -> float:
@@ -219,10 +220,19 @@ class TrainStep:
         total, labels = torch.zeros((), dtype=torch.float64), 0
         for micro_batches in batches:
             for batch in micro_batches:
-                with self.kernels():
-                    total += self.loss(batch, 1.0, weighted=False).cpu().double()
+                for part in self._passes(batch):
+                    with self.kernels():
+                        total += self.loss(part, 1.0, weighted=False).cpu().double()
                 labels += len(batch.rows.labels)
         return total.item() / max(1, labels)
+
+    def _passes(self, batch: MicroBatch) -> list[MicroBatch]:
+        """The micro-batch, or parts of it that are within `batch_tokens`."""
+        if self._batch_tokens is None or batch.rows.ids.numel() <= self._batch_tokens:
+            return [batch]
+        if not self.encoder_trains:  # a picture is encoded once, also if its captions are in several passes
+            batch = replace(batch, cached=(list(range(len(batch.pictures))), self.features(batch)), uncached=([], None))
+        return split_by_tokens(batch, self._batch_tokens)
 
     @contextmanager
     def kernels(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ def test_settings_that_change_no_result() -> None:
         "on_non_finite",
         "feature_cache",
         "feature_cache_gb",
+        "batch_tokens",
     }
     for section in ("data", "model", "generate", "evaluate", "compute"):
         assert not result_neutral(section), section

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from imagecap.data.identity import picture_digest
 from imagecap.data.records import Caption, Sample, Split
@@ -34,3 +37,16 @@ def samples_in(folder: Path, pictures: int, captions: int = 3, first: int = 0, s
 def make_samples(tmp_path: Path) -> MakeSamples:
     """`make_samples(pictures, captions, first)`: `samples_in` a folder of the test."""
     return partial(samples_in, tmp_path / "images")
+
+
+@pytest.fixture
+def float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock RMS norms compute in float32 whatever comes in; the differences sought here are far below that."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def forward(self: Any, hidden: Tensor) -> Tensor:
+        return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)

@@ -1,7 +1,6 @@
 """The fast path gives the loss and the gradients of one row per caption through the stock model."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,18 +20,7 @@ from imagecap.train.trial import check_packed_rows
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_qwen
 from tests.train.helpers import CASES, assert_close, encode, gradients, packed, plain_losses
 
-
-@pytest.fixture(autouse=True)
-def float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stock RMS norms compute in float32 whatever comes in; the differences sought here are far below that."""
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-    def forward(self: Any, hidden: Tensor) -> Tensor:
-        return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+pytestmark = pytest.mark.usefixtures("float64_norms")
 
 
 def plain_weights(micro: list[list[list[Branch]]], weighting: str) -> Tensor:

@@ -49,6 +49,13 @@ def unchanged(_: ImageCaptioner) -> None: ...
         ({}, 3, ignores_the_mask, "cannot train on captions that share their picture"),
         ({"gradient_checkpointing": True}, 3, no_checkpointing, "gradient_checkpointing: this language model cannot"),
         ({"cider_epochs": 1, "max_caption_tokens": 40}, 3, limit_positions(50), "positions"),
+        (
+            {"batch_tokens": 20},
+            3,
+            unchanged,
+            r"^\d\.png: picture, .* are \d+ tokens, more than batch_tokens = 20: raise",
+        ),
+        ({"cider_epochs": 1, "batch_tokens": 40}, 3, unchanged, "a generated caption are up to 60 tokens, more than"),
     ],
 )
 def test_refusals_of_settings_data_and_models(
