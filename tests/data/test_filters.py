@@ -19,6 +19,7 @@ from imagecap.data.pack import pack
 from imagecap.data.prepared import read_prepared, write_prepared
 from imagecap.data.samples import Samples
 from imagecap.errors import ImageCapError
+from tests.data.conftest import DataFolder
 
 
 def names(samples: Samples) -> list[str]:
@@ -334,3 +335,20 @@ def test_data_sets_together_count_together(alike: Any) -> None:
     samples, _ = read_captions(alike.settings(min_image_side=46))
     assert counts(samples + samples) == {"min_image_side": (4, 6)}
     assert counts(samples[:2]) == {}
+
+
+def test_copies_in_several_data_sets_are_one_picture(tmp_path: Path, make_picture: Callable[..., Image.Image]) -> None:
+    """It is in the first data set that is trained on, with the captions of both."""
+    for name, seeds in (("a", (1, 2)), ("b", (2, 3))):
+        folder = DataFolder(tmp_path / name)
+        folder.add(*(f"{seed}.png" for seed in seeds))
+        for seed in seeds:
+            make_picture(seed).save(folder.images / f"{seed}.png")
+        folder.rows(*({"image": f"{seed}.png", "caption": f"{seed} in {name}", "split": "train"} for seed in seeds))
+    for mix, left in (
+        ("a=1,b=1", {"a/1.png": ["1 in a"], "a/2.png": ["2 in a", "2 in b"], "b/3.png": ["3 in b"]}),
+        ("a=0,b=1", {"b/2.png": ["2 in b"], "b/3.png": ["3 in b"]}),
+    ):
+        samples, _ = read_captions(DataSettings(data_path=str(tmp_path), mix=mix, duplicates="identical"))
+        assert texts(samples) == left
+        assert counts(samples) == {"duplicates": (int("0" not in mix), 0)}
