@@ -1,8 +1,10 @@
 """A small data folder to break in every way."""
 
 import json
+import os
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 from imagecap.config import DataSettings
+from tests.data.buckets import Bucket
+from tests.data.layouts import Folder
 
 
 def picture(seed: int, size: tuple[int, int] = (9, 7)) -> Image.Image:
@@ -55,3 +59,16 @@ def data(tmp_path: Path) -> DataFolder:
 @pytest.fixture
 def make_picture() -> Callable[..., Image.Image]:
     return picture
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, make_picture: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket, which is read in this process with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("IMAGECAP_DIGEST_CACHE", "on")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # another process has another memory
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    bucket = Bucket(Folder(tmp_path / "data", make_picture))
+    yield bucket
+    assert list((tmp_path / "tmp").iterdir()) == [], "copies of shards are removed"
