@@ -93,7 +93,7 @@ def evaluate(
             [text for texts in trained_on.values() for text in texts],
             language,
         ) | _sampled_behaviour(model, part, settings, caption, language)
-        slices += slice_scores(part, scored[language], settings.evaluate.bootstrap_samples)
+        slices += slice_scores(part, scored[language], settings.evaluate.bootstrap_samples, settings.data.mix_weights)
     return Evaluation(
         metrics=join_languages({language: scores.metrics for language, scores in scored.items()}),
         intervals=join_languages(

@@ -1,6 +1,6 @@
-"""Metrics of parts of the pictures: by length of their references, and by the extra columns of captions.json."""
+"""Metrics of parts of the pictures: by length of references, by data set of a mix, and by extra columns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,26 @@ from imagecap.metrics import References
 MOST_VALUES = 12
 
 
-def slice_scores(items: Sequence[Item], scored: LanguageScores, resamples: int) -> list[dict[str, Any]]:
+def slice_scores(
+    items: Sequence[Item], scored: LanguageScores, resamples: int, data_sets: Iterable[str] = ()
+) -> list[dict[str, Any]]:
     """Score the slices of one language's captions.
 
-    The first column is `reference length`: thirds of the pictures by the mean length of their references in tokens. A
-    column of captions.json counts if it has 2 to 12 different values among the pictures; pictures without a value are
-    left out. CIDEr keeps the idf of the whole set.
+    The first column is `reference length`: thirds of the pictures by the mean length of their references in tokens.
+    With a mix, the next one is `data set`. A column of captions.json counts if it has 2 to 12 different values among
+    the pictures; pictures without a value are left out. CIDEr keeps the idf of the whole set.
 
     Args:
         items: the scored items of the language.
         scored: their scores.
         resamples: bootstrap resamples behind the intervals.
+        data_sets: names of those of a mix, with which the names of pictures begin.
 
     Returns:
         Rows of `column`, `value`, `language`, `n`, `metrics` and `intervals`, by column and value.
     """
     slices = [("reference length", value, chosen) for value, chosen in _length_thirds(scored.references)]
+    slices += _by_data_set(items, data_sets)
     for column in sorted({name for item in items for name in item.extra} - {SCENE_COLUMN}):
         values = [_slice_value(item.extra.get(column)) for item in items]
         distinct = sorted({value for value in values if value is not None})
@@ -55,6 +59,13 @@ def _length_thirds(references: References) -> list[tuple[str, np.ndarray]]:
         (f"{means[thirds == third].min():.1f}–{end:.1f}", np.flatnonzero(thirds == third))
         for third, end in enumerate(ends)
     ]
+
+
+def _by_data_set(items: Sequence[Item], data_sets: Iterable[str]) -> list[tuple[str, str, np.ndarray]]:
+    """The pictures of each data set, if there are pictures of several."""
+    owners = np.array([item.image.partition("/")[0] for item in items])
+    found = [("data set", name, np.flatnonzero(owners == name)) for name in data_sets if (owners == name).any()]
+    return found if len(found) > 1 else []
 
 
 def _scores_of(scored: LanguageScores, chosen: np.ndarray, resamples: int) -> dict[str, Any]:

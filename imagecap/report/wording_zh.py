@@ -71,6 +71,7 @@ TEXTS: dict[str, str] = {
     "column": "列",
     "value": "值",
     "reference length": "参考描述长度",
+    "data set": "数据集",
     "What the captions name": "描述中提到的词",
     "Precision: what a caption names and some reference names too. Recall: what at least half of the "
     "references name and the caption too.": (

@@ -1,12 +1,15 @@
 """Several data sets in one data folder."""
 
 import json
+import os
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from imagecap.config import DataSettings
@@ -15,8 +18,10 @@ from imagecap.data.data_sets import describe_sets, first_samples, set_numbers
 from imagecap.data.dataset import read_captions
 from imagecap.data.identity import data_digest, picture_digest
 from imagecap.data.images import load_image
+from imagecap.data.locations import file_of
 from imagecap.data.prepared import read_prepared, write_prepared
 from imagecap.data.records import Caption, Sample
+from imagecap.data.remote import data_place
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
 from tests.data.layouts import Folder, write_json, write_tar
@@ -92,6 +97,24 @@ def test_prepared_data_of_a_mix(folder: Folder, tmp_path: Path) -> None:
     assert [sample.image for sample in prepared.train] == ["own/a.png", "web/c.png", "web/d.png"]
     for sample in (*prepared.train, *prepared.test):
         assert picture_digest(load_image(sample.path, 10_000)) == sample.digest
+
+
+def test_data_sets_in_a_bucket(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # another process has another memory
+    shard(folder, "one", ("a.png", "A dog."))
+    shard(folder, "two", ("b.png", "A cat."), ("a.png", "A dog runs."))
+    url = f"memory://{uuid.uuid4().hex}/data"
+    fsspec.filesystem("memory").put(str(folder.path), url, recursive=True)
+    settings = folder.settings(data_path=url, mix="one=1,two=3")
+    samples, problems = read_captions(settings)
+    shards = [f"{url}/{name}.tar" for name in ("one/0", "two/0", "two/1")]
+    assert [str(file_of(sample.path)) for sample in samples] == shards
+    write_prepared(samples, problems, settings, tmp_path / "prepared")
+    prepared = read_prepared(tmp_path / "prepared", data_place(url)).train
+    assert prepared == samples
+    assert [picture_digest(load_image(each.path, 10_000)) for each in prepared] == list(samples.hex_digests())
+    with pytest.raises(ImageCapError, match=f"mix names three, but {url} has no such folder$"):
+        read_captions(folder.settings(data_path=url, mix="one=1,three=1"))
 
 
 def test_a_data_set_may_be_a_link(folder: Folder, tmp_path: Path) -> None:

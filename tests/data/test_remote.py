@@ -66,23 +66,6 @@ def test_a_bucket_holds_what_the_disk_holds(bucket: Bucket, layout: Callable[[Fo
         assert read_bytes(ours.path) == read_bytes(theirs.path)
 
 
-def test_data_sets_of_a_bucket_are_mixed(bucket: Bucket, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        layouts.webdataset(Folder(bucket.folder.path / name, bucket.folder.make))
-    bucket.upload()
-    mix = {"mix": "one=1,two=3", "data_path": bucket.url}
-    samples = bucket.read(mix=mix["mix"])
-    assert {sample.image.partition("/")[0] for sample in samples} == {"one"}, "the other one has copies"
-    for sample in samples:
-        assert str(sample.path).startswith(f"{bucket.url}/one/")
-        assert load_image(sample.path, 10_000).size == (9, 7)
-    settings = bucket.folder.settings(**mix)
-    write_prepared(samples, [], settings, tmp_path / "prepared")
-    assert read_prepared(tmp_path / "prepared", data_place(bucket.url)).train == samples.of_split("train")
-    with pytest.raises(ImageCapError, match=f"mix names three, but {bucket.url} has no such folder$"):
-        bucket.read(mix="one=1,three=1")
-
-
 def test_tars_of_img2dataset_lie_beside_their_tables(bucket: Bucket) -> None:
     for number in range(2):
         record = layouts.img2dataset_record(number, f"Picture {number}.")

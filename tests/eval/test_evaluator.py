@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagecap.config import Settings, parse_settings
+from imagecap.config import DataSettings, Settings, parse_settings
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.eval.evaluation import Evaluation
@@ -131,6 +132,20 @@ def test_slices(english: list[Sample]) -> None:
     # the idf is the one of all pictures: the mean of the parts is the whole
     mean = (rows["in"]["metrics"]["CIDEr"] + rows["out"]["metrics"]["CIDEr"]) / 2
     assert mean == pytest.approx(found.metrics["CIDEr"])
+
+
+def test_a_mix_is_scored_by_data_set_too(english: list[Sample]) -> None:
+    names = ("own/a", "web/b", "own/c", "web/d")
+    samples = [replace(each, image=name) for each, name in zip(english, names, strict=True)]
+    mixed = SETTINGS.model_copy(update={"data": DataSettings(mix="none=1,own=3,web=0.5")})
+    said = [DOGS[0][0], "", DOGS[2][0], ""]
+    found = evaluate(MODEL, samples, mixed, [], caption=Speaker(said))
+    rows = {row["value"]: row for row in found.slices if row["column"] == "data set"}
+    assert {name: row["n"] for name, row in rows.items()} == {"own": 2, "web": 2}
+    assert rows["own"]["metrics"]["Bleu_4"] == pytest.approx(1.0)
+    assert rows["web"]["metrics"]["CIDEr"] == 0
+    other = evaluate(MODEL, english, mixed, [], caption=Speaker(said))
+    assert "data set" not in {row["column"] for row in other.slices}, "pictures of another folder"
 
 
 def test_two_languages_one_result_each(picture: Path) -> None:
