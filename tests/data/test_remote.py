@@ -15,7 +15,6 @@ from imagecap.data.image_folder import read_image_folder
 from imagecap.data.images import load_image
 from imagecap.data.locations import ByteRange, ParquetCell, read_bytes
 from imagecap.data.prepared import read_prepared, write_prepared
-from imagecap.data.remote import data_place
 from imagecap.errors import ImageCapError
 from imagecap.eval.references_of_data import rows_of_data
 from imagecap.generate.inputs import pictures_of
