@@ -137,7 +137,7 @@ def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: Gener
     text: str = tokenizer.decode(tokens, skip_special_tokens=True)
     if not start:
         return text.strip()
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special = _special_tokens(model)
     # If a character of the start has no token, its ids hold the special token for that, after which a blank is kept.
     start_ids = model.text_ids(start)
     before = tokenizer.decode(start_ids)
@@ -145,11 +145,18 @@ def caption_text(model: "ImageCaptioner", tokens: Sequence[int], settings: Gener
     return (start + (whole[len(before) :] if whole.startswith(before) else text)).strip()
 
 
+def _special_tokens(model: "ImageCaptioner") -> set[int]:
+    return {token for token, added in model.tokenizer.added_tokens_decoder.items() if added.special}
+
+
 def final_text(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateSettings) -> str:
     """The beginning of the text of an unfinished caption that no later token changes; see `caption_text`."""
-    tokenizer, end = model.tokenizer, len(tokens)
-    # Bytes in a row are decoded together: an incomplete character makes all of them U+FFFD.
-    while end and _BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(tokens[end - 1]))):
+    tokenizer, end, special = model.tokenizer, len(tokens), _special_tokens(model)
+    # Bytes in a row are decoded together, also those with special tokens between them, which are left out before: an
+    # incomplete character makes all of them U+FFFD.
+    while end and (
+        tokens[end - 1] in special or _BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(tokens[end - 1])))
+    ):
         end -= 1
     # Other incomplete characters are U+FFFD by themselves. White space at the end is stripped until more text follows.
     text = caption_text(model, tokens[:end], settings).rstrip("\ufffd").rstrip()

@@ -105,6 +105,14 @@ def test_the_text_of_an_unfinished_caption_never_changes(name: str, data: st.Dat
         assert text.startswith(yielded), (end, yielded)
 
 
+def test_bytes_with_a_special_token_between_them_wait_for_each_other() -> None:
+    tokenizer = TOKENIZERS["Llama 2"]
+    model: Any = SimpleNamespace(tokenizer=tokenizer, text_ids=PlainText(tokenizer).ids)
+    tokens = tokenizer.convert_tokens_to_ids(["<0x41>", "<unk>", "<0x80>"])
+    assert caption_text(model, tokens, GenerateSettings()) == "\ufffd\ufffd"
+    assert [final_text(model, tokens[:end], GenerateSettings()) for end in range(4)] == [""] * 4
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"num_beams": 3, "num_captions": 2}, {"temperature": 0.8, "num_captions": 2}, {"temperature": 0.8}]
 )

@@ -49,9 +49,10 @@ def test_too_little_room_is_found_before_the_first_step(
     best_by: str | None,
 ) -> None:
     samples, changes = make_samples(4), {"best_by": best_by, "num_epochs": 1}
+    cached = 4 * 16 * 32 * 4  # features of the pictures
     setup = prepare_training(settings_in(tmp_path, **changes), build(tiny_bases), samples[:3], samples[3:], tmp_path)
     space = disk_space(setup)
-    free = space.checkpoints + space.state
+    free = space.checkpoints + space.state + cached
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free - 1))
     with pytest.raises(ImageCapError, match=r"the disk at /\S* has \S+ MB left, and this training writes \S+ MB"):
         run(tmp_path, build(tiny_bases), samples[:3], samples[3:], **changes)

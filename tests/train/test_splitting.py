@@ -141,7 +141,7 @@ def test_captions_of_the_model_itself(tiny_model: ImageCaptioner, make_samples: 
         step = TrainStep(tiny_model, torch.float32, batch_tokens=limit)
         (planned,) = plan.epoch(0)
         loader = Loader(tiny_model, plan, None, PIXELS)
-        made, weight, _ = SelfCritical(step, plan).step(planned, [loader.micro_batch(planned.micro[0], 0)])
+        made, weight, _ = SelfCritical(step, plan).step(planned, [loader.micro_batch(planned.micro[0], planned.passes)])
         made[0].weights.copy_(torch.arange(len(made[0].weights)) - 9)  # these weights say nothing that scores
         passes = split_by_tokens(made[0], limit or 10_000)
         assert max(part.rows.ids.numel() for part in passes) <= (limit or 10_000)
@@ -173,7 +173,7 @@ def test_a_picture_in_several_passes_is_encoded_and_kept_once(
 def test_an_idle_process_computes_one_pass(tiny_model: ImageCaptioner, awkward: list[Sample]) -> None:
     plan = Plan(tiny_model, awkward, TrainSettings(batch_size=5))
     (step,) = plan.epoch(0)
-    batch = Loader(tiny_model, plan, None, PIXELS).micro_batch(step.micro[0], 0)
+    batch = Loader(tiny_model, plan, None, PIXELS).micro_batch(step.micro[0], step.passes)
     assert len(split_by_tokens(batch, 60)) > 3
     (only,) = split_by_tokens(replace(batch, weights=torch.zeros_like(batch.weights)), 60)
     assert only.rows.ids.numel() <= 60
