@@ -23,6 +23,7 @@ from imagecap.data.units import Unit, read_unit
 
 _SECONDS_BEFORE_PROGRESS = 2.0
 _CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
+_IDLE_SECONDS = 5  # after which a process without work ends
 
 
 def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
@@ -99,9 +100,15 @@ def _read(shards: Sequence[Source], settings: DataSettings, hashed: bool) -> Ite
     # one process a core: pictures may be so small that threads would wait for the interpreter's lock
     workers = min(len(shards), max(1, default_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     if workers < 2:
-        return (read_into_cache(shard, settings, hashed=hashed) for shard in shards)
+        yield from (read_into_cache(shard, settings, hashed=hashed) for shard in shards)
+        return
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
 
-    pool = Parallel(n_jobs=workers, return_as="generator")
-    found: Iterator[Unit | None] = pool(delayed(read_into_cache)(shard, settings, 1, hashed) for shard in shards)
-    return found
+    # joblib keeps its processes for minutes. They take memory, and if this process is killed they hold its standard
+    # error open, so that whoever reads that waits for them.
+    pool = Parallel(n_jobs=workers, return_as="generator", idle_worker_timeout=_IDLE_SECONDS)
+    try:
+        yield from pool(delayed(read_into_cache)(shard, settings, 1, hashed) for shard in shards)
+    finally:
+        get_reusable_executor().shutdown(wait=True)

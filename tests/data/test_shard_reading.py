@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from imagecap.config import DataSettings
@@ -139,6 +140,17 @@ def test_two_processes_share_the_work(
         for each in [pool.submit(part_cache.read_into_cache, source, folder.settings()) for _ in range(2)]:
             assert each.result() is None
     assert order[-1] == ["0.tar"]
+
+
+def test_no_process_is_left_after_reading(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would hold memory, and the standard error of a command that is killed meanwhile."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    before = set(psutil.Process().children(recursive=True))
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        shard(folder, f"{number}.tar", name)
+    assert len(read(folder)[0]) == 3
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [each for each in left if "Loky" in " ".join(each.cmdline())]
 
 
 def test_what_may_change_unseen_is_not_kept(folder: Folder, reads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
