@@ -74,8 +74,8 @@ def step_figures(ends: list[float], warmup: int, captions: int) -> Figures:
     return {"captions_per_second": captions / (sum(times) / len(times)), "slowest": times[-1] / times[len(times) // 2]}
 
 
-def train_ours(arguments: argparse.Namespace, steps: int, after_step: ProgressCallback) -> TrainSummary:
-    """Train with the product's own trainer; return its summary."""
+def train_ours(arguments: argparse.Namespace, steps: int, after_step: ProgressCallback) -> tuple[TrainSummary, int]:
+    """Train with the product's own trainer; return its summary and the number of different pictures."""
     compute = ComputeSettings(device=arguments.device, dtype=arguments.dtype, compile=arguments.compile)
     samples = read_samples(arguments.data, arguments.batch * steps, arguments.captions[0])
     with tempfile.TemporaryDirectory() as folder:
@@ -85,17 +85,18 @@ def train_ours(arguments: argparse.Namespace, steps: int, after_step: ProgressCa
         settings = Settings(model=model_settings(arguments), compute=compute, train=options)
         model = build(settings.model, compute)
         state = Path(folder) / "state"
-        return train(settings, model, samples, [], state_folder=state, callback=after_step)
+        summary = train(settings, model, samples, [], state_folder=state, callback=after_step)
+    return summary, len({sample.digest for sample in samples})
 
 
 def ours(arguments: argparse.Namespace) -> Figures:
     """Rates of our trainer, without and with the encoding of pictures in the first epoch."""
     ends: list[float] = []
-    summary = train_ours(arguments, arguments.steps, lambda _: ends.append(time.perf_counter()))
+    summary, pictures = train_ours(arguments, arguments.steps, lambda _: ends.append(time.perf_counter()))
     captions = arguments.captions[0]
     figures = step_figures(ends, arguments.warmup, captions * arguments.batch)
-    # Every picture of this only epoch was encoded in its step.
-    encoding = summary.encode_seconds / summary.images
+    # The steps of this only epoch encode their pictures; a picture that comes again is kept once.
+    encoding = summary.encode_seconds / pictures
     rate = figures["captions_per_second"]
     return {
         **figures,

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from PIL import __version__ as pillow_version
 
 from imagecap import __version__
@@ -104,8 +105,9 @@ def read_into_cache(
 
 def _lies_in(unit: Unit, source: Source) -> bool:
     """Whether all pictures lie in the shard itself. Of other files its status does not say whether they changed."""
-    parts = (Part(batch, source.folder) for batch in unit.batches)
-    return all(file_of(part.location(row)) == source.files[0] for part in parts for row in range(len(part)))
+    first = (Part(batch, source.folder).location(0) for batch in unit.batches)
+    one_file = all(len(pc.unique(batch.column("file"))) == 1 for batch in unit.batches)
+    return one_file and all(file_of(location) == source.files[0] for location in first)
 
 
 def _file_of(source: Source, settings: DataSettings, hashed: bool) -> Path | None:

@@ -25,6 +25,7 @@ from imagecap.train.shared_folder import ranks_that_share
 from imagecap.train.step import TrainStep
 
 REFRESH_EVERY = 65_536  # pictures, after which those that were kept meanwhile are looked up too
+_FIRST_REFRESH = 1024  # earlier while the cache is small, since an epoch may use a picture several times
 
 
 class FeatureStore:
@@ -103,7 +104,7 @@ class FeatureStore:
         missing, others = len(digests) - cached, len(cache) - cached
         return len(cache) <= self._capacity and not (others and missing and len(cache) + missing > self._capacity)
 
-    def add(self, digests: Sequence[str], features: Tensor) -> bool:
+    def add(self, digests: Sequence[str], features: Tensor) -> int:
         """Keep features that were computed, while there is room; on a GPU the host waits for them.
 
         Those of a picture that an epoch uses several times are kept once. If features cannot be written, the training
@@ -114,26 +115,29 @@ class FeatureStore:
             features: `[pictures, patches, vision_hidden]`.
 
         Returns:
-            Whether features were kept.
+            Of how many pictures features were kept.
         """
+        if not self._room:
+            return 0
         unknown = {digest: place for place, digest in enumerate(digests) if not self._knows(digest)}
         chosen = dict(islice(unknown.items(), self._room))
         count = len(chosen)
         if not count:
-            return False
+            return 0
         try:
             self._writer.add(list(chosen), features[list(chosen.values())])
         except ImageCapError as error:
             print_status(f"{error}. Pictures that are not in it are encoded in every epoch")
             self._room = self.expected = 0
-            return False
+            return 0
         self._room -= count
         self.kept += count
         self.expected = max(0, self.expected - count)
         self._new.update(chosen)
-        if len(self._new) >= REFRESH_EVERY:
+        # a refresh reads the digests of all files, so that few of them make up most of the time
+        if len(self._new) >= min(REFRESH_EVERY, max(_FIRST_REFRESH, len(self.cache) // 4)):
             self.refresh()
-        return True
+        return count
 
     def _knows(self, digest: str) -> bool:
         return digest in self._new or digest in self.cache

@@ -55,7 +55,7 @@ class TrainStep:
 
     Attributes:
         keep: called with the digests and features of pictures that a frozen encoder has encoded, such as
-            `FeatureStore.add`; returns whether it keeps them.
+            `FeatureStore.add`; returns how many of them it keeps.
         encode_seconds: time of encoding pictures whose features were kept.
     """
 
@@ -76,7 +76,7 @@ class TrainStep:
         self._batch_tokens = batch_tokens
         self.feature_dtype = model.dtype if dtype == torch.float32 else dtype
         self._encoder_weights = CastWeights(model.vision_tower, dtype)
-        self.keep: Callable[[Sequence[str], Tensor], bool] | None = None
+        self.keep: Callable[[Sequence[str], Tensor], int] | None = None
         self.encode_seconds = 0.0
         self._uses_matmul_attention = model.device.type == "cpu" and dtype == torch.bfloat16 and not compiled
         if compiled:
@@ -131,10 +131,9 @@ class TrainStep:
             return cached.to(self.model.device, non_blocking=True)
         started = time.perf_counter()
         encoded = self.encode(pixels)
-        if self.keep is not None and not self.encoder_trains:
-            digests = [batch.digests[row] for row in missing]
-            if self.keep(digests, encoded):
-                self.encode_seconds += time.perf_counter() - started
+        if self.keep is not None:
+            count = self.keep([batch.digests[row] for row in missing], encoded)
+            self.encode_seconds += (time.perf_counter() - started) * count / len(missing)
         if self._int8_features:
             encoded = rounded_to_int8(encoded)
         if cached is None:

@@ -161,7 +161,7 @@ def test_what_may_change_unseen_is_not_kept(folder: Folder, reads: list[int], mo
     assert reads == [1, 1], "the file was just written"
 
 
-def test_a_picture_beside_its_shard_is_looked_at_each_time(folder: Folder, reads: list[int]) -> None:
+def test_a_picture_beside_its_shard_is_looked_at_each_time(folder: Folder, reads: list[int], tmp_path: Path) -> None:
     inside, beside = {"bytes": folder.bytes("c.png"), "path": None}, {"bytes": None, "path": "a.png"}
     write_parquet(folder.path / "0.parquet", [{"image": each, "text": "A dog."} for each in (inside, beside)])
     folder.pictures(".", "a.png")
@@ -170,6 +170,7 @@ def test_a_picture_beside_its_shard_is_looked_at_each_time(folder: Folder, reads
     again, _ = read(folder)
     assert [sample.digest for sample in again] != [sample.digest for sample in first]
     assert reads == [2, 2]
+    assert not list((tmp_path / "cache" / "imagecap" / "parts").glob("*.arrow")), "the shard does not tell of a change"
 
 
 def test_what_is_not_used_any_more_is_removed(folder: Folder, reads: list[int], tmp_path: Path) -> None:

@@ -159,8 +159,9 @@ def test_a_folder_that_is_a_file_ends_in_a_sentence(
             encode(model, folders, make_samples(2))
 
 
+@pytest.mark.parametrize("bound", ["REFRESH_EVERY", "_FIRST_REFRESH"])
 def test_pictures_that_others_keep_are_found_after_a_refresh(
-    model: ImageCaptioner, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ImageCaptioner, make_samples: MakeSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     settings, samples = settings_in(tmp_path), make_samples(6)
     plan = Plan(model, samples, settings.train)
@@ -172,7 +173,7 @@ def test_pictures_that_others_keep_are_found_after_a_refresh(
     assert digests[0] not in ours.cache
     ours.refresh()
     assert torch.equal(ours.cache.read(digests[:2]), made[:2])
-    monkeypatch.setattr(feature_store, "REFRESH_EVERY", 3)
+    monkeypatch.setattr(feature_store, bound, 3)
     assert ours.add(digests[2:4], made[2:4])
     assert digests[2] not in ours.cache
     assert ours.add(digests[4:], made[4:])

@@ -170,6 +170,21 @@ def test_a_picture_in_several_passes_is_encoded_and_kept_once(
     assert sum(encoded) == len(awkward)
 
 
+def test_a_pass_is_a_micro_batch_of_its_own(tiny_model: ImageCaptioner, awkward: list[Sample]) -> None:
+    """Its captions are numbered anew, as those of any batch, so that it can be split again."""
+    plan = Plan(tiny_model, awkward, TrainSettings(batch_size=5))
+    (step,) = plan.epoch(0)
+    batch = Loader(tiny_model, plan, None, PIXELS).micro_batch(step.micro[0], step.passes)
+    passes = split_by_tokens(batch, 130)
+    assert len(passes) > 1
+    for part in passes:
+        numbers = part.rows.label_captions
+        assert numbers.unique().tolist() == list(range(int(numbers[-1]) + 1))
+        again = split_by_tokens(part, 60)
+        assert sum(len(each.rows.labels) for each in again) == len(part.rows.labels)
+        assert max(each.rows.ids.numel() for each in again) <= 60
+
+
 def test_an_idle_process_computes_one_pass(tiny_model: ImageCaptioner, awkward: list[Sample]) -> None:
     plan = Plan(tiny_model, awkward, TrainSettings(batch_size=5))
     (step,) = plan.epoch(0)
