@@ -18,7 +18,7 @@ from transformers.generation.logits_process import LogitsProcessor
 
 from benchmarks import captioners, machine
 from imagecap.config import GenerateSettings
-from imagecap.generate.captioner import decode_batch
+from imagecap.generate.caption_batch import start_decoding
 from imagecap.generate.decoders import decoder_of
 from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_ids, tokenize_prompt
 from imagecap.generate.rules import Rules
@@ -98,7 +98,11 @@ def ours(
     prompts = [tokenize_prompt(model, captioners.PROMPT, settings)] * len(pixels)
     prefix, prefix_ids = embed_prefixes(model, model.encode_images(pixels), prompts)
     batch = _MeasuredBatch(model, settings.num_beams)
-    tokens, _ = decode_batch(batch, prefix, _LengthRules(end_token_ids(model), prefix_ids, lengths), settings)
+    decoding = start_decoding(batch, prefix, _LengthRules(end_token_ids(model), prefix_ids, lengths), settings)
+    found: dict[int, list[int]] = {}
+    while decoding.pictures:
+        found.update({picture: captions[0][0] for picture, captions in decoding.step().items()})
+    tokens = [found[picture] for picture in range(len(pixels))]
     for each in tokens:
         caption_text(model, each, settings)
     return tokens, batch

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.eval.evaluator import Evaluation
-    from imagecap.generate.captioner import GeneratedCaption
+    from imagecap.generate.generated import GeneratedCaption
     from imagecap.metrics import Scores
     from imagecap.model.imagecap_arch import ImageCaptioner
     from imagecap.train.outputs import TrainSummary

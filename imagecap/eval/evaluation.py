@@ -14,7 +14,7 @@ from imagecap.eval.word_classes import hallucinated
 from imagecap.metrics import notes_on_missing_programs
 
 if TYPE_CHECKING:
-    from imagecap.generate.captioner import GeneratedCaption
+    from imagecap.generate.generated import GeneratedCaption
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.eval.clipscore import ClipScorer
-    from imagecap.generate.captioner import GeneratedCaption
+    from imagecap.generate.generated import GeneratedCaption
     from imagecap.model.imagecap_arch import ImageCaptioner
 
 CaptionFunction = Callable[..., "list[GeneratedCaption]"]

@@ -1,18 +1,21 @@
 """Beam search with the same results as transformers' (`GenerationMixin._beam_search`, `early_stopping=False`).
 
+It is an object that advances by one token per call, so that a server can decode for others between two tokens.
+
 For each picture the search keeps `beams` running captions and the `beams` best finished captions. The score of a
 finished caption is the sum of its log-probabilities divided by length ** length_penalty. A picture is done when it has
 `beams` finished captions and the score of its best running caption, at its present length, is not above the lowest
 score of these.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from imagecap.generate.rules import Rules
-from imagecap.generate.static_batch import StaticBatch
+from imagecap.generate.static_batch import Finished, StaticBatch
 
 IMPOSSIBLE = -1.0e9  # used in place of -inf, as in transformers: the same number gives the same rounding
 
@@ -27,7 +30,6 @@ class _Search:
     best_tokens: Tensor  # [rows, beams, max_length] finished captions, best first, padded with -1
     best_scores: Tensor  # [rows, beams] their scores
     best_ended: Tensor  # [rows, beams] False where there is no finished caption yet
-    index: Tensor  # [rows] row of the result that the picture is written to
 
     @classmethod
     def start(cls, rows: int, beams: int, max_length: int, device: torch.device) -> "_Search":
@@ -41,7 +43,6 @@ class _Search:
             best_tokens=tokens.clone(),
             best_scores=torch.full((rows, beams), IMPOSSIBLE, device=device),
             best_ended=torch.zeros((rows, beams), dtype=torch.bool, device=device),
-            index=torch.arange(rows, device=device),
         )
 
     def keep_rows(self, order: Tensor) -> None:
@@ -117,16 +118,8 @@ def _advance(
     return parents.gather(1, kept), ~(possible > worst).any(dim=1)
 
 
-def search_captions(
-    batch: StaticBatch,
-    logits: Tensor,
-    rules: Rules,
-    max_length: int,
-    beams: int,
-    length_penalty: float,
-    captions: int = 1,
-) -> tuple[list[list[int]], list[float]]:
-    """Generate the best captions of every row by beam search.
+class BeamSearch:
+    """The beam search of one batch of pictures. Its methods must be called inside `torch.inference_mode`.
 
     Args:
         batch: made for `beams` beams; its `prefill` has run.
@@ -137,38 +130,82 @@ def search_captions(
         length_penalty: exponent of the length in the score of a finished caption.
         captions: number of returned captions per row, at most `beams`.
 
-    Returns:
-        Token ids of `rows * captions` captions, each with its end token, and their scores (`sequences_scores` of
-        transformers). The captions of a row are adjacent, best first. A score is NaN if there is no such caption,
-        because the rules exclude too many tokens or the model's scores are not finite.
+    Attributes:
+        pictures: the pictures that are not done, one per row of the batch, by their row numbers at the start.
     """
-    rows = logits.shape[0]
-    search = _Search.start(rows, beams, max_length, logits.device)
-    tokens = torch.empty((rows, captions, max_length), dtype=torch.long, device=logits.device)
-    scores = torch.empty((rows, captions), device=logits.device)
-    logits = logits[:, None].expand(-1, beams, -1)
-    for step in range(max_length):
-        log_probabilities = rules.apply(logits.log_softmax(-1), search.tokens[:, :, :step])
-        parents, done = _advance(search, log_probabilities, rules.end_ids, step, length_penalty)
-        last = step + 1 == max_length
-        finished = [row for row, row_done in enumerate(done.tolist()) if row_done or last]
-        if finished:
-            leaving = torch.tensor(finished, device=logits.device)
-            tokens[search.index[leaving]] = search.best_tokens[leaving, :captions]
-            missing = ~(search.best_ended & search.best_scores.isfinite())
-            scores[search.index[leaving]] = search.best_scores.masked_fill(missing, torch.nan)[leaving, :captions]
-        if len(finished) == batch.rows:
-            break
-        ancestors = _take(search.ancestors, parents)
-        if finished:
-            order = batch.drop_rows(finished)
-            search.keep_rows(order)
-            ancestors = ancestors[order]
-            rules.keep_rows(order)
-        if step:
-            ancestors = batch.drop_dead_slots(ancestors)
-        new = batch.free_slots(beams).expand(batch.rows, 1, beams).transpose(1, 2)
-        search.ancestors = torch.cat((ancestors, new), dim=2)
-        logits = batch.step_beams(search.tokens[:, :, step], search.ancestors)
-    sequences = [[token for token in row if token >= 0] for row in tokens.flatten(0, 1).tolist()]
-    return sequences, scores.flatten().tolist()
+
+    def __init__(
+        self,
+        batch: StaticBatch,
+        logits: Tensor,
+        rules: Rules,
+        max_length: int,
+        beams: int,
+        length_penalty: float,
+        captions: int = 1,
+    ) -> None:
+        self._batch, self._rules = batch, rules
+        self._max_length, self._beams, self._captions = max_length, beams, captions
+        self._length_penalty = length_penalty
+        self._search = _Search.start(logits.shape[0], beams, max_length, logits.device)
+        self._logits = logits[:, None].expand(-1, beams, -1)
+        self._step = 0
+        self.pictures = list(range(logits.shape[0]))
+
+    def step(self) -> Finished:
+        """Append one token to every running caption.
+
+        Returns:
+            The captions of each picture that is now done: token ids, with the end token, and scores
+            (`sequences_scores` of transformers), best first. A score is NaN if there is no such caption, because the
+            rules exclude too many tokens or the model's scores are not finite.
+        """
+        search, step = self._search, self._step
+        log_probabilities = self._rules.apply(self._logits.log_softmax(-1), search.tokens[:, :, :step])
+        parents, done = _advance(search, log_probabilities, self._rules.end_ids, step, self._length_penalty)
+        last = step + 1 == self._max_length
+        leaving = [row for row, row_done in enumerate(done.tolist()) if row_done or last]
+        finished = self._read(leaving) if leaving else {}
+        search.ancestors = _take(search.ancestors, parents)
+        self._keep_without(leaving)
+        if self.pictures:
+            if step:
+                search.ancestors = self._batch.drop_dead_slots(search.ancestors)
+            new = self._batch.free_slots(self._beams).expand(self._batch.rows, 1, self._beams).transpose(1, 2)
+            search.ancestors = torch.cat((search.ancestors, new), dim=2)
+            self._logits = self._batch.step_beams(search.tokens[:, :, step], search.ancestors)
+            self._step += 1
+        return finished
+
+    def remove(self, pictures: Collection[int]) -> None:
+        """Remove pictures that are not done; the others go on as if they had not been there."""
+        leaving = [row for row, picture in enumerate(self.pictures) if picture in pictures]
+        order = self._keep_without(leaving)
+        if order is not None:
+            self._logits = self._logits[order]
+
+    def _read(self, leaving: list[int]) -> Finished:
+        """The captions of the rows `leaving`, from the device."""
+        search, rows = self._search, torch.tensor(leaving, device=self._logits.device)
+        missing = ~(search.best_ended & search.best_scores.isfinite())
+        scores = search.best_scores.masked_fill(missing, torch.nan)[rows, : self._captions].tolist()
+        tokens = search.best_tokens[rows, : self._captions].tolist()
+        return {
+            self.pictures[row]: [
+                ([token for token in each if token >= 0], score) for each, score in zip(*captions, strict=True)
+            ]
+            for row, *captions in zip(leaving, tokens, scores, strict=True)
+        }
+
+    def _keep_without(self, leaving: list[int]) -> Tensor | None:
+        """Remove rows from batch, search and rules; returns the former numbers of the others, if both are not empty."""
+        if not leaving:
+            return None
+        if len(leaving) == len(self.pictures):
+            self.pictures = []
+            return None
+        order = self._batch.drop_rows(leaving)
+        self._search.keep_rows(order)
+        self._rules.keep_rows(order)
+        self.pictures = [self.pictures[row] for row in order.tolist()]
+        return order

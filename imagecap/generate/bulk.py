@@ -12,7 +12,8 @@ from imagecap.data.decoding import default_threads, picture_reader
 from imagecap.data.identity import picture_fingerprint
 from imagecap.data.images import PictureError
 from imagecap.data.prefetch import prefetch
-from imagecap.generate.captioner import GeneratedCaption, caption_pixels
+from imagecap.generate.captioner import caption_pixels
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.journal import JournalRow
 from imagecap.generate.pictures import Picture
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt

@@ -6,10 +6,9 @@ training. Streams and the server's shared batch join the same way at the prefix 
 a `ContinuousBatch` instead of a `StaticBatch`.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,53 +17,16 @@ from torch import Tensor, nn
 
 from imagecap.config import ComputeSettings, GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
-from imagecap.generate.beam_search import search_captions
+from imagecap.generate.caption_batch import CaptionBatch, picture_uniforms
 from imagecap.generate.decoders import choose_decoder
-from imagecap.generate.prompts import (
-    TokenizedPrompt,
-    caption_text,
-    embed_prefixes,
-    end_token_ids,
-    resolve_prompt,
-    tokenize_prompt,
-)
-from imagecap.generate.rules import Rules
-from imagecap.generate.sampling import row_uniforms, sample_captions
-from imagecap.generate.static_batch import StaticBatch
+from imagecap.generate.generated import GeneratedCaption
+from imagecap.generate.prompts import TokenizedPrompt, resolve_prompt, tokenize_prompt
 from imagecap.model.builder import load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.model.imagecap_arch import ImageCaptioner
-
-
-@dataclass(frozen=True)
-class GeneratedCaption:
-    """A caption.
-
-    Attributes:
-        text: decoded, without special tokens and outer white space.
-        token_ids: the generated tokens, with the one that ended the caption.
-        score: greedy and sampled captions: mean log-probability per token; beams: sum of log-probabilities divided by
-            length ** length_penalty. NaN if decoding failed; see `error`.
-        others: the other captions of the same picture; empty unless `num_captions` is above 1.
-    """
-
-    text: str
-    token_ids: list[int]
-    score: float
-    others: tuple["GeneratedCaption", ...] = ()
-
-    @property
-    def error(self) -> str | None:
-        """Why there is no such caption, or fewer than `num_captions`, in a sentence for the user; None if there is."""
-        if all(math.isfinite(each.score) for each in (self, *self.others)):
-            return None
-        return (
-            "no token could be chosen, because the settings exclude all of them or the model's scores are not finite: "
-            "lower no_repeat_ngram_size, min_length or num_captions"
-        )
 
 
 @dataclass(frozen=True)
@@ -198,10 +160,7 @@ def caption_pixels(
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
     """
-    uniforms = None
-    if settings.temperature > 0:
-        texts = [prompt.text for prompt in prompts]
-        uniforms = row_uniforms(settings.sample_seed, pixel_values, texts, settings.max_length, settings.num_captions)
+    uniforms = picture_uniforms(pixel_values, prompts, settings)
     return caption_features(model, model.encode_images(pixel_values), prompts, settings, uniforms)
 
 
@@ -219,43 +178,10 @@ def caption_features(
         features: patch features, `[rows, patches, vision_hidden]`.
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
-        uniforms: from `row_uniforms`; needed if the settings sample.
+        uniforms: from `caption_batch.picture_uniforms`; needed if the settings sample.
     """
-    prefix, prefix_ids = embed_prefixes(model, features, prompts)
-    rules = Rules(settings, end_token_ids(model), prefix_ids)
-    sequences, scores = decode_batch(StaticBatch(model, settings.num_beams), prefix, rules, settings, uniforms)
-    captions = [
-        GeneratedCaption(caption_text(model, tokens, settings), tokens, score)
-        for tokens, score in zip(sequences, scores, strict=True)
-    ]
-    count = settings.num_captions
-    best = range(0, len(captions), count)
-    return [replace(captions[first], others=tuple(captions[first + 1 : first + count])) for first in best]
-
-
-def decode_batch(
-    batch: StaticBatch, prefix: Tensor, rules: Rules, settings: GenerateSettings, uniforms: Tensor | None = None
-) -> tuple[list[list[int]], list[float]]:
-    """Generate the token ids of the captions of one batch, by beam search, sampling or greedy decoding.
-
-    Args:
-        batch: made for `settings.num_beams` beams.
-        prefix: embeddings, `[rows, tokens, hidden]`.
-        rules: change the scores before tokens are chosen.
-        settings: decoding settings, which must have been checked.
-        uniforms: from `row_uniforms`; needed if the settings sample.
-
-    Returns:
-        Tokens and scores of `settings.num_captions` captions per row, best first; those of a row follow one another.
-    """
-    logits = batch.prefill(prefix)
-    count = settings.num_captions
-    if settings.num_beams > 1:
-        return search_captions(
-            batch, logits, rules, settings.max_length, settings.num_beams, settings.length_penalty, count
-        )
-    if count > 1:
-        batch.repeat_rows(count)
-        logits = logits.repeat_interleave(count, 0)
-        rules.keep_rows(torch.arange(len(prefix), device=prefix.device).repeat_interleave(count))
-    return sample_captions(batch, logits, rules, settings.max_length, uniforms)
+    batch = CaptionBatch(model, features, prompts, settings, uniforms)
+    captions: dict[int, GeneratedCaption] = {}
+    while batch.pictures:
+        captions.update(batch.step())
+    return [captions[row] for row in range(len(prompts))]

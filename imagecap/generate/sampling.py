@@ -1,13 +1,13 @@
 """Greedy decoding and sampling in a `StaticBatch`, with random numbers that do not depend on the batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from imagecap.generate.rules import Rules, without_choice
-from imagecap.generate.static_batch import StaticBatch
+from imagecap.generate.static_batch import Finished, StaticBatch
 
 
 def row_uniforms(seed: int, pixel_values: Tensor, prompts: Sequence[str], steps: int, samples: int = 1) -> Tensor:
@@ -54,46 +54,106 @@ def sample(scores: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
-def sample_captions(
-    batch: StaticBatch, logits: Tensor, rules: Rules, max_length: int, uniforms: Tensor | None
-) -> tuple[list[list[int]], list[float]]:
-    """Generate the caption of every row, greedily or by sampling, up to an end token or `max_length` tokens.
+class Sampling:
+    """Greedy decoding or sampling of one batch of pictures. Its methods must be called inside `torch.inference_mode`.
 
     Args:
         batch: its `prefill` has run.
         logits: the result of `prefill`, `[rows, vocabulary]`.
         rules: logits processors.
         max_length: maximum number of generated tokens.
-        uniforms: from `row_uniforms`, `[rows, max_length]`; None: greedy decoding.
+        uniforms: from `row_uniforms`, `[rows * captions, max_length]`; None: greedy decoding.
+        captions: number of captions per row.
 
-    Returns:
-        Token ids of each row, with its end token, and the mean log-probability of these tokens. It is computed from
-        the logits before logits processors and temperature. It is NaN if at some step no token could be chosen.
+    Attributes:
+        pictures: the pictures that are not done, by their row numbers at the start.
     """
-    rows, device = logits.shape[0], logits.device
-    index = torch.arange(rows, device=device)  # for each remaining row its row in the result
-    tokens = torch.full((rows, max_length), -1, dtype=torch.long, device=device)
-    log_probabilities = torch.zeros(rows, device=device)
-    end_ids = set(rules.end_ids.tolist())
-    for step in range(max_length):
-        scores = rules.apply(logits, tokens[index, :step])
-        chosen = scores.argmax(-1) if uniforms is None else sample(scores, uniforms[index, step])
-        tokens[index, step] = chosen
-        chosen_log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        if rules.active:
-            chosen_log_probabilities = chosen_log_probabilities.masked_fill(without_choice(scores), torch.nan)
-        log_probabilities[index] += chosen_log_probabilities
-        if step + 1 == max_length:
-            break
-        # the only copy to the host in a step
-        finished = [row for row, token in enumerate(chosen.tolist()) if token in end_ids]
-        if len(finished) == batch.rows:
-            break
-        if finished:
-            order = batch.drop_rows(finished)
-            index, chosen = index[order], chosen[order]
-            rules.keep_rows(order)
-        logits = batch.step(chosen)
-    sequences = [[token for token in row if token >= 0] for row in tokens.tolist()]
-    totals = log_probabilities.tolist()
-    return sequences, [total / len(row) for total, row in zip(totals, sequences, strict=True)]
+
+    def __init__(
+        self,
+        batch: StaticBatch,
+        logits: Tensor,
+        rules: Rules,
+        max_length: int,
+        uniforms: Tensor | None = None,
+        captions: int = 1,
+    ) -> None:
+        pictures, device = logits.shape[0], logits.device
+        if captions > 1:
+            batch.repeat_rows(captions)
+            logits = logits.repeat_interleave(captions, 0)
+            rules.keep_rows(torch.arange(pictures, device=device).repeat_interleave(captions))
+        rows = pictures * captions
+        self._batch, self._logits, self._rules, self._uniforms = batch, logits, rules, uniforms
+        self._max_length, self._captions = max_length, captions
+        self._end_ids = set(rules.end_ids.tolist())
+        self._rows = list(range(rows))  # for each row of the batch its number at the start
+        self._tokens = torch.full((rows, max_length), -1, dtype=torch.long, device=device)
+        self._log_probabilities = torch.zeros(rows, device=device)
+        self._said: list[list[int]] = [[] for _ in range(rows)]  # by the number at the start
+        self._scores: dict[int, float] = {}  # of the captions that have ended
+        self._step = 0
+        self.pictures = list(range(pictures))
+
+    def step(self) -> Finished:
+        """Append one token to every running caption.
+
+        Returns:
+            The captions of each picture whose captions have now all ended: token ids, with the end token, and the mean
+            log-probability of these tokens. It is computed from the logits before logits processors and temperature.
+            It is NaN if at some step no token could be chosen.
+        """
+        step, logits = self._step, self._logits
+        scores = self._rules.apply(logits, self._tokens[:, :step])
+        chosen = scores.argmax(-1) if self._uniforms is None else sample(scores, self._uniforms[:, step])
+        self._tokens[:, step] = chosen
+        log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        if self._rules.active:
+            log_probabilities = log_probabilities.masked_fill(without_choice(scores), torch.nan)
+        self._log_probabilities += log_probabilities
+        self._step += 1
+        last = self._step == self._max_length
+        tokens = chosen.tolist()
+        for row, token in zip(self._rows, tokens, strict=True):
+            self._said[row].append(token)
+        leaving = [row for row, token in enumerate(tokens) if last or token in self._end_ids]
+        finished = self._finish(leaving) if leaving else {}
+        order = self._keep_without(leaving)
+        if self._rows:
+            self._logits = self._batch.step(chosen if order is None else chosen[order])
+        return finished
+
+    def remove(self, pictures: Collection[int]) -> None:
+        """Remove pictures that are not done; the others go on as if they had not been there."""
+        order = self._keep_without([place for place, row in enumerate(self._rows) if row // self._captions in pictures])
+        if order is not None:
+            self._logits = self._logits[order]
+        self.pictures = [picture for picture in self.pictures if picture not in pictures]
+
+    def _finish(self, leaving: list[int]) -> Finished:
+        """Note the scores of the rows `leaving`, and return the captions of the pictures that are done with them."""
+        for place, total in zip(leaving, self._log_probabilities[leaving].tolist(), strict=True):
+            row = self._rows[place]
+            self._scores[row] = total / len(self._said[row])
+        finished: Finished = {}
+        for picture in dict.fromkeys(self._rows[place] // self._captions for place in leaving):
+            rows = range(picture * self._captions, (picture + 1) * self._captions)
+            if all(row in self._scores for row in rows):
+                finished[picture] = [(self._said[row], self._scores[row]) for row in rows]
+        self.pictures = [picture for picture in self.pictures if picture not in finished]
+        return finished
+
+    def _keep_without(self, leaving: list[int]) -> Tensor | None:
+        """Remove rows of the batch; returns the former numbers of the others, if both are not empty."""
+        if not leaving:
+            return None
+        if len(leaving) == len(self._rows):
+            self._rows = []
+            return None
+        order = self._batch.drop_rows(leaving)
+        self._rules.keep_rows(order)
+        self._tokens, self._log_probabilities = self._tokens[order], self._log_probabilities[order]
+        if self._uniforms is not None:
+            self._uniforms = self._uniforms[order]
+        self._rows = [self._rows[place] for place in order.tolist()]
+        return order

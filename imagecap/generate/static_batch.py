@@ -16,7 +16,7 @@ A beam attends to the prefix and to the slots of its ancestors, one per step. Wh
 the mask changes. Keys and values are not copied between beams, and the prefix is stored once, not once per beam.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from imagecap.generate.decoders import decoder_of
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
+
+# Pictures of a batch that are done, by their row numbers at the start, with the token ids and scores of their captions.
+Finished: TypeAlias = dict[int, list[tuple[list[int], float]]]
 
 STEPS_AHEAD = 13  # steps for which slots are allocated at once; few, so that unused slots take little memory
 

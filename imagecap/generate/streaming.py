@@ -7,8 +7,8 @@ import torch
 
 from imagecap.config import GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import GeneratedCaption
 from imagecap.generate.continuous_batch import ContinuousBatch, can_join, start_caption
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import (
     TokenizedPrompt,
     caption_text,

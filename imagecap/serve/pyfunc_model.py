@@ -25,7 +25,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import GeneratedCaption
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.serve.request import (
     COLUMN,
     MOST_REQUEST_ROWS,

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
-from imagecap.generate.captioner import GeneratedCaption, caption_pixels
+from imagecap.generate.captioner import caption_pixels
 from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, start_caption
 from imagecap.generate.decoders import supports_continuous_batching
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import caption_text, embed_prefixes, resolve_prompt, tokenize_prompt
 from imagecap.serve.waiting import PictureJob, WaitingPictures
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
-from imagecap.generate.captioner import GeneratedCaption
 from imagecap.generate.continuous_batch import can_join
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt
 
 # Longest delay of a prefill, in seconds: a few steps of a small model, less than one step of a large model.

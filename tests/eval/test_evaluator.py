@@ -18,7 +18,7 @@ from imagecap.errors import ImageCapError
 from imagecap.eval.evaluation import Evaluation
 from imagecap.eval.evaluator import evaluate
 from imagecap.eval.scenes.scene_string import scene_string
-from imagecap.generate.captioner import GeneratedCaption
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.metrics import METRICS, score
 from sampledata.scenes.layout import sample_scene
 from sampledata.scenes.writing import captions as write_captions

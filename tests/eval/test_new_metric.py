@@ -14,7 +14,7 @@ from imagecap.config import parse_settings
 from imagecap.data.records import Caption, Sample
 from imagecap.eval.compare import compare_results
 from imagecap.eval.evaluator import evaluate
-from imagecap.generate.captioner import GeneratedCaption
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.metrics import scores
 from imagecap.metrics.metric import TokenizedCaptions, mean_metric
 from imagecap.report.charts import lanes

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.captioner import GeneratedCaption, caption
+from imagecap.generate.captioner import caption
+from imagecap.generate.generated import GeneratedCaption
 from imagecap.model.imagecap_arch import ImageCaptioner
 
 PROMPT = "Describe this image."

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from imagecap.config import GenerateSettings, ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.generate.beam_search import search_captions
+from imagecap.generate.beam_search import BeamSearch
 from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.captioner import caption
 from imagecap.generate.decoders import check_decoder
@@ -105,8 +105,11 @@ def test_beams_take_a_third_of_the_memory(model: ImageCaptioner) -> None:
 def test_long_searches_use_dead_slots_again(model: ImageCaptioner, prefix: torch.Tensor) -> None:
     batch = StaticBatch(model, beams=3)
     rules = Rules(GenerateSettings(), [9999], torch.zeros((3, PREFIX), dtype=torch.long))
-    sequences, _ = search_captions(batch, batch.prefill(prefix), rules, 70, 3, 1.0)
-    assert [len(tokens) for tokens in sequences] == [70, 70, 70]
+    search = BeamSearch(batch, batch.prefill(prefix), rules, 70, 3, 1.0)
+    lengths: list[int] = []
+    while search.pictures:
+        lengths += [len(captions[0][0]) for captions in search.step().values()]
+    assert lengths == [70, 70, 70]
     assert batch.cache.slots < PREFIX + 3 * STEPS_AHEAD + 70  # 210 without
 
 
