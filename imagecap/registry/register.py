@@ -31,13 +31,14 @@ from imagecap.registry.tracking import (
     this_process,
 )
 from imagecap.serve.request import MOST_REQUEST_ROWS
+from imagecap.serve.request_id import REQUEST_ID
 
 HASH_TAG = "imagecap.model_hash"
 """Tag of versions, logged models and runs: SHA-256 of the checkpoint folder."""
 # Packages that the served model needs; they are pinned to the versions installed here.
 _REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors", "jinja2"),
-    *("numpy", "pandas", "pillow", "pydantic", "pyyaml"),
+    *("numpy", "pandas", "pillow", "prometheus_client", "pydantic", "pyyaml"),
 )
 
 
@@ -260,7 +261,10 @@ def _signature(generate: GenerateSettings) -> Any:
         inputs=Schema([ColSpec(DataType.string, "image")]),
         outputs=Schema([ColSpec(DataType.string, "caption"), ColSpec(DataType.double, "score")]),
         params=ParamSchema(
-            [ParamSpec(name, kinds[type(value)], value) for name, value in _defaults(generate).items()],
+            [
+                *(ParamSpec(name, kinds[type(value)], value) for name, value in _defaults(generate).items()),
+                ParamSpec(REQUEST_ID, DataType.string, ""),
+            ],
         ),
     )
 

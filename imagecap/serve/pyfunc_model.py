@@ -3,7 +3,6 @@
 The model is logged as code ("models from code"): MLflow executes this file when it loads the model.
 """
 
-import itertools
 import json
 import logging
 import os
@@ -26,6 +25,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.generated import GeneratedCaption
+from imagecap.serve.environment import read_server_settings
+from imagecap.serve.log import NAME, log_fields, set_up_log
+from imagecap.serve.monitoring import open_monitor
+from imagecap.serve.refusals import reason_of
 from imagecap.serve.request import (
     COLUMN,
     MOST_REQUEST_ROWS,
@@ -35,20 +38,16 @@ from imagecap.serve.request import (
     read_picture,
     read_pictures,
 )
+from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_id
 from imagecap.serve.scheduler import Scheduler, Timing
+from imagecap.serve.served_version import registered_version
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
-_log = logging.getLogger("imagecap.serve")
-_log.setLevel(logging.INFO)
-if not _log.handlers:  # standard error, which is the log of the server
-    _handler = logging.StreamHandler()
-    _handler.setFormatter(logging.Formatter("%(asctime)s imagecap %(levelname)s %(message)s"))
-    _log.addHandler(_handler)
-    _log.propagate = False
+_log = logging.getLogger(NAME)
 
 
 class CaptionModel(PythonModel):
@@ -63,6 +62,8 @@ class CaptionModel(PythonModel):
         """Load the checkpoint, and the default parameters and limits from the model's `model_config`."""
         from imagecap.generate.captioner import open_captioner
 
+        server = read_server_settings()
+        set_up_log(as_json=server.json_log)
         config = context.model_config or {}
         folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")
         self._limits = Limits(
@@ -74,9 +75,12 @@ class CaptionModel(PythonModel):
         started = time.monotonic()
         compiled = os.environ.get("IMAGECAP_COMPILE") == "1" or bool(config.get("compile", False))
         compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
-        self._scheduler = Scheduler(open_captioner(Path(context.artifacts["checkpoint"]), compute))
-        self._requests = itertools.count(1)
-        _log.info("model loaded in %.1f s", time.monotonic() - started)
+        checkpoint = Path(context.artifacts["checkpoint"])
+        self._monitor = open_monitor(server.metrics_port)
+        self._scheduler = Scheduler(open_captioner(checkpoint, compute), monitor=self._monitor)
+        self._monitor.report_version(*registered_version(checkpoint))
+        seconds = time.monotonic() - started
+        _log.info("model loaded in %.1f s", seconds, extra=log_fields(seconds=round(seconds, 3)))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -86,31 +90,51 @@ class CaptionModel(PythonModel):
         Args:
             context: not used.
             model_input: one row per picture; see `request.read_picture` for its values.
-            params: decoding parameters; absent ones have the registered defaults.
+            params: decoding parameters; absent ones have the registered defaults. `request_id` is the client's name of
+                the request, for the log.
 
         Returns:
             One row per picture: `caption` and `score` (`GeneratedCaption.score`); if `num_captions` is above 1, also
-            `others`, the list of the other captions of the picture; with the option `errors_as_rows` also `error`.
+            `others`, the list of the other captions of the picture; with the option `errors_as_rows` also `error`; if
+            the client sent a `request_id`, also that.
         """
-        number, started = next(self._requests), time.monotonic()
+        started, outcome = time.monotonic(), "failed"
+        request_id = new_request_id()
         try:
+            given, params = split_request_id(params)
+            request_id = given or request_id
             frame, timing = self._predict(model_input, params)
+            outcome = "captioned"
         except ImageCapError as error:
-            _log.info("request %d refused: %s", number, error)
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+            outcome, reason = "refused", reason_of(error)
+            self._monitor.count_refusal(reason)
+            _log.info(
+                "request %s refused: %s", request_id, str(error), extra=log_fields(request_id=request_id, reason=reason)
+            )
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE, request_id=request_id) from None
         except Exception as error:
-            _log.exception("request %d: captioning failed", number)
+            _log.exception("request %s: captioning failed", request_id, extra=log_fields(request_id=request_id))
             raise MlflowException(
-                f"captioning failed ({type(error).__name__}); the server's log says more", error_code=INTERNAL_ERROR
+                f"captioning failed ({type(error).__name__}); the server's log says more",
+                error_code=INTERNAL_ERROR,
+                request_id=request_id,
             ) from None
+        finally:
+            seconds = time.monotonic() - started
+            self._monitor.observe_request(seconds, outcome)
         _log.info(
-            "request %d: %d pictures in %.3f s, %.3f s of it queued, %d tokens",
-            number,
-            len(frame),
-            time.monotonic() - started,
-            timing.queued,
-            timing.tokens,
+            "request %s: %d pictures in %.3f s, %.3f s of it queued, %d tokens",
+            *(request_id, len(frame), seconds, timing.queued, timing.tokens),
+            extra=log_fields(
+                request_id=request_id,
+                pictures=len(frame),
+                seconds=round(seconds, 3),
+                queued_seconds=round(timing.queued, 3),
+                tokens=timing.tokens,
+            ),
         )
+        if given:
+            frame[REQUEST_ID] = pd.Series([given] * len(frame), index=frame.index, dtype=object)
         return frame
 
     def _predict(self, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:

@@ -17,6 +17,7 @@ from imagecap.data.images import PictureError, load_image
 from imagecap.data.picture_files import PictureFinder
 from imagecap.data.texts import is_blank, without_picture_mark
 from imagecap.errors import ImageCapError
+from imagecap.serve.refusals import refusing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ def read_pictures(table: "pd.DataFrame", limits: Limits) -> list["Image"]:
     return [read_picture(value, f"row {row} of {len(table)}", limits) for row, value in enumerate(table[COLUMN], 1)]
 
 
+@refusing("table")
 def check_table(table: "pd.DataFrame", limits: Limits) -> None:
     """Check that the table has the column `image`, no other column, and between 1 and `limits.max_rows` rows.
 
@@ -80,6 +82,7 @@ def check_table(table: "pd.DataFrame", limits: Limits) -> None:
         raise ImageCapError(f"{len(table)} rows are more than the {limits.max_rows} that one request may have")
 
 
+@refusing("parameter")
 def read_parameters(
     params: Mapping[str, Any] | None, defaults: Mapping[str, Any], limits: Limits
 ) -> tuple[GenerateSettings, str | None]:
@@ -124,6 +127,7 @@ def read_parameters(
     return generate, generate.prompt
 
 
+@refusing("picture")
 def read_picture(value: Any, row: str, limits: Limits) -> "Image":
     """Decode the picture of one row.
 

@@ -29,6 +29,7 @@ from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, 
 from imagecap.generate.decoders import supports_continuous_batching
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import caption_text, embed_prefixes, resolve_prompt, tokenize_prompt
+from imagecap.serve.monitoring import Monitor
 from imagecap.serve.waiting import PictureJob, WaitingPictures
 
 if TYPE_CHECKING:
@@ -62,11 +63,13 @@ class Scheduler:
     Args:
         model: the captioner; no other code may use it at the same time.
         max_rows: maximum number of pictures in a batch.
+        monitor: is told what is decoded; None: nobody is.
     """
 
-    def __init__(self, model: "ImageCaptioner", max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, model: "ImageCaptioner", max_rows: int = MAX_ROWS, monitor: Monitor | None = None) -> None:
         self._model = model
         self._max_rows = max_rows
+        self._monitor = monitor or Monitor()
         self._waiting = WaitingPictures(continuous=supports_continuous_batching(model))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -132,7 +135,10 @@ class Scheduler:
                     running += self._join(batch)
                     self._decode_separately()
                     if batch.rows:
-                        for row in batch.step():
+                        rows = list(batch.rows)
+                        ended = batch.step()
+                        self._report_step(rows)
+                        for row in ended:
                             self._finish(row)
                 except BaseException as error:  # raised again in the threads of the requests; this thread continues
                     _log.exception("decoding failed")
@@ -140,6 +146,15 @@ class Scheduler:
                         if not job.done.is_set():
                             job.finish(None, error)
                     batch = ContinuousBatch(self._model)
+                self._monitor.report_load(len(batch.rows), len(self._waiting))
+
+    def _report_step(self, rows: Sequence[RunningCaption]) -> None:
+        """Report a step of the running batch, in which each of these rows got a token."""
+        now = time.monotonic()
+        self._monitor.count_tokens(len(rows))
+        for row in rows:
+            if len(row.tokens) == 1:
+                self._monitor.observe_first_token(now - row.key.queued_at)
 
     def _join(self, batch: ContinuousBatch) -> list[PictureJob]:
         """Admit waiting pictures to the running batch; those whose prompts have one shape share a prefill.
@@ -200,6 +215,7 @@ class Scheduler:
             for job in group:
                 job.finish(None, error)
             return
+        self._monitor.count_tokens(sum(len(caption.token_ids) for caption in captions))
         for job, caption in zip(group, captions, strict=True):
             job.finish(caption)
 

@@ -22,7 +22,7 @@ def test_blocks_are_compiled_where_that_is_asked_for(
 
     asked: list[ComputeSettings] = []
     monkeypatch.setattr(captioner, "open_captioner", lambda folder, compute: asked.append(compute))
-    monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model: None)
+    monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model, monitor: None)
     monkeypatch.delenv("IMAGECAP_COMPILE", raising=False)
     if environment is not None:
         monkeypatch.setenv("IMAGECAP_COMPILE", environment)
