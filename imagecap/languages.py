@@ -113,6 +113,8 @@ def languages_of(captions: Sequence[tuple[str, str, Language | None]]) -> list[L
     for (picture, _, _), language in zip(captions, known, strict=True):
         if language is not None and language != ENGLISH.code:
             others.setdefault(picture, Counter())[language] += 1
+    if not others:
+        return [ENGLISH.code] * len(known)
     english = {
         picture
         for (picture, text, _), language in zip(captions, known, strict=True)

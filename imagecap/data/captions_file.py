@@ -23,7 +23,7 @@ from imagecap.data.texts import (
 )
 from imagecap.errors import ImageCapError
 from imagecap.files import RepeatedKey, object_of
-from imagecap.languages import LANGUAGES, Language, language_named, languages_of
+from imagecap.languages import ENGLISH, LANGUAGES, Language, language_named, languages_of
 
 CAPTIONS_FILE = "captions.json"
 
@@ -79,14 +79,22 @@ def check_rows(
     Returns:
         The rows that are in order, and the problems.
     """
-    rows: list[_Row] = []
+    rows: list[CaptionRow | _Row] = []
     problems: list[Problem] = []
     oddities = _Oddities()
+    english = settings.prompt_of(ENGLISH.code)
+    plain_image: str | None = None  # that of the row before, which mostly is of the same picture
     for number, each in enumerate(raw, numbered_from + 1):
         if isinstance(each, Problem):
             problems.append(replace(each, row=number, place=prefix + each.place) if each.place else each)
             continue
-        row = _plain_row(number, prefix + each.place, each) or _check_row(number, prefix + each.place, each, oddities)
+        place = prefix + each.place
+        plain = _plain_row(number, place, each, plain_image, english)
+        if plain is not None:
+            plain_image = plain.image
+            rows.append(plain)
+            continue
+        row = _check_row(number, place, each, oddities)
         if isinstance(row, _Row):
             rows.append(row)
         else:
@@ -144,18 +152,20 @@ class _Row(NamedTuple):  # made quickly: there may be millions
     location: Location | None
 
 
-def _plain_row(number: int, place: str, raw: RawRow) -> _Row | None:
-    """What `_check_row` returns for a row of nothing but the name of a picture and a caption that both are plain.
+def _plain_row(number: int, place: str, raw: RawRow, plain_image: str | None, prompt: str) -> CaptionRow | None:
+    """The checked row, taken for English, if it has nothing but the name of a picture and a caption, both plain.
 
-    None for any other row; see `is_plain`.
+    None for any other row. See `is_plain`; `plain_image` is a name that is known to be plain.
     """
     value = raw.value
     if type(value) is not dict or len(value) != 2:
         return None
     image, text = value.get("image"), value.get("caption")
-    if not (isinstance(image, str) and isinstance(text, str) and is_plain(image) and is_plain(text)):
+    if not (isinstance(image, str) and isinstance(text, str) and is_plain(text)):
         return None
-    return _Row(number, place, image, None, text, None, None, {}, raw.location)
+    if image is not plain_image and not is_plain(image):
+        return None
+    return CaptionRow(number, place, image, None, Caption(text, ENGLISH.code, prompt, {}), raw.location)
 
 
 def _check_row(number: int, place: str, raw: RawRow, oddities: "_Oddities") -> _Row | list[Problem]:
@@ -201,20 +211,28 @@ def _check_row(number: int, place: str, raw: RawRow, oddities: "_Oddities") -> _
     return row
 
 
-def _with_languages(rows: Sequence[_Row], settings: DataSettings) -> list[CaptionRow]:
-    """Fill in language and prompt of each row."""
-    languages = languages_of([(row.image, row.text, row.language) for row in rows])
-    return [
-        CaptionRow(
-            row.number,
-            row.place,
-            row.image,
-            row.split,
-            Caption(row.text, language, row.prompt or settings.prompt_of(language), row.extra),
-            row.location,
-        )
-        for row, language in zip(rows, languages, strict=True)
-    ]
+def _with_languages(rows: Sequence["CaptionRow | _Row"], settings: DataSettings) -> list[CaptionRow]:
+    """Fill in language and prompt of each row. Those of plain rows depend on the other captions of their picture."""
+    plain = [row for row in rows if isinstance(row, CaptionRow)]
+    if len(plain) == len(rows):
+        return plain
+    languages = languages_of(
+        [
+            (row.image, row.text, row.language) if isinstance(row, _Row) else (row.image, row.caption.text, None)
+            for row in rows
+        ]
+    )
+    return [_with_language(row, language, settings) for row, language in zip(rows, languages, strict=True)]
+
+
+def _with_language(row: "CaptionRow | _Row", language: Language, settings: DataSettings) -> CaptionRow:
+    if isinstance(row, CaptionRow) and language == row.caption.language:
+        return row
+    if isinstance(row, CaptionRow):
+        caption = replace(row.caption, language=language, prompt=settings.prompt_of(language))
+        return row._replace(caption=caption)
+    caption = Caption(row.text, language, row.prompt or settings.prompt_of(language), row.extra)
+    return CaptionRow(row.number, row.place, row.image, row.split, caption, row.location)
 
 
 class _Oddities:

@@ -12,7 +12,6 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from imagecap.data.images import to_rgb
@@ -49,7 +48,10 @@ def data_digest(samples: Sequence[Sample]) -> str:
 
     Splits and file names do not matter. `summary.json` of the prepared data holds it.
     """
-    return hashlib.sha256(np.sort(as_samples(samples).fingerprints.view("S32")).tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for fingerprints in as_samples(samples).sorted_fingerprints():
+        digest.update(fingerprints.tobytes())
+    return digest.hexdigest()
 
 
 def split_digest(samples: Sequence[Sample]) -> str:

@@ -1,5 +1,6 @@
 """Where the bytes of a picture lie: in a file of its own, in a range of an archive, or in a cell of a Parquet file."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -70,13 +71,47 @@ def read_bytes(location: Location) -> bytes:
     if isinstance(location, Path):
         return location.read_bytes()
     if isinstance(location, ByteRange):
+        held = _held_open.get(location.file)
+        if held is not None:
+            return os.pread(held.descriptor, location.length, location.offset)
         place = local_file(location.file)
         if isinstance(place, RemotePath):
             return place.read_range(location.offset, location.length)
         with place.open("rb", buffering=0) as file:
-            file.seek(location.offset)
-            return file.read(location.length)
+            return os.pread(file.fileno(), location.length, location.offset)
     return _read_cell(location)
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last thread that reads from it has let go of it."""
+
+    def __init__(self, file: Path) -> None:
+        self.descriptor = os.open(file, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # False where the file could not be opened
+            os.close(self.descriptor)
+
+
+_held_open: dict[Path, _OpenFile] = {}
+
+
+@contextmanager
+def held_open(archive: Path) -> Iterator[None]:
+    """Keep an archive open while its pictures are read: opening it takes longer than reading a small picture.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    place = local_file(archive)
+    if isinstance(place, RemotePath):
+        yield
+        return
+    _held_open[archive] = _OpenFile(place)
+    try:
+        yield
+    finally:
+        _held_open.pop(archive, None)
 
 
 def as_file(location: Location, copy: Path) -> Path:

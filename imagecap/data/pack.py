@@ -12,7 +12,7 @@ import numpy as np
 from imagecap.config import DataSettings
 from imagecap.data.dataset import read_captions
 from imagecap.data.digest_table import DIGEST, DigestTable, digest_array
-from imagecap.data.parts import caption_fingerprint
+from imagecap.data.fingerprints import caption_fingerprints
 from imagecap.data.picture_names import free_name, usable_name
 from imagecap.data.records import SPLITS, Caption, Sample, Split
 from imagecap.data.samples import Samples
@@ -156,6 +156,6 @@ class _Known:
 
     def without(self, digest: str, captions: Sequence[Caption]) -> tuple[Caption, ...]:
         """Those of a picture's captions that are not there."""
-        fingerprints = np.array([caption_fingerprint(digest, caption) for caption in captions], DIGEST)
+        fingerprints = np.array(caption_fingerprints(digest, captions), DIGEST)
         places = self._captions.find(fingerprints)
         return tuple(caption for caption, place in zip(captions, places, strict=True) if place < 0)

@@ -5,7 +5,6 @@ Arrow IPC file with one record batch, so that dictionaries, the lists of distinc
 """
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imagecap.data.columns import TextColumn, digest_column, hash_column, number_column
+from imagecap.data.fingerprints import caption_fingerprints
 from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
 from imagecap.data.perceptual import Hashes
 from imagecap.data.records import SPLITS, Caption, PictureFacts, Sample, Split
@@ -41,7 +41,7 @@ _CAPTION_FIELDS = {
     "language": _CODES,
     "prompt": _CODES,
     "extra": pa.string(),  # JSON of the further columns; null if there are none
-    "fingerprint": pa.binary(32),  # see `caption_fingerprint`
+    "fingerprint": pa.binary(32),  # see `caption_fingerprints`
 }
 
 _PICTURE_FIELDS = {
@@ -63,17 +63,6 @@ SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(li
 
 _DECODED = ("width", "height", "hash")  # columns with the fields of `PictureFacts` of the same names
 _UNKNOWN = PictureFacts("", cast(Any, None), cast(Any, None))
-
-_quoted = json.encoder.encode_basestring_ascii
-_quoted_again = lru_cache(64)(_quoted)  # for the few languages and prompts
-
-
-def caption_fingerprint(digest: str, caption: Caption) -> bytes:
-    """Digest of a picture with one of its captions, 32 bytes; `data_digest` is made of them."""
-    extra = json.dumps(caption.extra, sort_keys=True) if caption.extra else "{}"
-    # the JSON of a list, put together here because `json.dumps` would make an encoder for every caption
-    kind = f"{_quoted_again(caption.language)}, {_quoted_again(caption.prompt)}"
-    return hashlib.sha256(f"[{_quoted(digest)}, {_quoted(caption.text)}, {kind}, {extra}]".encode()).digest()
 
 
 def record_batches(
@@ -116,9 +105,7 @@ def _record_batch(rows: Sequence[tuple[Sample, Split | None, str, Any]], root: s
         "language": [caption.language for caption in used],
         "prompt": [caption.prompt for caption in used],
         "extra": [json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None for caption in used],
-        "fingerprint": [
-            caption_fingerprint(sample.digest, caption) for sample, *_ in rows for caption in sample.captions
-        ],
+        "fingerprint": [found for sample, *_ in rows for found in caption_fingerprints(sample.digest, sample.captions)],
     }
     ends = list(accumulate((len(sample.captions) for sample, *_ in rows), initial=0))
     fields = list(starmap(pa.field, _CAPTION_FIELDS.items()))
@@ -185,7 +172,7 @@ class Part:
         text_ends: end of each caption's text among the bytes of all texts, after a 0. `[captions + 1]`
         languages, prompts: distinct values.
         language_codes, prompt_codes: of each caption, indices into these. `[captions]`
-        fingerprints: `caption_fingerprint` of each caption, 32 bytes each. `[captions]`
+        fingerprints: `caption_fingerprints` of each caption, 32 bytes each. `[captions]`
     """
 
     def __init__(self, batch: pa.RecordBatch, root: Path) -> None:

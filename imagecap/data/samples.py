@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +20,8 @@ from imagecap.data.perceptual import Hashes
 from imagecap.data.records import SPLITS, LeftOut, PictureFacts, Sample, Split, added
 
 Rows = NDArray[np.int64]
+
+_BYTES = 256  # values of a byte
 
 
 class Samples(Sequence[Sample]):
@@ -149,9 +152,23 @@ class Samples(Sequence[Sample]):
 
     @property
     def fingerprints(self) -> NDArray[np.void]:
-        """`caption_fingerprint` of every caption that is used, in no particular order. `[captions]`"""
-        found = [part.fingerprints[used] for part, _, used in self._used_captions()]
-        return np.concatenate([np.zeros(0, "V32"), *found])
+        """`caption_fingerprints` of every caption that is used, in no particular order. `[captions]`"""
+        return self._fingerprints(0, _BYTES)
+
+    def sorted_fingerprints(self, at_once: int = 1_000_000) -> Iterator[NDArray[np.bytes_]]:
+        """Yield `fingerprints` in the order of their bytes, about so many at a time. `[captions]`"""
+        batches = 1 + int(self.caption_counts.sum()) // at_once
+        bounds = np.linspace(0, _BYTES, min(batches, _BYTES) + 1).astype(int)
+        for low, high in pairwise(bounds.tolist()):
+            yield np.sort(self._fingerprints(low, high).view("S32"))
+
+    def _fingerprints(self, low: int, high: int) -> NDArray[np.void]:
+        """The fingerprints whose first byte is at least `low` and less than `high`. `[captions]`"""
+        found = [np.zeros(0, "V32")]
+        for part, _, used in self._used_captions():
+            first = part.fingerprints.view(np.uint8)[:: part.fingerprints.itemsize]
+            found.append(part.fingerprints[used & (first >= low) & (first < high)])
+        return np.concatenate(found)
 
     def in_folder(self, name: str) -> NDArray[np.bool_]:
         """Which pictures have a name that begins with this folder, `[samples]`."""

@@ -7,7 +7,7 @@ its split is compared. The result is independent of other units and of the setti
 import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from imagecap.data.decoding import digest_pictures
 from imagecap.data.filters import CaptionFilter
 from imagecap.data.formats import Source
 from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, digest_files
-from imagecap.data.locations import Location
+from imagecap.data.locations import Location, held_open
 from imagecap.data.parts import record_batches
 from imagecap.data.records import CaptionRow, LeftOut, PictureFacts, Problem, Sample, Split
 from imagecap.data.remote import copied
@@ -59,7 +59,8 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
         with _without_garbage_collection():
             for finder, rows, bad in source.read(settings):
                 problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
-        facts, unreadable = digest_files(by_file, digest, str)
+        with held_open(source.files[0]) if source.format.sharded else nullcontext():
+            facts, unreadable = digest_files(by_file, digest, str)
     with _without_garbage_collection():
         return _unit(source, settings, by_file, facts, [*problems, *unreadable])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagecap.data.images import load_image
-from imagecap.data.locations import ByteRange, Location, ParquetCell, as_file, file_of, read_bytes
+from imagecap.data.locations import ByteRange, Location, ParquetCell, as_file, file_of, held_open, read_bytes
 from imagecap.errors import ImageCapError
 from tests.data.layouts import write_parquet
 
@@ -56,3 +56,16 @@ def test_an_archive_that_became_shorter_is_said(tmp_path: Path) -> None:
     located(tmp_path)
     with pytest.raises(ImageCapError, match=r"x\.tar .* is empty"):
         load_image(location, 1000)
+
+
+def test_an_archive_that_is_held_open(tmp_path: Path) -> None:
+    places = located(tmp_path)["tar"]
+    archive = file_of(places[0])
+    with held_open(archive):
+        assert [read_bytes(place) for place in places] == CONTENTS
+        archive.rename(tmp_path / "y.tar")
+        assert [read_bytes(place) for place in places] == CONTENTS
+    with pytest.raises(FileNotFoundError):
+        read_bytes(places[0])
+    with pytest.raises(FileNotFoundError), held_open(archive):
+        pass

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imagecap.data.fingerprints import caption_fingerprints
 from imagecap.data.locations import ByteRange, ParquetCell
-from imagecap.data.parts import Part, caption_fingerprint, map_part, parts_of, record_batches, write_part
+from imagecap.data.parts import Part, map_part, parts_of, record_batches, write_part
 from imagecap.data.records import SPLITS, Caption, Sample
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
@@ -76,8 +77,12 @@ def test_counts(pair: tuple[list[Sample], Samples]) -> None:
         (caption.language, caption.prompt) for sample in chosen for caption in sample.captions
     )
     assert sorted(map(bytes, seen.fingerprints)) == sorted(
-        caption_fingerprint(sample.digest, caption) for sample in chosen for caption in sample.captions
+        found for sample in chosen for found in caption_fingerprints(sample.digest, sample.captions)
     )
+    for at_once in (1, 20, 1_000_000):
+        assert b"".join(map(bytes, seen.sorted_fingerprints(at_once))) == b"".join(
+            sorted(map(bytes, seen.fingerprints))
+        )
     found = seen.captions_where(lambda part: part.texts_with("一 1.* 1 "))
     assert [seen[index].captions[number].text.split(" x")[0].strip() for index, number in found] == [
         caption.text.split(" x")[0].strip()

@@ -83,9 +83,11 @@ def chosen_captions(settings: DataSettings) -> list[str]:
 
 def caption_names(names: Iterable[str]) -> list[str]:
     """The columns that hold captions by their names: one, or numbered ones; empty if there are none."""
-    names = list(names)
-    one = next(([name] for name in CAPTION_NAMES if name in names), [])
-    return one or [name for name in names if _NUMBERED_CAPTION.match(name.lower())]
+    names = dict.fromkeys(names)
+    for name in CAPTION_NAMES:
+        if name in names:
+            return [name]
+    return [name for name in names if _NUMBERED_CAPTION.match(name.lower())]
 
 
 def filled(cells: Iterable[Any]) -> list[Any]:
@@ -95,7 +97,13 @@ def filled(cells: Iterable[Any]) -> list[Any]:
 
 def flat(cells: Iterable[Any]) -> list[Any]:
     """The items of lists in place of the lists."""
-    return [item for cell in cells for item in (flat(cell) if isinstance(cell, list) else (cell,))]
+    found: list[Any] = []
+    for cell in cells:
+        if isinstance(cell, list):
+            found += flat(cell)
+        else:
+            found.append(cell)
+    return found
 
 
 def _require(file: Path, name: str, names: Sequence[str], setting: str) -> None:
