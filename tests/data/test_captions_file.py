@@ -197,7 +197,9 @@ def test_a_row_of_two_columns_is_checked_as_one_with_empty_columns() -> None:
     texts = [*AWKWARD, *("".join(random.choices(AWKWARD, k=random.randint(2, 4))) for _ in range(3000))]
     values = [{"image": image, "caption": text} for text in texts for image in ("a.jpg", random.choice(texts))]
     values += [{"image": value, "caption": other} for value in (None, 1, ["A dog."], {}) for other in ("x", value)]
-    for value in values:
-        quick = check_rows([RawRow("here", value)], SETTINGS)
-        full = check_rows([RawRow("here", {**value, "split": None, "prompt": ""})], SETTINGS)
-        assert quick == full, value
+    quick, full = values, [{**value, "split": None, "prompt": ""} for value in values]
+    for one, other in zip(quick, full, strict=True):
+        assert check_rows([RawRow("here", one)], SETTINGS) == check_rows([RawRow("here", other)], SETTINGS), one
+    # the language of a row depends on the other rows of its picture
+    together = ([RawRow("here", value) for value in rows] for rows in (quick, full))
+    assert check_rows(next(together), SETTINGS) == check_rows(next(together), SETTINGS)
