@@ -1,12 +1,13 @@
 # make setup      everything that `make run` needs, and the bare tools (dvc, mlflow, prefect) too
 # make run        the pipeline: prepare, train, evaluate, register; a second call finds nothing to do
-# make test       lint, types and the quick tests;  make test-long: the others;  make coverage: quick tests with coverage
+# make test       lint, types and the quick tests;  make coverage: quick tests with coverage
+# make test-long  tests that kill processes or start servers;  make test-soak: those that try many values
 # make docs       the documentation site, in site/
 # make ui         MLflow (port 5000), Prefect (4200) and the report (5002) on 127.0.0.1; Ctrl-C ends them
 # make clean      remove what the pipeline made (data, bases, cache, runs and the environment stay)
 
 .DEFAULT_GOAL := run
-.PHONY: setup run test test-long coverage docs lint ui clean lock push-sample
+.PHONY: setup run test test-long test-soak coverage docs lint ui clean lock push-sample
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Nothing phones home, nothing waits for a network that is not there.
@@ -44,10 +45,10 @@ lint: setup
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; hosted CI runs it"; fi
 
 test: lint
-	pytest -m "not long" -n auto --maxprocesses 4 --dist worksteal
+	pytest -m "not long and not soak" -n auto --maxprocesses 4 --dist worksteal
 
 coverage: setup
-	pytest -m "not long" --cov=imagecap --cov=pipelines --cov-report=term --cov-report=xml
+	pytest -m "not long and not soak" --cov=imagecap --cov=pipelines --cov-report=term --cov-report=xml
 
 docs: setup
 	python docs/draw_architecture.py
@@ -55,6 +56,9 @@ docs: setup
 
 test-long: setup
 	pytest -m long -n auto --maxprocesses 2 --dist loadfile
+
+test-soak: setup
+	pytest -m soak -n auto --maxprocesses 2 --dist worksteal
 
 ui: setup
 	@MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) REPORT_PORT=$(REPORT_PORT) python -m pipelines.ui

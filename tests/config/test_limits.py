@@ -19,7 +19,7 @@ from imagecap.errors import ImageCapError
 from imagecap.train.schedule import schedule_factor
 from tests.config.setting_values import settings_of
 
-LONG_EXAMPLES = 2000
+MANY_EXAMPLES = 2000
 UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
 
@@ -72,10 +72,10 @@ def test_values_are_refused_or_finite(section: str, data: st.DataObject) -> None
     check_section(section, data.draw(settings_of(section)))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize("section", SECTIONS)
 @given(data=st.data())
-@settings(UNHURRIED, max_examples=LONG_EXAMPLES)
+@settings(UNHURRIED, max_examples=MANY_EXAMPLES)
 def test_many_values_are_refused_or_finite(section: str, data: st.DataObject) -> None:
     check_section(section, data.draw(settings_of(section)))
 
@@ -110,9 +110,9 @@ def test_steps_with_accepted_settings_are_finite(values: dict[str, Any]) -> None
     check_training(values)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @given(values=settings_of("train", wrong=False))
-@settings(UNHURRIED, max_examples=LONG_EXAMPLES)
+@settings(UNHURRIED, max_examples=MANY_EXAMPLES)
 def test_many_steps_with_accepted_settings_are_finite(values: dict[str, Any]) -> None:
     check_training(values)
 

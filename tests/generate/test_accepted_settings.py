@@ -83,7 +83,7 @@ def test_accepted_settings_caption(
     check_captions(wild_model, pictures, values)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @given(values=VALUES)
 @settings(UNHURRIED, max_examples=2000)
 def test_many_accepted_settings_caption(

@@ -91,9 +91,15 @@ def test_steps_equal_those_of_the_written_out_decoder() -> None:
     check_steps("qwen3", torch.float64, 1e-10)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("exact_norms")
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qwen3"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.long if kind == "llama" else pytest.mark.soak)
+        for kind in KINDS
+        if kind != "qwen3"
+    ],
+)
 def test_steps_of_other_model_families(kind: str) -> None:
     check_steps(kind, torch.float64, 1e-10)
 

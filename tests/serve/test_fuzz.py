@@ -88,7 +88,7 @@ class Fuzzer:
         }
 
 
-@pytest.mark.parametrize("requests", [pytest.param(REQUESTS, marks=pytest.mark.long), 200])
+@pytest.mark.parametrize("requests", [pytest.param(REQUESTS, marks=pytest.mark.soak), 200])
 def test_random_requests_are_answered_or_refused(tiny_model: "ImageCaptioner", tmp_path: Path, requests: int) -> None:
     from imagecap.serve.pyfunc_model import CaptionModel
 
