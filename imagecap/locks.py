@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,10 @@ from imagecap.errors import ImageCapError
 
 # The file system has no locks: some of networks, and some of user space.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class HeldError(ImageCapError):
+    """Another process holds the lock."""
 
 
 @contextmanager
@@ -27,7 +32,8 @@ def exclusive(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
         wait: wait for another holder instead of refusing.
 
     Raises:
-        ImageCapError: another process holds the lock (names it), or the file cannot be made.
+        HeldError: another process holds the lock (names it).
+        ImageCapError: the file cannot be made.
     """
     descriptor = _acquire(path, doing, wait)
     try:
@@ -40,6 +46,22 @@ def exclusive(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
             if _is_at(descriptor, path):
                 path.unlink()
         os.close(descriptor)
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked.
+
+    Raises:
+        OSError: no file can be made in it.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+    return True
 
 
 def _acquire(path: Path, doing: str, wait: bool) -> int:
@@ -57,7 +79,7 @@ def _acquire(path: Path, doing: str, wait: bool) -> int:
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise ImageCapError(_refusal(doing, holder)) from None
+            raise HeldError(_refusal(doing, holder)) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)

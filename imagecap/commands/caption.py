@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagecap.commands import add_json, add_model_path, positive, print_json
+from imagecap.commands.caption_shards import add_shard_arguments, is_by_shard, run_by_shard
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import ImageCapError
@@ -37,12 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, a pattern in quotes, a list (.txt), a captions file or shard in any format, or a picture",
     )
     parser.add_argument(
-        "--output_file", required=True, type=Path, metavar="FILE", help="ends in .jsonl, .parquet or .json"
+        "--output_file",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="ends in .jsonl, .parquet or .json; by shard: a folder",
     )
     parser.add_argument(
         "--batch_size", type=positive, default=32, metavar="N", help="pictures captioned at once (default: 32)"
     )
     add_json(parser)
+    add_shard_arguments(parser)
     add_flags(parser, ("generate", "compute"))
 
 
@@ -58,6 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
         ImageCapError: no pictures, none that can be read, no model, another kind of file, or an output of another job.
         SystemExit: interrupted by a signal; the captions made so far are kept.
     """
+    if is_by_shard(arguments):
+        run_by_shard(arguments)
+        return
     settings = settings_from_flags(arguments)
     model_path, output_file = arguments.model_path, arguments.output_file
     kind = output_file.suffix.lower()

@@ -70,15 +70,38 @@ def pictures_of(source: str, settings: DataSettings | None = None) -> Pictures:
     return pictures
 
 
+def shards_of(source: str, settings: DataSettings | None = None) -> Source | None:
+    """The shards that `pictures_of` would read, with their format; None if it would read no shards.
+
+    Raises:
+        ImageCapError: a folder cannot be read, or it is not clear which files count.
+    """
+    path = data_place(source) if is_url(source) else expand_user(source)
+    settings = settings or DataSettings()
+    remote = isinstance(path, RemotePath)
+    found = None
+    if source.strip() and path.is_dir() and (remote or not pictures_below(path)):
+        found = _shards_in(path, settings)
+    elif path.is_file() and (remote or not is_picture_name(path)):
+        found = source_of_file(path)
+    return found if found and found.format.sharded and found.files else None
+
+
 def _in_shards(folder: Path, settings: DataSettings) -> Pictures:
     """The pictures in the shards of a folder, which need no captions; none if it has no shards."""
+    source = _shards_in(folder, settings)
+    return Pictures(source.pictures(settings) if source.format.sharded else (), rename=True)
+
+
+def _shards_in(folder: Path, settings: DataSettings) -> Source:
+    """The captions files of a folder without picture files; its archives if it has none."""
     folder = data_place(folder)
     if settings.format != "auto" and not FORMATS[settings.format].sharded:
         settings = settings.model_copy(update={"format": "auto"})  # that of the data to train on
     source = find_source(folder, settings)
     if source is None:
         source = Source(FORMATS[WebDataset.name], folder, archives_in(folder))
-    return Pictures(source.pictures(settings) if source.format.sharded else (), rename=True)
+    return source
 
 
 def _named_by(path: Path, settings: DataSettings) -> Pictures:
