@@ -139,13 +139,22 @@ class ContinuousBatch:
                 finished.append(place)
         leaving = [self.rows[place] for place in finished]
         if finished:
-            order = compact_rows(len(self.rows), finished)
-            self._cache.keep_rows(order)
-            self.rows = [self.rows[place] for place in order]
-            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
+            chosen = chosen[self._keep_without(finished)]
         if self.rows:
             self.logits = self._next_logits(chosen)
         return leaving
+
+    def remove(self, places: list[int]) -> None:
+        """Remove the rows of these numbers, ascending; the others go on as if they had not been there."""
+        if places:
+            self.logits = self.logits[self._keep_without(places)]
+
+    def _keep_without(self, places: list[int]) -> Tensor:
+        """Remove rows from cache and list; returns the former numbers of the others, `[remaining]`."""
+        order = compact_rows(len(self.rows), places)
+        self._cache.keep_rows(order)
+        self.rows = [self.rows[place] for place in order]
+        return torch.tensor(order, dtype=torch.long, device=self.logits.device)
 
     def _choose(self) -> Tensor:
         """Choose the next token of each row, `[rows]`, and add its log-probability to that of the row."""

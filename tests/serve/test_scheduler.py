@@ -1,41 +1,24 @@
 """The scheduler: requests of many threads are decoded together, and each gets the captions it would get alone."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption
 from imagecap.generate.continuous_batch import ContinuousBatch
-from imagecap.generate.prompts import tokenize_prompt
-from imagecap.serve import waiting as waiting_module
+from imagecap.serve import decoding
 from imagecap.serve.scheduler import Scheduler
-from imagecap.serve.waiting import PictureJob, WaitingPictures
-from tests.generate.conftest import sharpened
-from tests.tiny import picture
+from imagecap.serve.waiting import RequestEnded, WaitingPictures
+from tests.serve.jobs import GREEDY, KINDS, PICTURES
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
-
-PICTURES = [picture(seed, (32, 32)) for seed in range(12)]
-GREEDY = GenerateSettings(max_length=12)
-KINDS = {
-    "greedy": GREEDY,
-    "short": GenerateSettings(max_length=3),
-    "penalty": GenerateSettings(max_length=12, repetition_penalty=1.5, min_length=4, no_repeat_ngram_size=2),
-    "sampled": GenerateSettings(max_length=12, temperature=0.8, top_k=20, top_p=0.9, sample_seed=3),
-    "samples": GenerateSettings(max_length=12, temperature=0.8, num_captions=3),
-    "beams": GenerateSettings(max_length=12, num_beams=3, num_captions=2),
-    "started": GenerateSettings(max_length=12, caption_start="a red"),
-}
-
-
-@pytest.fixture
-def model(tiny_model: "ImageCaptioner") -> "ImageCaptioner":
-    return sharpened(tiny_model)
 
 
 def run_together(tasks: list[Callable[[], Any]]) -> list[Any]:
@@ -112,48 +95,6 @@ def test_requests_at_the_same_time_share_steps(model: "ImageCaptioner", monkeypa
     assert max(sizes) == 4, "the batch is filled up to max_rows"
 
 
-def test_a_prefill_is_delayed_for_more_pictures_but_not_long(
-    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting_module, "GATHER_SECONDS", 3600)
-    waiting = WaitingPictures(continuous=True)
-
-    def queue(count: int) -> list[PictureJob]:
-        prompt = tokenize_prompt(model, "a", GREEDY)
-        jobs = [PictureJob(model.preprocess([each])[0], prompt, GREEDY) for each in PICTURES[:count]]
-        for job in jobs:
-            waiting.put(job)
-        waiting.collect(wait=False)
-        return jobs
-
-    jobs = queue(1)
-    assert waiting.take_joining(running=0, room=32) == jobs, "no delay if no row is running"
-    jobs = queue(3)
-    assert waiting.take_joining(running=1, room=31) == jobs, "no delay if at least as many are new as are running"
-    jobs = queue(2)
-    assert waiting.take_joining(running=4, room=28) == [], "delayed, since more may arrive"
-    jobs += queue(1)
-    jobs[0].queued_at -= 3600
-    assert waiting.take_joining(running=4, room=28) == jobs, "no delay once the oldest has waited GATHER_SECONDS"
-    assert len(waiting) == 0
-
-
-def test_pictures_of_one_separate_batch_have_the_same_settings_and_prompt_shape(model: "ImageCaptioner") -> None:
-    waiting = WaitingPictures(continuous=True)
-    pixels = model.preprocess(PICTURES[:1])[0]
-    kinds = [("beams", "a"), ("greedy", "a"), ("samples", "a"), ("beams", "Describe this image."), ("beams", "b")]
-    jobs = [PictureJob(pixels, tokenize_prompt(model, text, KINDS[kind]), KINDS[kind]) for kind, text in kinds]
-    for job in jobs:
-        waiting.put(job)
-    waiting.collect(wait=True)
-    assert waiting.take_separate(1) == [jobs[0]]
-    assert waiting.take_separate(32) == [jobs[2]]
-    assert waiting.take_separate(32) == [jobs[3]]
-    assert waiting.take_separate(32) == [jobs[4]]
-    assert waiting.take_separate(32) == []
-    assert waiting.take_joining(running=0, room=32) == [jobs[1]]
-
-
 @pytest.mark.parametrize("where", ["preprocess", "encode_images"])
 def test_a_failed_request_does_not_affect_the_next_one(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
@@ -168,37 +109,105 @@ def test_a_failed_request_does_not_affect_the_next_one(
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0][0].token_ids == expected
 
 
-def test_a_failed_step_fails_its_requests_and_later_ones_are_answered(
+def test_pictures_of_a_failed_batch_are_decoded_again_alone(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    expected = [each.token_ids for each in caption(model, PICTURES[:3], "a", GREEDY)]
+    scheduler = Scheduler(model)
+    monkeypatch.setattr(ContinuousBatch, "step", lambda _: 1 / 0)
+    found = run_together([lambda each=each: scheduler.caption([each], "a", GREEDY) for each in PICTURES[:3]])
+    assert [made[0][0].token_ids for made in found] == expected
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beams", "samples"])
+def test_a_failing_picture_fails_its_request_only(
+    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    settings = KINDS[kind]
+    expected = [each.token_ids for each in caption(model, PICTURES[:5], "a", settings)]
+    poison = model.preprocess(PICTURES[2:3])[0]
+    encode = model.encode_images
+
+    def fail(pixels: torch.Tensor) -> torch.Tensor:
+        if any(torch.equal(each, poison) for each in pixels):
+            raise RuntimeError("poison")
+        return encode(pixels)
+
+    monkeypatch.setattr(model, "encode_images", fail)
+    wait_for_pictures(monkeypatch, 5)
+    scheduler = Scheduler(model)
+    found = run_together([lambda each=each: scheduler.caption([each], "a", settings)[0] for each in PICTURES[:5]])
+    assert isinstance(found.pop(2), RuntimeError)
+    assert [each[0].token_ids for each in found] == expected[:2] + expected[3:]
+
+
+def test_a_request_whose_text_cannot_be_decoded_fails(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = Scheduler(model)
     with monkeypatch.context() as broken:
-        broken.setattr(ContinuousBatch, "step", lambda _: 1 / 0)
-        found = run_together([lambda each=each: scheduler.caption([each], "a", GREEDY) for each in PICTURES[:3]])
-    assert [type(each) for each in found] == [ZeroDivisionError] * 3
+        broken.setattr("imagecap.serve.batches.caption_text", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scheduler.caption(PICTURES[:1], "a", GREEDY)
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
 
 
-@pytest.mark.parametrize(
-    "where",
-    ["imagecap.generate.written_out_decoder.WrittenOutDecoder.step", "imagecap.serve.scheduler.caption_text"],
-)
-def test_a_request_that_ends_in_a_failing_step_fails_too(
-    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """A row whose caption has ended is no longer in the batch when the rest of the step fails."""
+def test_a_request_stops_at_its_deadline_and_takes_no_more_pictures(model: "ImageCaptioner") -> None:
     scheduler = Scheduler(model)
-    wait_for_pictures(monkeypatch, 3)
+    taken = []
+
+    def pixels() -> Iterator[torch.Tensor]:
+        for each in PICTURES:
+            taken.append(each)
+            yield scheduler.preprocess(each)
+
+    with pytest.raises(RequestEnded):
+        scheduler.caption_pixels(pixels(), 12, "a", GREEDY, deadline=time.monotonic())
+    assert len(taken) == 1
+    assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0], "and the next one is answered"
+
+
+def test_pictures_are_made_as_they_are_decoded(model: "ImageCaptioner") -> None:
+    scheduler, made, most = Scheduler(model, max_rows=2), [0], [0]
+
+    def pixels() -> Iterator[torch.Tensor]:
+        for _ in range(60):
+            waiting = made[0] - sum(job.taken.is_set() for job in scheduler.asked)
+            most[0] = max(most[0], waiting)
+            made[0] += 1
+            yield scheduler.preprocess(PICTURES[0])
+
+    captions, _ = scheduler.caption_pixels(pixels(), 60, "a", GREEDY)
+    assert len(captions) == 60
+    assert most[0] <= 17
+
+
+def test_a_long_search_does_not_keep_others_waiting(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short requests of all kinds that come after a long search are answered before it."""
+    model.llava.generation_config.eos_token_id = 343
+    ended: list[str] = []
+    scheduler = Scheduler(model)
+    long = GenerateSettings(max_length=300, num_beams=8)
+
+    def ask(name: str, settings: GenerateSettings) -> None:
+        assert scheduler.caption(PICTURES[:1], "a", settings)[0][0].error is None
+        ended.append(name)
+
+    search = threading.Thread(target=ask, args=("long", long))
+    search.start()
+    run_together([lambda kind=kind: ask(kind, KINDS[kind]) for kind in KINDS])
+    search.join()
+    assert ended[-1] == "long"
+
+
+def test_the_end_of_the_decoding_thread_ends_all_requests(
+    model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[BaseException] = []
+    scheduler = Scheduler(model, on_death=deaths.append)
     with monkeypatch.context() as broken:
-        broken.setattr(where, lambda *_: 1 / 0)
-        tasks = [
-            lambda each=each, length=length: scheduler.caption(
-                [each], "a", GREEDY.model_copy(update={"max_length": length})
-            )
-            for each, length in ((PICTURES[0], 1), (PICTURES[1], 12), (PICTURES[2], 1))
-        ]
-        found = run_together(tasks)
+        broken.setattr(decoding.DecodingLoop, "turn", lambda _: 1 / 0)
+        found = run_together([lambda: scheduler.caption(PICTURES[:2], "a", GREEDY)] * 3)
     assert [type(each) for each in found] == [ZeroDivisionError] * 3
+    assert deaths
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]
 
 
