@@ -65,7 +65,9 @@ class Captioner:
         chosen = with_changes(Settings(), settings, ("generate",))
         if isinstance(pictures, str | os.PathLike) or hasattr(pictures, "convert"):
             raise ImageCapError("pictures must be a list, also for one picture: caption([picture])")
-        return caption(self.model, _images(pictures, chosen.data.max_image_pixels), None, chosen.generate, batch_size)
+        return caption(
+            self.model, _images(self.model, pictures, chosen.data.max_image_pixels), None, chosen.generate, batch_size
+        )
 
 
 def load(model_path: str | os.PathLike[str], **settings: Any) -> Captioner:
@@ -201,14 +203,14 @@ def score(
     return score(references, hypotheses, language, tokenizer)
 
 
-def _images(pictures: Iterable[Picture], max_pixels: int) -> "Iterator[Image]":
+def _images(model: "ImageCaptioner", pictures: Iterable[Picture], max_pixels: int) -> "Iterator[Image]":
     from PIL import Image
 
-    from imagecap.data.images import PictureError, load_image, to_rgb
+    from imagecap.data.images import PictureError, to_rgb
 
     for number, picture in enumerate(pictures, 1):
         if isinstance(picture, str | os.PathLike):
-            yield load_image(Path(picture), max_pixels)
+            yield model.open_picture(Path(picture), max_pixels)
             continue
         try:
             yield to_rgb(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))

@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.generate.streaming import stream_caption
 
     model = open_captioner(arguments.model_path, settings.compute)
+    if model.least_side is not None:
+        image = model.open_picture(arguments.image_path, settings.data.max_image_pixels)
     if arguments.stream:
         for piece in stream_caption(model, image, None, settings.generate):
             print(piece, end="", flush=True)

@@ -108,6 +108,11 @@ class TrainSettings(Section):
     resume: bool = setting(
         False, "continue from the training state that an interrupted run left in output_dir", changes_results=False
     )
+    reduced_decoding: bool = setting(
+        False,
+        "decode large JPEGs at 1/2, 1/4 or 1/8 of their sides, where these are still twice what the vision encoder "
+        "takes, also in captioning with the trained model: faster, with slightly different pixels",
+    )
     augment_crop: float = setting(
         1.0, "smallest share of a picture's area in random crops for training; 1: no cropping", gt=0, le=1
     )

@@ -101,18 +101,24 @@ def map_pictures(
 
 
 def picture_reader(
-    work: Callable[[Image.Image], Result], max_pixels: int
+    work: Callable[[Image.Image], Result], max_pixels: int, least_side: int | None = None
 ) -> Callable[[Location], Result | PictureError]:
-    """A function that reads one picture for `map_pictures`; several threads may call it at once."""
+    """A function that reads one picture for `map_pictures`; several threads may call it at once.
+
+    Args:
+        work: see `map_pictures`.
+        max_pixels: see `load_image`.
+        least_side: see `load_image`.
+    """
     one_large = Lock()
 
     def decode(path: Location) -> Result | PictureError:
         try:
             with open_image(path, max_pixels) as opened:
                 if opened.width * opened.height < LARGE_PIXELS:
-                    return work(decode_image(opened, path))
+                    return work(decode_image(opened, path, least_side))
             with one_large:  # opened anew, so that its pixels are freed before the next large picture is decoded
-                return work(load_image(path, max_pixels))
+                return work(load_image(path, max_pixels, least_side))
         except PictureError as error:
             return PictureError(error.reason)  # a new one: the traceback of `error` would keep the pixels alive
 

@@ -59,7 +59,7 @@ class PictureError(ImageCapError):
         self.reason = printable(reason)
 
 
-def load_image(source: Location | bytes, max_pixels: int) -> Image.Image:
+def load_image(source: Location | bytes, max_pixels: int, least_side: int | None = None) -> Image.Image:
     """Decode a picture file into RGB.
 
     EXIF orientation is applied, transparent parts are put on white, the first frame of an animation is taken, and
@@ -68,6 +68,8 @@ def load_image(source: Location | bytes, max_pixels: int) -> Image.Image:
     Args:
         source: where the picture is, or its bytes.
         max_pixels: largest width x height; larger pictures are refused before they are decoded.
+        least_side: decode a JPEG at the smallest scale (1/2, 1/4 or 1/8 of its sides) at which both sides have at least
+            so many pixels, which takes less time and memory; None: at its size.
 
     Raises:
         PictureError: the file is missing, empty, truncated, not a picture, or of absurd size. It is an
@@ -75,7 +77,7 @@ def load_image(source: Location | bytes, max_pixels: int) -> Image.Image:
     """
     try:
         with open_image(source, max_pixels) as opened:
-            return decode_image(opened, source)
+            return decode_image(opened, source, least_side)
     except PictureError as error:
         if isinstance(source, bytes):
             raise
@@ -120,15 +122,17 @@ def open_image(source: Location | bytes, max_pixels: int) -> ImageFile.ImageFile
     return opened
 
 
-def decode_image(opened: ImageFile.ImageFile, source: Location | bytes) -> Image.Image:
+def decode_image(opened: ImageFile.ImageFile, source: Location | bytes, least_side: int | None = None) -> Image.Image:
     """Decode a picture that was opened from `source` into upright RGB without metadata; see `load_image`."""
+    size = opened.size
     try:
-        return _decode(opened)
+        return _decode(opened, least_side)
     except PictureError:
         raise
     except Exception as error:  # damaged data can make a decoder raise anything
-        size = opened.size
-        image = None if isinstance(error, MemoryError) else _first(lambda content: _read(content, size), source)
+        image = None
+        if not isinstance(error, MemoryError):
+            image = _first(lambda content: _read(content, size, least_side), source)
         if image is None:
             raise PictureError(_damaged(error)) from error
         return image
@@ -138,7 +142,9 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
 
 
-def _decode(opened: ImageFile.ImageFile) -> Image.Image:
+def _decode(opened: ImageFile.ImageFile, least_side: int | None) -> Image.Image:
+    if least_side is not None:
+        opened.draft(None, (least_side, least_side))  # of a format other than JPEG this does nothing
     opened.load()
     image = to_rgb(opened)
     turn = _TRANSPOSE.get(_orientation(opened))
@@ -148,12 +154,12 @@ def _decode(opened: ImageFile.ImageFile) -> Image.Image:
     return image
 
 
-def _read(content: bytes, size: tuple[int, int]) -> Image.Image:
+def _read(content: bytes, size: tuple[int, int], least_side: int | None) -> Image.Image:
     """Decode a picture whose header was checked before, when it was of this size."""
     with _open(content) as opened:
         if opened.size != size:
             raise PictureError("has two sizes")
-        return _decode(opened)
+        return _decode(opened, least_side)
 
 
 def _first(read: Callable[[bytes], Result], source: Location | bytes) -> Result | None:

@@ -7,7 +7,6 @@ from tqdm import tqdm
 
 from imagecap.config import Settings
 from imagecap.data.identity import evaluated_digest
-from imagecap.data.images import load_image
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.eval.behaviour import behaviour, sample_diversity
@@ -145,14 +144,14 @@ def _captions(
     prompts = [resolve_prompt(model, settings.generate, item.prompt, fallback=fallback) for item in items]
     return caption(
         model,
-        _pictures(items, settings.data.max_image_pixels),
+        _pictures(model, items, settings.data.max_image_pixels),
         prompts,
         settings.generate,
         batch_size=settings.evaluate.eval_batch_size,
     )
 
 
-def _pictures(items: Sequence[Item], max_pixels: int) -> "Iterator[Image]":
+def _pictures(model: "ImageCaptioner", items: Sequence[Item], max_pixels: int) -> "Iterator[Image]":
     """The pictures, read one at a time: all of them may not fit into memory.
 
     A picture that is captioned in several languages is read once.
@@ -160,7 +159,7 @@ def _pictures(items: Sequence[Item], max_pixels: int) -> "Iterator[Image]":
     path, image = None, None
     for item in tqdm(items, desc="captioning", unit="picture", disable=None, dynamic_ncols=True):
         if image is None or path != item.path:
-            path, image = item.path, load_image(item.path, max_pixels)
+            path, image = item.path, model.open_picture(item.path, max_pixels)
         yield image
 
 

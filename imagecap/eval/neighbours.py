@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from imagecap.config import Settings
-from imagecap.data.images import load_image
 from imagecap.data.locations import Location
 from imagecap.data.records import Sample
 from imagecap.eval.items import Item
@@ -65,7 +64,7 @@ def picture_features(model: "ImageCaptioner", paths: Sequence[Location], max_pix
     parts = []
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
-            images = [load_image(path, max_pixels) for path in paths[start : start + batch_size]]
+            images = [model.open_picture(path, max_pixels) for path in paths[start : start + batch_size]]
             mean = model.encode_images(model.pixel_values(images)).float().mean(dim=1)
             parts.append(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy())
     return np.concatenate(parts)

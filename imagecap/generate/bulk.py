@@ -46,7 +46,8 @@ def caption_rows(
     prompt = tokenize_prompt(model, resolve_prompt(model, generate), generate)
     weight = model.vision_tower.embeddings.patch_embedding.weight
     model.llava.eval()
-    read = picture_reader(lambda image: model.preprocess([image])[0], settings.data.max_image_pixels)
+    limit = settings.data.max_image_pixels
+    read = picture_reader(lambda image: model.preprocess([image])[0], limit, model.least_side)
     threads = default_threads()
     results = prefetch(
         # the fingerprint comes first: a file that changes meanwhile is captioned again the next time

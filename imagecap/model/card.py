@@ -79,6 +79,11 @@ def _facts(facts: CardFacts, info: dict[str, Any]) -> str:
         f"- Image tokens: {facts.num_image_tokens}, from hidden state {facts.vision_feature_layer} of the tower"
     )
     rows.append(f"- Projector: {facts.projector}; weights: {facts.dtype}")
+    if info.get("reduced_decoding"):
+        rows.append(
+            "- Large JPEGs were decoded at 1/2, 1/4 or 1/8 of their sides, as ImageCap does in captioning too; plain "
+            "transformers decodes them at their size, and may write another caption"
+        )
     if info.get("data_hash"):
         rows.append(f"- Training data: `{info['data_hash']}`")
     return "\n".join([*rows, ""])

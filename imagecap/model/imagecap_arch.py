@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imagecap.config import ModelSettings
+from imagecap.data.images import load_image
+from imagecap.data.locations import Location
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import CardFacts, model_card
@@ -32,6 +34,7 @@ from imagecap.model.vision_encoder.preprocessing import Preprocessing
 from imagecap.model.weight_files import WeightFiles
 
 INFO_FILE = "imagecap.json"
+_REDUCED_MARGIN = 2  # of a JPEG decoded at reduced scale over the encoder's size; with 1 edges become visibly softer
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class ImageCaptioner(nn.Module):
         processor: its `LlavaProcessor`.
         info: the content of `imagecap.json`, which is saved with the model. Keys in use: `prompt` (the default
             prompt), `prompts` (by language), `languages`, `bases` (the checkpoints it was built from, with licences),
-            `data_hash`, `metrics`, `settings`.
+            `data_hash`, `metrics`, `settings`, `reduced_decoding` (see `least_side`).
 
     Attributes:
         num_patches: patch features of one picture.
@@ -113,6 +116,22 @@ class ImageCaptioner(nn.Module):
         """The dtype of the projector, which in training may differ from that of frozen weights."""
         weight: Tensor = next(self.projector.parameters())
         return weight.dtype
+
+    @property
+    def least_side(self) -> int | None:
+        """The `least_side` of `load_image` for pictures of this captioner; None: they are decoded at their size.
+
+        A captioner that was trained with `reduced_decoding` sees JPEGs that were decoded at the smallest scale at which
+        they have twice the size that the encoder takes, or more.
+        """
+        if not self.info.get("reduced_decoding"):
+            return None
+        size = self.image_processor.size
+        return _REDUCED_MARGIN * max(getattr(size, name, None) or 0 for name in ("shortest_edge", "height", "width"))
+
+    def open_picture(self, source: Location | bytes, max_pixels: int) -> Image.Image:
+        """Decode a picture for this captioner; arguments and errors are those of `load_image`."""
+        return load_image(source, max_pixels, self.least_side)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB pictures: `[images, 3, height, width]`, on the device and in the dtype of the vision tower."""

@@ -66,10 +66,6 @@ class CaptionModel(PythonModel):
         set_up_log(as_json=server.json_log)
         config = context.model_config or {}
         folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")
-        self._limits = Limits(
-            max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
-            picture_folder=Path(folder) if folder else None,
-        )
         self._errors_as_rows = bool(config.get("errors_as_rows", False))
         self._defaults = json.loads(config.get("generate", "{}"))
         started = time.monotonic()
@@ -77,7 +73,13 @@ class CaptionModel(PythonModel):
         compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
         checkpoint = Path(context.artifacts["checkpoint"])
         self._monitor = open_monitor(server.metrics_port)
-        self._scheduler = Scheduler(open_captioner(checkpoint, compute), monitor=self._monitor)
+        model = open_captioner(checkpoint, compute)
+        self._limits = Limits(
+            max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
+            picture_folder=Path(folder) if folder else None,
+            least_side=model.least_side,
+        )
+        self._scheduler = Scheduler(model, monitor=self._monitor)
         self._monitor.report_version(*registered_version(checkpoint))
         seconds = time.monotonic() - started
         _log.info("model loaded in %.1f s", seconds, extra=log_fields(seconds=round(seconds, 3)))

@@ -41,6 +41,7 @@ class Limits:
         max_prompt_characters: maximum number of characters of the parameters `prompt` and `caption_start`.
         picture_folder: folder of the server from which rows of the form `file:NAME` are read; None: such rows are
             refused.
+        least_side: see `load_image`.
     """
 
     max_rows: int | None = MOST_REQUEST_ROWS
@@ -50,6 +51,7 @@ class Limits:
     max_beams: int = 32
     max_prompt_characters: int = 2000
     picture_folder: Path | None = None
+    least_side: int | None = None
 
 
 def read_pictures(table: "pd.DataFrame", limits: Limits) -> list["Image"]:
@@ -155,7 +157,7 @@ def read_picture(value: Any, row: str, limits: Limits) -> "Image":
     except (binascii.Error, ValueError) as error:
         raise ImageCapError(f"{where}: is not base64 ({str(error)[:100]})") from None
     try:
-        return load_image(content, limits.max_image_pixels)
+        return load_image(content, limits.max_image_pixels, limits.least_side)
     except PictureError as error:
         raise ImageCapError(f"{where}: the picture {error.reason}") from None
 
@@ -165,6 +167,6 @@ def _read_file(name: str, where: str, limits: Limits) -> "Image":
     if limits.picture_folder is None:
         raise ImageCapError(f"{where}: this server reads no files of its own; send the picture as a base64 string")
     try:
-        return load_image(PictureFinder(limits.picture_folder).find(name), limits.max_image_pixels)
+        return load_image(PictureFinder(limits.picture_folder).find(name), limits.max_image_pixels, limits.least_side)
     except PictureError as error:
         raise ImageCapError(f"{where}: the picture {error.reason}") from None

@@ -180,11 +180,13 @@ def feature_cache_key(model: ImageCaptioner, records: RecordFormat, kernel: str)
     """Hash of everything besides the picture that determines its features.
 
     Args:
-        model: the captioner; image processor, feature layer and the encoder weights up to this layer are hashed.
+        model: the captioner; image processor, reduced decoding, feature layer and the encoder weights up to this layer
+            are hashed.
         records: how features are stored.
         kernel: name of the attention kernel; results of different kernels differ in the last bits.
     """
     config = model.llava.config
+    reduced = [] if model.least_side is None else [model.least_side]
     total = hashlib.sha256()
     facts = [
         _FORMAT,
@@ -195,6 +197,7 @@ def feature_cache_key(model: ImageCaptioner, records: RecordFormat, kernel: str)
         str(records.dtype),
         records.int8,
         kernel,
+        *reduced,
     ]
     total.update(json.dumps(facts, sort_keys=True).encode())
     used = num_blocks_used(model.vision_tower, config.vision_feature_layer)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagecap.data.images import load_image
 from imagecap.data.prefetch import prefetch
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.augmentation import augment, token_dropout_mask, uses_augmentation
@@ -94,7 +93,7 @@ class Loader:
             seen: part of the seed of the augmentation; None: no augmentation.
         """
         sample, settings = self.plan.samples[picture], self.plan.settings
-        image = load_image(sample.path, self.max_pixels)
+        image = self.model.open_picture(sample.path, self.max_pixels)
         if seen is not None and uses_augmentation(settings):
             image = augment(
                 image, settings, np.random.default_rng([settings.train_seed, seen, picture, AUGMENTATION_STREAM])

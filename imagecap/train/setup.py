@@ -115,6 +115,7 @@ def prepare_training(
     small = {weight.dtype for weight in model.parameters()} & {torch.bfloat16, torch.float16}
     if model.dtype in small or (small and dtype == torch.float32):
         model.float()  # weights that train need float32; `dtype` is that of the matrix products
+    model.info = {**model.info, "reduced_decoding": options.reduced_decoding}
     model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
     mix = settings.data.mix_weights
     plan = Plan(model, first_samples(training, options.max_samples, mix), options, group.size, mix)

@@ -1,5 +1,6 @@
 """What the served model is loaded with."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,12 @@ def test_blocks_are_compiled_where_that_is_asked_for(
     from imagecap.serve.pyfunc_model import CaptionModel
 
     asked: list[ComputeSettings] = []
-    monkeypatch.setattr(captioner, "open_captioner", lambda folder, compute: asked.append(compute))
+
+    def opened(_: Path, compute: ComputeSettings) -> SimpleNamespace:
+        asked.append(compute)
+        return SimpleNamespace(least_side=None)
+
+    monkeypatch.setattr(captioner, "open_captioner", opened)
     monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model, monitor: None)
     monkeypatch.delenv("IMAGECAP_COMPILE", raising=False)
     if environment is not None:
