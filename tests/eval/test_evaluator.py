@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from imagecap.config import DataSettings, Settings, parse_settings
+from imagecap.data.images import load_image
 from imagecap.data.records import Caption, Sample
 from imagecap.errors import ImageCapError
 from imagecap.eval.evaluation import Evaluation
@@ -26,7 +27,9 @@ from sampledata.scenes.writing import captions as write_captions
 EOS = 9
 SETTINGS = parse_settings({"evaluate": {"bootstrap_samples": 200}, "generate": {"max_length": 5}}, "test")
 MODEL: Any = SimpleNamespace(
-    info={"prompt": "default prompt"}, llava=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=EOS))
+    info={"prompt": "default prompt"},
+    llava=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=EOS)),
+    open_picture=load_image,
 )
 
 

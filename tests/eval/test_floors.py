@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from imagecap.data.images import load_image
 from imagecap.eval.floors import best_constant, human_rounds, shuffled_order
 from imagecap.eval.neighbours import nearest, picture_features
 
@@ -39,6 +40,7 @@ def test_nearest_neighbour_by_the_models_features(tmp_path: Path) -> None:
     model: Any = SimpleNamespace(
         pixel_values=lambda images: torch.stack([torch.tensor(np.array(image)) for image in images]),
         encode_images=lambda pixels: pixels.float().flatten(1, 2) + 1,
+        open_picture=load_image,
     )
     paths = [tmp_path / f"{colour}.png" for colour in colours]
     features = picture_features(model, paths, 10_000, batch_size=2)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from imagecap.config import parse_settings
+from imagecap.data.images import load_image
 from imagecap.data.records import Caption, Sample
 from imagecap.eval.compare import compare_results
 from imagecap.eval.evaluator import evaluate
@@ -24,7 +25,9 @@ from imagecap.report.tables import format_comparison, format_evaluation
 SETTINGS = parse_settings({"evaluate": {"bootstrap_samples": 50}}, "test")
 CAPTIONS = ["a dog", "a dog runs over the grass", "two boats on a beach"] * 4
 MODEL: Any = SimpleNamespace(
-    info={"prompt": "p"}, llava=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=9))
+    info={"prompt": "p"},
+    llava=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=9)),
+    open_picture=load_image,
 )
 
 
