@@ -1,11 +1,14 @@
 """Columns of Arrow record batches as arrays and texts, without copies."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imagecap.data.perceptual import Hashes
+
+_AT_ONCE = 4096
 
 
 class TextColumn:
@@ -28,10 +31,26 @@ def digest_column(column: Any) -> NDArray[np.void]:
     return values[column.offset : column.offset + len(column)]
 
 
-def number_column(column: Any) -> NDArray[Any]:
-    """The values of a column of numbers, 0 for null. `[rows]`"""
-    values: NDArray[Any] = column.fill_null(0).to_numpy()
-    return values
+def hex_digests(digests: NDArray[Any]) -> Iterator[str]:
+    """Yield digests of 32 bytes each as text."""
+    for first in range(0, len(digests), _AT_ONCE):
+        text = digests[first : first + _AT_ONCE].tobytes().hex()
+        yield from [text[start : start + 64] for start in range(0, len(text), 64)]
+
+
+def number_column(column: Any, null: int = 0) -> NDArray[Any]:
+    """The values of a column of numbers, with `null` where there is none. `[rows]`"""
+    # `to_numpy` would import pandas, which takes most of a second
+    if column.null_count:
+        column = column.fill_null(null)
+    data, kind = column.buffers()[1], column.type.to_pandas_dtype()
+    values: NDArray[Any] = np.frombuffer(data, kind) if data is not None else np.zeros(0, kind)
+    return values[column.offset : column.offset + len(column)]
+
+
+def flag_column(column: Any) -> NDArray[np.bool_]:
+    """The values of a column of truth values. `[rows]`"""
+    return number_column(column.cast("int8")).astype(bool)
 
 
 def hash_column(column: Any) -> Hashes | None:

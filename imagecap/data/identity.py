@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,6 +26,7 @@ TRAINING_PICTURES_FILE = "training_pictures.txt"
 """In a checkpoint's folder: the `picture_digest` of each training picture, one a line."""
 
 _STRIP_PIXELS = 1 << 20
+_LINES_AT_ONCE = 1000
 
 
 def picture_digest(image: Image.Image) -> str:
@@ -193,9 +194,9 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _digest_of_lines(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode())
+    digest, rest = hashlib.sha256(), iter(lines)
+    while some := list(islice(rest, _LINES_AT_ONCE)):
+        digest.update("".join(some).encode())
     return digest.hexdigest()
 
 

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imagecap.config import DataSettings
+from imagecap.data.columns import hex_digests
 from imagecap.data.parts import UNDECIDED, Part
 from imagecap.data.records import SPLITS, Problem
 from imagecap.data.samples import Rows, Samples
-from imagecap.data.splits import split_of
+from imagecap.data.splits import splits_of
 from imagecap.data.units import split_conflict
 
 
@@ -82,8 +83,7 @@ class _Merger:
     def samples(self, settings: DataSettings) -> Samples:
         """The samples that are left, with their splits."""
         undecided = np.flatnonzero(self.splits == UNDECIDED)
-        for row in undecided.tolist():
-            self.splits[row] = SPLITS.index(split_of(self.digests[row : row + 1].tobytes().hex(), settings))
+        self.splits[undecided] = splits_of(hex_digests(self.digests[undecided]), settings)
         return Samples(self.parts, np.flatnonzero(~self.gone), self.splits, self.dropped)
 
     def _copies(self) -> Iterator[Rows]:

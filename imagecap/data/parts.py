@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, starmap
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from imagecap.data.columns import TextColumn, digest_column, hash_column, number_column
+from imagecap.data.columns import TextColumn, digest_column, flag_column, hash_column, number_column
 from imagecap.data.fingerprints import caption_fingerprints
 from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
 from imagecap.data.perceptual import Hashes
@@ -136,7 +136,13 @@ def _relative(file: str, root: str | None) -> str:
 
 def write_part(batch: pa.RecordBatch, file: Path) -> None:
     """Write a part, replacing the file atomically."""
-    with atomic_writer(file) as opened, pa.ipc.new_file(opened, batch.schema) as writer:
+    with atomic_writer(file) as opened:
+        write_batch(batch, opened)
+
+
+def write_batch(batch: pa.RecordBatch, file: BinaryIO) -> None:
+    """Write a part into an opened file."""
+    with pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -180,13 +186,13 @@ class Part:
         captions = batch.column("captions")
         values = captions.values
         self.digests = digest_column(batch.column("digest"))
-        self.splits: NDArray[np.int8] = batch.column("split").to_numpy()
-        self.first_captions: NDArray[np.int32] = captions.offsets.to_numpy()
+        self.splits: NDArray[np.int8] = number_column(batch.column("split"))
+        self.first_captions: NDArray[np.int32] = number_column(captions.offsets)
         language, prompt = values.field("language"), values.field("prompt")
         self.languages: list[str] = language.dictionary.to_pylist()
-        self.language_codes: NDArray[np.int8] = language.indices.to_numpy()
+        self.language_codes: NDArray[np.int8] = number_column(language.indices)
         self.prompts: list[str] = prompt.dictionary.to_pylist()
-        self.prompt_codes: NDArray[np.int32] = prompt.indices.to_numpy()
+        self.prompt_codes: NDArray[np.int32] = number_column(prompt.indices)
         self.fingerprints = digest_column(values.field("fingerprint"))
         self._images, self._files, self._places = (
             TextColumn(batch.column(name)) for name in ("image", "file", "place")
@@ -195,10 +201,10 @@ class Part:
         self.text_ends = self._texts.offsets
         self._first_captions = self.first_captions.data
         self._language_codes, self._prompt_codes = self.language_codes.data, self.prompt_codes.data
-        self._offsets: NDArray[np.int64] = batch.column("offset").to_numpy()
-        self._lengths: NDArray[np.int64] = batch.column("length").to_numpy()
+        self._offsets: NDArray[np.int64] = number_column(batch.column("offset"))
+        self._lengths: NDArray[np.int64] = number_column(batch.column("length"))
         column = batch.column("column")
-        self._column_codes = column.indices.fill_null(-1).to_numpy()
+        self._column_codes = number_column(column.indices, null=-1)
         self._columns: list[str] = column.dictionary.to_pylist()
 
     def __len__(self) -> int:
@@ -259,7 +265,7 @@ class Part:
     def texts_with(self, pattern: str) -> NDArray[np.bool_]:
         """Which captions match a regular expression somewhere, `[captions]`."""
         found = pc.match_substring_regex(self.batch.column("captions").values.field("text"), pattern)
-        return cast(NDArray[np.bool_], found.to_numpy(zero_copy_only=False))
+        return flag_column(found)
 
     def place(self, row: int) -> str:
         """Where the row was read, for messages."""

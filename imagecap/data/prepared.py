@@ -18,7 +18,7 @@ import numpy as np
 from imagecap.config import DataSettings
 from imagecap.data.data_sets import describe_sets
 from imagecap.data.identity import data_digest, split_digest
-from imagecap.data.parts import Part, map_part, write_part
+from imagecap.data.parts import Part, map_part, write_batch
 from imagecap.data.records import SPLITS, Problem, Sample
 from imagecap.data.remote import data_place
 from imagecap.data.samples import Samples, as_samples
@@ -70,7 +70,8 @@ def write_prepared(
             (target / split).mkdir()
             batches = samples.of_split(split).record_batches(home)
             for batch, file in zip(batches, _part_files(target / split), strict=False):
-                write_part(batch, file)
+                with file.open("wb") as opened:
+                    write_batch(batch, opened)
                 parts[split] += 1
         atomic_write_json(target / SUMMARY_FILE, content)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from imagecap.data.columns import flag_column, hex_digests
 from imagecap.data.locations import file_of
 from imagecap.data.parts import Part, parts_of, record_batches
 from imagecap.data.perceptual import Hashes
@@ -118,7 +119,7 @@ class Samples(Sequence[Sample]):
 
     def hex_digests(self) -> Iterator[str]:
         """Yield the digest of each picture as text."""
-        return (bytes(digest).hex() for digest in self.digests.view("V32"))
+        return hex_digests(self.digests)
 
     @property
     def sizes(self) -> NDArray[np.int32]:
@@ -172,9 +173,7 @@ class Samples(Sequence[Sample]):
 
     def in_folder(self, name: str) -> NDArray[np.bool_]:
         """Which pictures have a name that begins with this folder, `[samples]`."""
-        found = self._of_each_part(
-            lambda part: pc.starts_with(part.batch.column("image"), f"{name}/").to_numpy(zero_copy_only=False)
-        )
+        found = self._of_each_part(lambda part: flag_column(pc.starts_with(part.batch.column("image"), f"{name}/")))
         return found[self.rows].astype(bool)
 
     def captions_where(self, condition: Callable[[Part], NDArray[np.bool_]]) -> Iterator[tuple[int, int]]:

@@ -8,8 +8,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imagecap.config import DataSettings
-from imagecap.data.records import Sample, Split
+from imagecap.data.records import SPLITS, Sample, Split
 from imagecap.errors import ImageCapError
 
 # "restval" is the part of COCO's validation pictures that Karpathy's split trains on.
@@ -36,28 +39,28 @@ def split_in_name(name: str) -> Split | None:
     return next(filter(None, map(split_named, words)), None)
 
 
-def split_of(digest: str, settings: DataSettings) -> Split:
-    """The split of a picture whose rows name none.
+def splits_of(digests: Iterable[str], settings: DataSettings) -> NDArray[np.int8]:
+    """The splits of pictures whose rows name none, as indices into `SPLITS`. `[pictures]`
 
     The test set takes the lowest hashes and the validation set the highest, so that a change of one fraction moves
     pictures only between that set and the training set.
 
     Args:
-        digest: `picture_digest` of the picture.
+        digests: `picture_digest` of each picture.
         settings: `split_seed`, `validation_fraction` and `test_fraction` are used.
     """
-    position = fraction_of(digest, settings.split_seed)
-    if position < settings.test_fraction:
-        return "test"
-    if position >= 1 - settings.validation_fraction:
-        return "validation"
-    return "train"
+    positions = fractions_of(digests, settings.split_seed)
+    found = np.full(len(positions), SPLITS.index("train"), np.int8)
+    found[positions >= 1 - settings.validation_fraction] = SPLITS.index("validation")
+    found[positions < settings.test_fraction] = SPLITS.index("test")
+    return found
 
 
-def fraction_of(digest: str, seed: int) -> float:
-    """Map a digest to a number in [0, 1). The numbers of many digests are uniformly distributed."""
-    value = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
-    return (int.from_bytes(value[:8], "big") >> 11) / (1 << 53)  # 53 bits: what a float holds exactly
+def fractions_of(digests: Iterable[str], seed: int) -> NDArray[np.float64]:
+    """Map digests to numbers in [0, 1), which are uniformly distributed. `[pictures]`"""
+    start, sha256 = f"{seed}:".encode(), hashlib.sha256
+    heads = b"".join([sha256(start + digest.encode()).digest()[:8] for digest in digests])
+    return (np.frombuffer(heads, ">u8") >> 11) / (1 << 53)  # 53 bits: what a float holds exactly
 
 
 def check_fractions(settings: DataSettings) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imagecap.config import Settings, TrainSettings, parse_settings, section_class, with_changes
 from imagecap.config.schema import SECTIONS
 from imagecap.config.setting import HIGHEST_SEED
-from imagecap.data.splits import fraction_of
+from imagecap.data.splits import fractions_of
 from imagecap.errors import ImageCapError
 from imagecap.train.schedule import schedule_factor
 from tests.config.setting_values import settings_of
@@ -157,4 +157,4 @@ def test_a_number_of_thousands_of_digits_is_refused() -> None:
 
 
 def test_the_smallest_split_seed_is_a_seed() -> None:
-    assert 0 <= fraction_of("digest", Settings().data.model_copy(update={"split_seed": -(2**63)}).split_seed) < 1
+    assert 0 <= fractions_of(["digest"], Settings().data.model_copy(update={"split_seed": -(2**63)}).split_seed)[0] < 1
