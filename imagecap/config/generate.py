@@ -22,6 +22,9 @@ class GenerateSettings(Section):
     repetition_penalty: float = setting(
         1.0, "above 1 lowers the scores of tokens that occurred before", ge=0.01, le=100
     )
+    allow_empty: bool = setting(
+        False, "captions may be empty; otherwise no caption begins with an end token or with white space"
+    )
     sample_seed: int = setting(0, "seed of sampling", ge=LOWEST_SEED, le=HIGHEST_SEED)
     no_repeat_ngram_size: int = setting(0, "length of n-grams that may occur only once; 0: no limit", ge=0, le=1000)
     num_captions: int = setting(1, "captions per picture: the best beams, or as many samples", gt=0, le=1000)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.generate.beam_search import BeamSearch
-from imagecap.generate.generated import GeneratedCaption
-from imagecap.generate.prompts import TokenizedPrompt, caption_text, embed_prefixes, end_token_ids
-from imagecap.generate.rules import Rules
+from imagecap.generate.generated import GeneratedCaption, decoded_caption
+from imagecap.generate.prompts import TokenizedPrompt, embed_prefixes
+from imagecap.generate.rules import Rules, rules_of
 from imagecap.generate.sampling import Sampling, row_uniforms
 from imagecap.generate.static_batch import StaticBatch
 
@@ -42,7 +42,7 @@ class CaptionBatch:
     ) -> None:
         self._model, self._settings = model, settings
         prefix, prefix_ids = embed_prefixes(model, features, prompts)
-        rules = Rules(settings, end_token_ids(model), prefix_ids)
+        rules = rules_of(model, settings, prefix_ids)
         self._decoding = start_decoding(StaticBatch(model, settings.num_beams), prefix, rules, settings, uniforms)
 
     @property
@@ -54,10 +54,7 @@ class CaptionBatch:
         """Generate one token of every caption; returns the captions of the pictures that are now done."""
         finished = {}
         for picture, captions in self._decoding.step().items():
-            best, *others = (
-                GeneratedCaption(caption_text(self._model, tokens, self._settings), tokens, score)
-                for tokens, score in captions
-            )
+            best, *others = (decoded_caption(self._model, tokens, score, self._settings) for tokens, score in captions)
             finished[picture] = replace(best, others=tuple(others))
         return finished
 

@@ -88,7 +88,7 @@ def caption(
 
     Raises:
         ImageCapError: settings exclude each other or do not fit the language model; prompts and pictures differ in
-            number; there is no prompt; no token could be chosen for a picture.
+            number; there is no prompt; a picture has no caption (see `GeneratedCaption.error`).
     """
     # Settings that were copied with changes have not been checked.
     settings = parse_settings({"generate": settings.model_dump()}, "caption").generate

@@ -23,7 +23,7 @@ from imagecap.config import GenerateSettings
 from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.decoders import decoder_of
 from imagecap.generate.prompts import TokenizedPrompt, end_token_ids
-from imagecap.generate.rules import Rules, without_choice
+from imagecap.generate.rules import Rules, rules_of, without_choice
 from imagecap.generate.sampling import row_uniforms, sample
 from imagecap.generate.static_batch import StaticBatch
 
@@ -86,7 +86,7 @@ def start_caption(
     if settings.temperature > 0:
         uniforms = row_uniforms(settings.sample_seed, pixel_values[None], [prompt.text], settings.max_length)[0]
         uniforms = uniforms.to(prefix_ids.device)
-    return RunningCaption(settings, Rules(settings, end_token_ids(model), prefix_ids[None]), uniforms, key)
+    return RunningCaption(settings, rules_of(model, settings, prefix_ids[None]), uniforms, key)
 
 
 class ContinuousBatch:
@@ -159,17 +159,18 @@ class ContinuousBatch:
     def _choose(self) -> Tensor:
         """Choose the next token of each row, `[rows]`, and add its log-probability to that of the row."""
         logits = self.logits
-        chosen = logits.argmax(-1)
+        allowed = logits.index_fill(-1, self.rows[0].rules.suppressed_ids, -torch.inf)  # the same for all rows
+        chosen = allowed.argmax(-1)
         failed: list[tuple[int, Tensor]] = []
         for place, row in enumerate(self.rows):
-            scores = logits[place : place + 1]
-            if row.rules.active:
+            scores, own_rules = allowed[place : place + 1], row.rules.more_than_suppressed(len(row.tokens))
+            if own_rules:
                 generated = torch.tensor([row.tokens], dtype=torch.long, device=logits.device)
                 scores = row.rules.apply(scores, generated)
                 failed.append((place, without_choice(scores)[0]))
             if row.uniforms is not None:
                 chosen[place] = sample(scores, row.uniforms[len(row.tokens)][None])[0]
-            elif row.rules.active:
+            elif own_rules:
                 chosen[place] = scores.argmax(-1)[0]
         log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         for place, without in failed:

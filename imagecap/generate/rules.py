@@ -1,14 +1,20 @@
-"""Rules that change the model's scores before a token is chosen: repetition, minimum length, temperature, top-k, top-p.
+"""Rules that change the model's scores before a token is chosen.
 
-The logits processors are those of transformers, in the order of its `generate`, so that results are equal.
+They are repetition penalties, minimum length, suppressed tokens, temperature, top-k and top-p. The order is that of
+transformers' `generate`, and most are its logits processors, so that results are equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.generate.prompts import end_token_ids
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
 
 Processor = Callable[[Tensor, Tensor], Tensor]  # (token ids, scores) → scores
 
@@ -21,14 +27,28 @@ class Rules:
         end_ids: ids of the tokens that end a caption.
         prefix_ids: ids of the prompt with its image tokens, `[rows, tokens]`. As in transformers, the rules against
             repetition count them as if they had been generated.
+        suppressed: ids of tokens that no caption may hold.
+        begin_suppressed: ids of tokens that no caption may begin with, unless `settings.allow_empty` is set.
 
     Attributes:
         end_ids: `[end tokens]`, on the device of `prefix_ids`.
+        suppressed_ids: `[suppressed tokens]`, likewise.
         active: whether any rule may change a score; if not, `apply` may be left out.
     """
 
-    def __init__(self, settings: GenerateSettings, end_ids: Sequence[int], prefix_ids: Tensor) -> None:
-        self.end_ids = torch.tensor(end_ids, dtype=torch.long, device=prefix_ids.device)
+    def __init__(
+        self,
+        settings: GenerateSettings,
+        end_ids: Sequence[int],
+        prefix_ids: Tensor,
+        suppressed: Sequence[int] = (),
+        begin_suppressed: Sequence[int] = (),
+    ) -> None:
+        def on_device(ids: Sequence[int]) -> Tensor:
+            return torch.tensor(ids, dtype=torch.long, device=prefix_ids.device)
+
+        self.end_ids, self.suppressed_ids = on_device(end_ids), on_device(suppressed)
+        self._begin_suppressed_ids = on_device(() if settings.allow_empty else begin_suppressed)
         self._prefix_ids = prefix_ids
         self._min_length = settings.min_length
         penalties: dict[str, float] = {}
@@ -44,7 +64,12 @@ class Rules:
         if settings.temperature and settings.top_p < 1.0:
             warpers["TopPLogitsWarper"] = settings.top_p
         self._penalties, self._warpers = _processors(penalties), _processors(warpers)
-        self.active = bool(self._penalties or self._warpers or self._min_length)
+        self._own = bool(self._penalties or self._warpers or self._min_length)
+        self.active = self._own or bool(len(self.suppressed_ids) + len(self._begin_suppressed_ids))
+
+    def more_than_suppressed(self, length: int) -> bool:
+        """Whether more than `suppressed_ids` applies to a caption of which `length` tokens are generated."""
+        return self._own or (length == 0 and len(self._begin_suppressed_ids) > 0)
 
     def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
         """Return the scores that the next tokens are chosen by; `scores` itself is not changed.
@@ -63,6 +88,11 @@ class Rules:
             scores = flat.view_as(scores)
         if generated.shape[-1] < self._min_length:
             scores = scores.index_fill(-1, self.end_ids, -torch.inf)
+        suppressed = self.suppressed_ids
+        if generated.shape[-1] == 0:
+            suppressed = torch.cat((suppressed, self._begin_suppressed_ids))
+        if len(suppressed):
+            scores = scores.index_fill(-1, suppressed, -torch.inf)
         for warper in self._warpers:
             scores = warper(generated, scores)
         return scores
@@ -70,6 +100,19 @@ class Rules:
     def keep_rows(self, order: Tensor) -> None:
         """Keep the rows `order` `[rows]`, in that order; a row may come several times."""
         self._prefix_ids = self._prefix_ids[order]
+
+
+def rules_of(model: "ImageCaptioner", settings: GenerateSettings, prefix_ids: Tensor) -> Rules:
+    """Make the rules of a batch, with the end tokens and suppressed tokens of the model's generation config.
+
+    Args:
+        model: the captioner.
+        settings: decoding settings.
+        prefix_ids: see `Rules`.
+    """
+    config = model.llava.generation_config
+    suppressed, begin_suppressed = config.suppress_tokens or (), config.begin_suppress_tokens or ()
+    return Rules(settings, end_token_ids(model), prefix_ids, suppressed, begin_suppressed)
 
 
 def _processors(chosen: Mapping[str, float]) -> list[Processor]:

@@ -8,10 +8,9 @@ import torch
 from imagecap.config import GenerateSettings, parse_settings
 from imagecap.errors import ImageCapError
 from imagecap.generate.continuous_batch import ContinuousBatch, can_join, start_caption
-from imagecap.generate.generated import GeneratedCaption
+from imagecap.generate.generated import decoded_caption
 from imagecap.generate.prompts import (
     TokenizedPrompt,
-    caption_text,
     embed_prefixes,
     final_text,
     resolve_prompt,
@@ -65,7 +64,7 @@ def _pieces(
         if len(text) > len(yielded):
             yield text[len(yielded) :]
             yielded = text
-    made = GeneratedCaption(caption_text(model, row.tokens, settings), row.tokens, row.score)
+    made = decoded_caption(model, row.tokens, row.score, settings)
     if made.error is not None:
         raise ImageCapError(made.error)
     if made.text != yielded:

@@ -24,6 +24,7 @@ from imagecap.model.checkpoint import (
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
 from imagecap.model.language_model.head import express_logit_scale
+from imagecap.model.language_model.silent_tokens import suppress_silent_tokens
 from imagecap.model.language_model.utils import (
     bos_ids,
     image_token,
@@ -105,6 +106,7 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
         raise ImageCapError(f"{folder} has a vision tower that ImageCap cannot run ({type(tower).__name__})")
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    suppress_silent_tokens(llava, processor.tokenizer)  # a checkpoint that was made elsewhere, or by an older version
     llava.requires_grad_(False)
     return ImageCaptioner(llava, processor, captioner_info(folder)).to(device)
 
@@ -229,6 +231,7 @@ def _set_generation_config(llava: Any, tokenizer: Any) -> None:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
+    suppress_silent_tokens(llava, tokenizer)
 
 
 def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, token: str, llava: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imagecap.generate.caption_batch import CaptionBatch, picture_uniforms
 from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, start_caption
-from imagecap.generate.generated import GeneratedCaption
-from imagecap.generate.prompts import caption_text, embed_prefixes
+from imagecap.generate.generated import decoded_caption
+from imagecap.generate.prompts import embed_prefixes
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
 from imagecap.serve.waiting import PictureJob, WaitingPictures
@@ -105,12 +105,12 @@ class SharedBatch:
     def _finish(self, row: RunningCaption) -> None:
         """Hand the caption of an ended row to the thread of its request."""
         try:
-            text = caption_text(self._model, row.tokens, row.settings)
+            caption = decoded_caption(self._model, row.tokens, row.score, row.settings)
         except Exception as error:  # only this row fails
             _log.exception("decoding of tokens failed")
             row.key.finish(None, error)
             return
-        row.key.finish(GeneratedCaption(text, row.tokens, row.score))
+        row.key.finish(caption)
 
 
 class SeparateBatch:

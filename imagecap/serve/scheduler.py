@@ -115,8 +115,8 @@ class Scheduler:
             deadline: time of `time.monotonic` at which decoding stops.
 
         Returns:
-            A caption per picture, and the timing. If no token could be chosen for a picture, its caption says so
-            (`GeneratedCaption.error`); other pictures are not concerned.
+            A caption per picture, and the timing. If there is no caption of a picture, `GeneratedCaption.error` says
+            why; other pictures are not concerned.
 
         Raises:
             ImageCapError: there is no prompt, or it is too long for the model.

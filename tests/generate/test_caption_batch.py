@@ -72,7 +72,7 @@ def test_turns_and_removed_pictures_change_no_token(
 
 @torch.inference_mode()
 def test_a_picture_is_returned_as_soon_as_it_is_done(model: "ImageCaptioner", pictures: list[Image.Image]) -> None:
-    batch = started(model, pictures, SETTINGS[3])
+    batch = started(model, pictures, SETTINGS[6])
     steps = []
     while batch.pictures:
         before = len(batch.pictures)

@@ -46,7 +46,7 @@ def test_beams(model: ImageCaptioner, pictures: Pictures, stock: Stock, beams: i
         check(caption(model, pictures, PROMPT, settings, batch_size), theirs)
 
 
-@pytest.mark.parametrize("ends", [[25, 337], list(range(100, 300))])
+@pytest.mark.parametrize("ends", [[25, 262], list(range(100, 300))])
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -117,7 +117,7 @@ def test_text_has_no_special_tokens(model: ImageCaptioner, pictures: Pictures) -
         bias[end] = 1
         model.llava.lm_head.bias = torch.nn.Parameter(bias)
     for beams in (1, 3):
-        one = caption(model, pictures[:1], PROMPT, GenerateSettings(num_beams=beams))[0]
+        one = caption(model, pictures[:1], PROMPT, GenerateSettings(num_beams=beams, allow_empty=True))[0]
         assert (one.text, one.token_ids) == ("", [end])
 
 

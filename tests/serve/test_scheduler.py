@@ -144,7 +144,7 @@ def test_a_failing_picture_fails_its_request_only(
 def test_a_request_whose_text_cannot_be_decoded_fails(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = Scheduler(model)
     with monkeypatch.context() as broken:
-        broken.setattr("imagecap.serve.batches.caption_text", lambda *_: 1 / 0)
+        broken.setattr("imagecap.serve.batches.decoded_caption", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             scheduler.caption(PICTURES[:1], "a", GREEDY)
     assert scheduler.caption(PICTURES[:1], "a", GREEDY)[0]

@@ -80,6 +80,11 @@ class PlainText:
             return self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
 
     @property
+    def special_ids(self) -> set[int]:
+        """The ids of the special tokens."""
+        return set(self._special)
+
+    @property
     def special_tokens(self) -> list[str]:
         """The special tokens as they are written."""
         return list(self._special.values())
