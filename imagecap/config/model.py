@@ -21,6 +21,15 @@ class ModelSettings(Section):
     language_model_name: str = setting(
         "Qwen/Qwen3-0.6B", "causal language model: a model id on the Hugging Face hub or a local folder", path=True
     )
+    chat_template: Literal["off", "on", "auto"] = setting(
+        "off",
+        "how the prompt is put before the language model",
+        choices={
+            "off": "the picture, the prompt and a line break",
+            "on": "as the language model's own chat template puts a user's turn",
+            "auto": "on where the language model has a chat template, else off",
+        },
+    )
     vision_feature_layer: int = setting(
         -2, "index of the vision encoder's hidden states that are projected; -1 is the last layer", ge=-1000, le=1000
     )

@@ -23,10 +23,10 @@ from imagecap.model.checkpoint import (
 )
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
+from imagecap.model.language_model.chat import Turn, built_turn
 from imagecap.model.language_model.head import express_logit_scale
 from imagecap.model.language_model.silent_tokens import suppress_silent_tokens
 from imagecap.model.language_model.utils import (
-    bos_ids,
     image_token,
     keeps_state,
     load_language_model,
@@ -35,16 +35,6 @@ from imagecap.model.language_model.utils import (
 from imagecap.model.multimodal_projector.projector import PROJECTORS, build_projector
 from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, load_tower, num_blocks_used
 
-# `{bos?}{image}{prompt}\n` for the user's turn, `{caption}{eos}` for the model's; the picture always comes first.
-CHAT_TEMPLATE = (
-    "{{ bos }}{% for message in messages %}"
-    "{% if message['content'] is string %}{% set texts = message['content'] %}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image token>' }}{% endfor %}"
-    "{% set texts = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('') %}"
-    "{% endif %}{{ texts }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
-    "{% endfor %}"
-)
 MAX_NEW_TOKENS = 64  # of the stock `generate` on our checkpoints, unless its caller says otherwise
 
 
@@ -171,7 +161,8 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
         token = image_token(tokenizer, language_model)
         llava = _assemble(settings, tower, language_model, tokenizer.convert_tokens_to_ids(token), seed)
     _set_generation_config(llava, tokenizer)
-    processor = _build_processor(settings, vision_folder, tokenizer, token, llava)
+    turn = built_turn(tokenizer, settings.chat_template, settings.language_model_name)
+    processor = _build_processor(settings, vision_folder, tokenizer, token, turn, llava)
     bases = {
         "vision_model": _base(settings.vision_model_name, vision_folder),
         "language_model": _base(settings.language_model_name, language_folder),
@@ -234,15 +225,12 @@ def _set_generation_config(llava: Any, tokenizer: Any) -> None:
     suppress_silent_tokens(llava, tokenizer)
 
 
-def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, token: str, llava: Any) -> Any:
-    """The stock processor: the encoder's picture preprocessing, the tokenizer, and a chat template for `token`."""
+def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, token: str, turn: Turn, llava: Any) -> Any:
+    """The stock processor: the encoder's picture preprocessing, the tokenizer, and the chat template of `turn`."""
     from transformers import AutoImageProcessor, LlavaProcessor
 
     failure = f"vision_model_name: {settings.vision_model_name} has no readable preprocessor"
     image_processor = from_pretrained(AutoImageProcessor, folder, failure, backend="pil")
-    # Written out, not template variables: servers render the template without our code.
-    bos = tokenizer.decode(bos_ids(tokenizer))
-    template = CHAT_TEMPLATE.replace("{{ bos }}", bos).replace("<image token>", token)
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
@@ -250,7 +238,7 @@ def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, toke
         vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
         num_additional_image_tokens=int(has_class_token(llava.model.vision_tower)),
         image_token=token,
-        chat_template=template,
+        chat_template=turn.template(token),
     )
 
 

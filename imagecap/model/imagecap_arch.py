@@ -3,13 +3,13 @@ r"""The captioner: a stock LLaVA model with its processor, and the parts of them
     picture ─ vision tower (up to the used layer) ─ projector ─┐
     prompt ─ embeddings ───────────────────────────────────────┴─ language model ─ head ─ caption
 
-The text of a sample is `{bos?}{image}{prompt}\n{caption}{eos}`. All weights lie in `llava` and all preprocessing in
-`processor`, so that `save` writes a checkpoint that plain transformers opens.
+The text of a sample is `{bos?}{image}{prompt}\n{caption}{eos}`, or what the chat template says. All weights lie in
+`llava` and all preprocessing in `processor`, so that `save` writes a checkpoint that plain transformers opens.
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import CardFacts, model_card
 from imagecap.model.checkpoint import quiet_transformers
 from imagecap.model.language_model.adapters import add_adapters
+from imagecap.model.language_model.chat import Turn, plain_turn, turn_of
 from imagecap.model.language_model.plain_text import PlainText
 from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
@@ -161,23 +162,32 @@ class ImageCaptioner(nn.Module):
         Raises:
             ImageCapError: the prompt contains a special token, such as the image token.
         """
-        # The image token is tokenised too, since some vocabularies treat the start of a text in their own way.
-        text = f"{self.processor.image_token}{prompt}\n"
-        ids = self._plain_text.parsed_ids(text)
         image_token = self.processor.image_token
-        found = self._plain_text.special_token(prompt, ids[1:]) if ids[0] == self.image_token_id else image_token
+        # The whole text in one call, since some vocabularies treat the start of a text in their own way.
+        ids = self._plain_text.parsed_ids(self._turn.text(image_token, prompt))
+        found = self._plain_text.special_token(prompt, self._plain_text.parsed_ids(image_token + prompt)[1:])
+        if found is None and ids.count(self.image_token_id) != 1:
+            found = image_token
         if found is not None:
             what = "the model's image token" if found == image_token else "a special token of the model"
             raise ImageCapError(f"the prompt {prompt!r} holds {found}, {what}: remove it")
-        return PromptIds(before=self._bos_ids, after=ids[1:])
+        place = ids.index(self.image_token_id)
+        return PromptIds(before=ids[:place], after=ids[place + 1 :])
 
     @cached_property
     def _plain_text(self) -> PlainText:
         return PlainText(self.tokenizer)
 
     @cached_property
-    def _bos_ids(self) -> list[int]:
-        return bos_ids(self.tokenizer)
+    def _turn(self) -> Turn:
+        """How the chat template writes a prompt; the plain turn for a checkpoint whose template has no picture."""
+
+        def render(chat: list[dict[str, Any]]) -> str:
+            return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+        plain = plain_turn(self.tokenizer)
+        turn = turn_of(render, self.processor.image_token) or plain
+        return turn if turn.lead.startswith(plain.lead) else replace(turn, lead=plain.lead + turn.lead)
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text. Special tokens are not parsed: `<|im_end|>` gets the tokens of its letters.
@@ -262,5 +272,5 @@ class ImageCaptioner(nn.Module):
             num_image_tokens=self.num_image_tokens,
             vision_feature_layer=self.llava.config.vision_feature_layer,
             dtype=str(dtype).removeprefix("torch."),
-            template_writes_bos=bool(self._bos_ids),
+            template_writes_bos=bool(bos_ids(self.tokenizer)),
         )
