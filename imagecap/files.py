@@ -7,7 +7,7 @@ import re
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,11 +45,38 @@ def atomic_write_text(path: Path, content: str) -> None:
 
 
 def atomic_write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON with a final newline, characters kept as they are; the text is never whole."""
+    """Write `content` as indented JSON with a final newline, characters kept as they are; the text is never whole.
+
+    A value of an object may be a sequence other than a list, whose rows are made one at a time while they are written.
+    """
     with atomic_writer(path) as file:
-        for part in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(content):
+        for part in _json_parts(content):
             file.write(part.encode("utf-8", "backslashreplace"))
         file.write(b"\n")
+
+
+def _json_parts(content: Any) -> Iterator[str]:
+    encoder = json.JSONEncoder(ensure_ascii=False, indent=2)
+    if not isinstance(content, dict) or not any(map(_is_made_row_by_row, content.values())):
+        yield from encoder.iterencode(content)
+        return
+    separator = "{\n  "
+    for key, value in content.items():
+        yield f"{separator}{encoder.encode(key)}: "
+        separator = ",\n  "
+        if not _is_made_row_by_row(value):
+            yield encoder.encode(value).replace("\n", "\n  ")
+            continue
+        before = "["
+        for row in value:
+            yield before + "\n    " + encoder.encode(row).replace("\n", "\n    ")
+            before = ","
+        yield "\n  ]" if len(value) else "[]"
+    yield "\n}"
+
+
+def _is_made_row_by_row(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | list | tuple)
 
 
 class RepeatedKey(dict[str, Any]):

@@ -60,10 +60,10 @@ def _validate(experiment: str, folder: Path, parent: str) -> dict[str, Any]:
     from imagecap.eval.evaluator import evaluate
     from imagecap.generate.captioner import open_captioner
 
-    found = evaluate(open_captioner(folder / "model", settings.compute), validation, settings, []).to_dict()
-    metrics = {**found["metrics"], **{name: trained[name] for name in ("val_loss",) if name in trained}}
-    _track(run_id, tool_names(metrics, found["names"]), parent)
-    return {"run_id": run_id, "metrics": metrics, "intervals": found["intervals"], "names": found["names"]}
+    found = evaluate(open_captioner(folder / "model", settings.compute), validation, settings, [])
+    metrics = {**found.metrics, **{name: trained[name] for name in ("val_loss",) if name in trained}}
+    _track(run_id, tool_names(metrics, found.names), parent)
+    return {"run_id": run_id, "metrics": metrics, "intervals": found.intervals, "names": found.names}
 
 
 def _track(run_id: str, metrics: dict[str, float], parent: str) -> None:

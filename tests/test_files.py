@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from imagecap.data.views import View
 from imagecap.errors import ImageCapError
 from imagecap.files import (
+    atomic_write_json,
     atomic_write_text,
     natural_key,
     replace_folder,
@@ -181,3 +183,12 @@ def test_files_of_another_user_are_refused(tmp_path: Path) -> None:
         for refused in (tmp_path / "a.json", tmp_path / "new" / "a.json", shared / "a.json"):
             with pytest.raises(ImageCapError, match=f"{refused} cannot be written: .*; name another place"):
                 require_writable_file(refused)
+
+
+def test_rows_that_are_made_one_at_a_time_are_written_as_a_list(tmp_path: Path) -> None:
+    rows = [{"text": "a\nb", "values": [1, {"x": []}]}, {}, {"text": "猫"}]
+    content: dict[str, Any] = {"first": {"a": [1, 2]}, "rows": rows, "none": [], "last": 1.5}
+    made = {**content, "rows": View(rows.__getitem__, range(3)), "none": View(rows.__getitem__, range(0))}
+    atomic_write_json(tmp_path / "list.json", content)
+    atomic_write_json(tmp_path / "made.json", made)
+    assert (tmp_path / "made.json").read_bytes() == (tmp_path / "list.json").read_bytes()

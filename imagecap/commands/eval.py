@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.report.tables import format_comparison, format_evaluation
 
     model = open_captioner(arguments.model_path, settings.compute)
-    found = evaluate(model, samples, settings, training).to_dict()
+    found = evaluate(model, samples, settings, training).contents()
     atomic_write_json(output, found)
     comparison = compare_results(earlier, found) if earlier is not None else None
     if report is not None:

@@ -1,16 +1,22 @@
 """Statistics of captions apart from correctness: length, repetition, variety, copies of training captions."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imagecap.metrics import tokenize
+
+_DIGEST = np.dtype("S16")
 
 
 def behaviour(
     captions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    truncated: Sequence[bool],
-    training: Sequence[str],
+    references: Iterable[Sequence[str]],
+    truncated: Sequence[bool] | NDArray[np.bool_],
+    training: Iterable[str],
     language: str,
 ) -> dict[str, float]:
     """Describe the captions of one language in figures.
@@ -29,30 +35,54 @@ def behaviour(
         Mean lengths in tokens, shares in 0..1, numbers of distinct tokens. Figures of references or training captions
         are left out where there are none.
     """
-    tokens = tokenize(captions, language)
-    words = [token for caption in tokens for token in caption]
-    pairs = [pair for caption in tokens for pair in pairwise(caption)]
-    count = len(captions)
+    count, lengths, pairs = len(captions), 0, 0
+    empty = repetitive = 0
+    vocabulary: set[str] = set()
+    distinct_pairs: set[tuple[str, str]] = set()
+    digests = np.zeros(count, _DIGEST)
+    for place, tokens in enumerate(_tokenized(captions, language)):
+        vocabulary.update(tokens)
+        distinct_pairs.update(pairwise(tokens))
+        lengths += len(tokens)
+        pairs += max(len(tokens) - 1, 0)
+        empty += not tokens
+        repetitive += is_repetitive(tokens)
+        digests[place] = _digest(tokens)
     result: dict[str, float] = {
         "captions": count,
-        "mean_length": len(words) / count,
-        "empty_share": sum(not caption for caption in tokens) / count,
-        "truncated_share": sum(truncated) / count,
-        "repetitive_share": sum(is_repetitive(caption) for caption in tokens) / count,
-        "vocabulary": len(set(words)),
-        "distinct_captions_share": _distinct_share(tokens),
-        "distinct_1": len(set(words)) / max(len(words), 1),
-        "distinct_2": len(set(pairs)) / max(len(pairs), 1),
+        "mean_length": lengths / count,
+        "empty_share": empty / count,
+        "truncated_share": int(np.sum(truncated)) / count,
+        "repetitive_share": repetitive / count,
+        "vocabulary": len(vocabulary),
+        "distinct_captions_share": len(np.unique(digests)) / count,
+        "distinct_1": len(vocabulary) / max(lengths, 1),
+        "distinct_2": len(distinct_pairs) / max(pairs, 1),
     }
-    human = tokenize([caption for group in references for caption in group], language)
+    human = human_words = 0
+    human_vocabulary: set[str] = set()
+    for tokens in _tokenized((caption for group in references for caption in group), language):
+        human += 1
+        human_words += len(tokens)
+        human_vocabulary.update(tokens)
     if human:
-        result["reference_mean_length"] = sum(map(len, human)) / len(human)
-        result["reference_vocabulary"] = len({token for caption in human for token in caption})
-    if training:
-        known = {" ".join(caption) for caption in tokenize(list(dict.fromkeys(training)), language)}
-        copied = sum(" ".join(caption) in known for caption in tokens if caption)
-        result["copied_from_training_share"] = copied / count
+        result["reference_mean_length"] = human_words / human
+        result["reference_vocabulary"] = len(human_vocabulary)
+    known = np.fromiter((_digest(tokens) for tokens in _tokenized(training, language)), _DIGEST)
+    if len(known):
+        copied = np.isin(digests, known) & (digests != _digest([]))
+        result["copied_from_training_share"] = int(copied.sum()) / count
     return result
+
+
+def _tokenized(captions: Iterable[str], language: str) -> Iterator[list[str]]:
+    for caption in captions:
+        yield from tokenize([caption], language)
+
+
+def _digest(tokens: Sequence[str]) -> bytes:
+    """A digest of a caption's tokens, which is never that of other ones."""
+    return hashlib.blake2b(" ".join(tokens).encode("utf-8", "surrogatepass"), digest_size=_DIGEST.itemsize).digest()
 
 
 def is_repetitive(tokens: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from imagecap.data.records import picture_id
 from imagecap.errors import ImageCapError
-from imagecap.eval.bootstrap import Floats, resample_weights
+from imagecap.eval.bootstrap import Floats, resampled
 from imagecap.eval.changes import Change, change_of
 from imagecap.metrics import display_name, prepare_references, score
 
@@ -143,17 +143,22 @@ class _Pairs:
 
     def changes(self, resamples: int, seed: int) -> dict[str, Change]:
         """The change of every metric that both evaluations have."""
-        weights = resample_weights(len(self._after), resamples, seed)
         old, new = self._old, self._new
+        stored = {name: values for name in self._stored_metrics if (values := self._stored(name)) is not None}
+        gains = {name: second - first for name, (first, second) in stored.items()}
+
+        def differences(weights: Floats) -> dict[str, Floats]:
+            means = {name: weights @ gain / len(gain) for name, gain in gains.items()}
+            return new.resampled_differences(old, weights) | means
+
+        drawn = resampled(len(self._after), resamples, differences, seed)
         found = {
-            name: change_of(old.overall[name], new.overall[name], resampled, new.columns[name] - old.columns[name])
-            for name, resampled in new.resampled_differences(old, weights).items()
+            name: change_of(old.overall[name], new.overall[name], drawn[name], new.columns[name] - old.columns[name])
+            for name in drawn
+            if name not in stored
         }
-        for name in self._stored_metrics:
-            if (values := self._stored(name)) is not None:
-                first, second = values
-                resampled = weights @ (second - first) / len(first)
-                found[name] = change_of(float(first.mean()), float(second.mean()), resampled, second - first)
+        for name, (first, second) in stored.items():
+            found[name] = change_of(float(first.mean()), float(second.mean()), drawn[name], gains[name])
         return found
 
     def pictures(self) -> list[dict[str, Any]]:
@@ -187,7 +192,11 @@ class _Pairs:
 
 def _scored_rows(evaluation: Row, which: str) -> list[Row]:
     rows = evaluation.get("results") if isinstance(evaluation, Mapping) else None
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "image" in row for row in rows):
+    if (
+        not isinstance(rows, Sequence)
+        or isinstance(rows, str)
+        or not all(isinstance(row, Mapping) and "image" in row for row in rows)
+    ):
         raise ImageCapError(
             f"the {which} is no evaluation: it needs a list `results`, as `run.py eval` and the pipeline write it"
         )

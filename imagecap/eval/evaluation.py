@@ -4,17 +4,22 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from imagecap import __version__
 from imagecap.data.records import Sample
-from imagecap.eval.items import Item
+from imagecap.data.views import View
+from imagecap.eval.items import Items
 from imagecap.eval.language_scores import LanguageScores
+from imagecap.eval.made_captions import MadeCaptions
 from imagecap.eval.word_classes import hallucinated
 from imagecap.metrics import notes_on_missing_programs
 
-if TYPE_CHECKING:
-    from imagecap.generate.generated import GeneratedCaption
+Places = NDArray[np.int32]
+"""Places of items, ascending."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Evaluation:
         settings: the settings that were used.
         versions: versions of the packages that the numbers depend on.
         results: one row per picture and language: image, caption, references, language, prompt, score, metrics, ….
+            Rows are made when they are asked for.
     """
 
     metrics: dict[str, float]
@@ -49,52 +55,55 @@ class Evaluation:
     data: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, str]
-    results: list[dict[str, Any]]
+    results: Sequence[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of eval_results.json, which are not copied."""
+        """The contents of eval_results.json, with a list of all rows."""
+        return {**self.contents(), "results": list(self.results)}
+
+    def contents(self) -> dict[str, Any]:
+        """The contents of eval_results.json, whose rows are made when they are asked for; see `atomic_write_json`."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def result_rows(
-    items: Sequence[Item],
-    generated: "Sequence[GeneratedCaption]",
-    truncated: Sequence[bool],
-    by_language: Mapping[str, Sequence[int]],
-    scored: Mapping[str, LanguageScores],
-) -> list[dict[str, Any]]:
-    """Build the rows of `Evaluation.results`.
+    items: Items, captions: MadeCaptions, by_language: Mapping[str, Places], scored: Mapping[str, LanguageScores]
+) -> View[dict[str, Any]]:
+    """The rows of `Evaluation.results`.
 
     Args:
         items: the evaluated items.
-        generated: the caption of each item.
-        truncated: whether each caption was cut at the length limit.
-        by_language: indices of the scored items per language.
+        captions: the caption of each item.
+        by_language: places of the scored items per language.
         scored: their scores per language.
     """
-    rows: list[dict[str, Any]] = [
-        {
+
+    def row(index: int) -> dict[str, Any]:
+        item, caption = items[index], captions[index]
+        found: dict[str, Any] = {
             "image": item.image,
             "digest": item.digest,
-            "caption": caption.text,
+            "caption": caption,
             "references": list(item.references),
             "language": item.language,
             "prompt": item.prompt,
-            "score": caption.score,
-            "tokens": len(caption.token_ids),
-            "truncated": cut,
-            **({"hallucinated": hallucinated(caption.text, item.references, item.language)} if item.language else {}),
-            **({"columns": item.extra} if item.extra else {}),
+            "score": float(captions.scores[index]),
+            "tokens": int(captions.tokens[index]),
+            "truncated": bool(captions.truncated[index]),
         }
-        for item, caption, cut in zip(items, generated, truncated, strict=True)
-    ]
-    for language, chosen in by_language.items():
-        metrics, truth = scored[language].per_item, scored[language].truth
-        for place, index in enumerate(chosen):
-            rows[index]["metrics"] = metrics[place]
-            if truth is not None:
-                rows[index]["true"] = truth[place]
-    return rows
+        if item.language is not None:
+            found["hallucinated"] = hallucinated(caption, item.references, item.language)
+        if item.extra:
+            found["columns"] = item.extra
+        if item.language is not None:
+            place = int(np.searchsorted(by_language[item.language], index))
+            scores = scored[item.language]
+            found["metrics"] = scores.of_item(place)
+            if scores.truth is not None:
+                found["true"] = bool(scores.truth[place])
+        return found
+
+    return View(row, range(len(items)))
 
 
 def join_languages(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -120,7 +129,7 @@ def join_floors(scored: Mapping[str, LanguageScores]) -> dict[str, dict[str, Any
 
 
 def reader_notes(
-    items: Sequence[Item],
+    items: Items,
     scored: Mapping[str, LanguageScores],
     training: Sequence[Sample],
     duplicates: Sequence[tuple[str, str]],
@@ -136,7 +145,7 @@ def reader_notes(
         clip_model: the CLIP of the settings; None for none.
     """
     notes = []
-    without = sum(item.language is None for item in items)
+    without = items.without_references
     if without:
         notes.append(
             "No picture has references, so there are no metrics."
@@ -156,7 +165,7 @@ def reader_notes(
     if scored and clip_model is None:
         notes.append("CLIPScore is not computed: name a CLIP with both towers in `evaluate.clip_model`.")
     for language, scores in scored.items():
-        if len(scores.references.images) == 1:
+        if len(scores.references) == 1:
             notes.append(f"Only one picture has references in {language}: CIDEr is 0 by its definition then.")
     return notes
 

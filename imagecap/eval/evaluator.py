@@ -1,6 +1,6 @@
 """The evaluation of a captioner: its captions, their scores and intervals, floors and ceilings, slices, behaviour."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -8,6 +8,7 @@ from tqdm import tqdm
 from imagecap.config import Settings
 from imagecap.data.identity import evaluated_digest
 from imagecap.data.records import Sample
+from imagecap.data.views import View, chosen
 from imagecap.errors import ImageCapError
 from imagecap.eval.behaviour import behaviour, sample_diversity
 from imagecap.eval.evaluation import (
@@ -18,8 +19,9 @@ from imagecap.eval.evaluation import (
     result_rows,
     scoring_versions,
 )
-from imagecap.eval.items import Item, captions_by_language, items_of
+from imagecap.eval.items import Items, captions_by_language, items_of
 from imagecap.eval.language_scores import score_language
+from imagecap.eval.made_captions import MadeCaptions
 from imagecap.eval.near_duplicates import near_duplicates
 from imagecap.eval.neighbours import NeighbourFunction, nearest_samples
 from imagecap.eval.slices import slice_scores
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from imagecap.generate.generated import GeneratedCaption
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-CaptionFunction = Callable[..., "list[GeneratedCaption]"]
+CaptionFunction = Callable[..., "Iterable[GeneratedCaption]"]
 
 DIVERSITY_PICTURES = 50
 
@@ -61,35 +63,35 @@ def evaluate(
     """
     if not samples:
         raise ImageCapError("there are no pictures to evaluate")
+    from imagecap.generate.prompts import end_token_ids
+
     items = items_of(samples, settings.generate.prompt)
-    generated = _captions(model, items, settings, caption)
-    truncated = [_is_truncated(each, model, settings.generate.max_length) for each in generated]
-    by_language: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        if item.language is not None:
-            by_language.setdefault(item.language, []).append(index)
+    captions = MadeCaptions(len(items), settings.generate.max_length, end_token_ids(model))
+    for place, made in _captions(model, items, settings, caption):
+        captions.add(place, made)
+    by_language = {language: items.of_language(language) for language in items.languages}
     known = captions_by_language(training)
     nearest = nearest_samples(model, items, training, settings, neighbours) if by_language and training else None
     duplicates = near_duplicates(samples, training, settings.data.max_image_pixels) if by_language else []
     clip = _clip_scorer(model, settings) if by_language else None
 
     scored, figures, slices = {}, {}, []
-    for language, chosen in by_language.items():
-        part, captions = [items[index] for index in chosen], [generated[index].text for index in chosen]
+    for language, places in by_language.items():
+        part, said = items[places], chosen(captions, places)
         trained_on = known.get(language, {})
         scored[language] = score_language(
             part,
-            captions,
+            said,
             trained_on,
-            [nearest[index] for index in chosen] if nearest is not None else None,
+            chosen(nearest, places) if nearest is not None else None,
             settings,
             clip,
         )
         figures[language] = behaviour(
-            captions,
-            [item.references for item in part],
-            [truncated[index] for index in chosen],
-            [text for texts in trained_on.values() for text in texts],
+            said,
+            (item.references for item in part),
+            captions.truncated[places],
+            (text for texts in trained_on.values() for text in texts),
             language,
         ) | _sampled_behaviour(model, part, settings, caption, language)
         slices += slice_scores(part, scored[language], settings.evaluate.bootstrap_samples, settings.data.mix_weights)
@@ -111,7 +113,7 @@ def evaluate(
             "images": len(samples),
             "captions": len(items),
             "references": sum(len(sample.captions) for sample in samples),
-            "languages": {language: len(chosen) for language, chosen in by_language.items()},
+            "languages": {language: len(places) for language, places in by_language.items()},
             "evaluated_digest": evaluated_digest(samples),
             "training_images": len(training),
             "tokenizer": {language: scores.tokenizer for language, scores in scored.items()},
@@ -124,34 +126,35 @@ def evaluate(
             "evaluate": settings.evaluate.model_dump(),
         },
         versions=scoring_versions(),
-        results=result_rows(items, generated, truncated, by_language, scored),
+        results=result_rows(items, captions, by_language, scored),
     )
 
 
 def _captions(
-    model: "ImageCaptioner", items: Sequence[Item], settings: Settings, caption: CaptionFunction | None
-) -> "list[GeneratedCaption]":
-    """The model's caption of every item."""
-    if caption is None:
-        from imagecap.generate.captioner import caption as caption_pictures
-
-        caption = caption_pictures
+    model: "ImageCaptioner", items: Items, settings: Settings, caption: CaptionFunction | None
+) -> "Iterator[tuple[int, GeneratedCaption]]":
+    """Yield the place of every item with the model's caption, in any order."""
+    from imagecap.generate.captioner import caption_each
     from imagecap.generate.prompts import resolve_prompt
 
     # A picture with references brings the prompt of their language. The others have no language: they get the model's
     # own prompt, or, since a foreign checkpoint has none, that of the settings instead of an error.
     fallback = settings.data.prompt_en
-    prompts = [resolve_prompt(model, settings.generate, item.prompt, fallback=fallback) for item in items]
-    return caption(
+
+    def prompt(place: int) -> str:
+        return resolve_prompt(model, settings.generate, items[place].prompt, fallback=fallback)
+
+    arguments = (
         model,
         _pictures(model, items, settings.data.max_image_pixels),
-        prompts,
+        View(prompt, range(len(items))),
         settings.generate,
-        batch_size=settings.evaluate.eval_batch_size,
+        settings.evaluate.eval_batch_size,
     )
+    return caption_each(*arguments) if caption is None else enumerate(caption(*arguments))
 
 
-def _pictures(model: "ImageCaptioner", items: Sequence[Item], max_pixels: int) -> "Iterator[Image]":
+def _pictures(model: "ImageCaptioner", items: Items, max_pixels: int) -> "Iterator[Image]":
     """The pictures, read one at a time: all of them may not fit into memory.
 
     A picture that is captioned in several languages is read once.
@@ -163,13 +166,6 @@ def _pictures(model: "ImageCaptioner", items: Sequence[Item], max_pixels: int) -
         yield image
 
 
-def _is_truncated(generated: "GeneratedCaption", model: "ImageCaptioner", max_length: int) -> bool:
-    """Whether the length limit ended the caption, and not an end token."""
-    from imagecap.generate.prompts import end_token_ids
-
-    return len(generated.token_ids) >= max_length and generated.token_ids[-1] not in end_token_ids(model)
-
-
 def _clip_scorer(model: "ImageCaptioner", settings: Settings) -> "ClipScorer | None":
     if settings.evaluate.clip_model is None:
         return None
@@ -179,7 +175,7 @@ def _clip_scorer(model: "ImageCaptioner", settings: Settings) -> "ClipScorer | N
 
 
 def _sampled_behaviour(
-    model: "ImageCaptioner", items: Sequence[Item], settings: Settings, caption: CaptionFunction | None, language: str
+    model: "ImageCaptioner", items: Items, settings: Settings, caption: CaptionFunction | None, language: str
 ) -> dict[str, float]:
     """Measure how varied the captions of the first pictures are at temperature 1, if the settings ask for it."""
     count, items = settings.evaluate.diversity_samples, items[:DIVERSITY_PICTURES]
@@ -191,5 +187,6 @@ def _sampled_behaviour(
         seed = settings.generate.sample_seed + number
         generate = settings.generate.model_copy(update=sampled | {"sample_seed": seed})
         changed = settings.model_copy(update={"generate": generate})
-        rounds.append([made.text for made in _captions(model, items, changed, caption)])
+        made = dict(_captions(model, items, changed, caption))
+        rounds.append([made[place].text for place in range(len(items))])
     return sample_diversity(list(zip(*rounds, strict=True)), language)

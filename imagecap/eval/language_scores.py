@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from imagecap.config import Settings
 from imagecap.data.records import Sample
+from imagecap.data.views import View
 from imagecap.eval.bootstrap import Floats, Interval, mean_interval, score_intervals
-from imagecap.eval.floors import Floor, measure_floors
+from imagecap.eval.floors import Floor, floor_captions, human_ceiling, mean_of
 from imagecap.eval.items import Item
-from imagecap.eval.truth import has_truth, judge, scene_words, truth_shares
+from imagecap.eval.truth import Bools, has_truth, judge, scene_words, truth_shares
 from imagecap.eval.word_classes import truth_classes, word_classes
-from imagecap.metrics import References, Scores, display_name, prepare_references, score
+from imagecap.metrics import Corpus, Scores, display_name, score_corpus
 
 if TYPE_CHECKING:
     from imagecap.eval.clipscore import ClipScorer
@@ -22,7 +23,7 @@ class LanguageScores:
     """Scores of the captions in one language.
 
     Attributes:
-        references: references of the items.
+        references: indexed references of the items.
         scores: text metrics of the captions.
         clip_scores: CLIPScore and RefCLIPScore of each caption; empty without a CLIP. `[items]` each
         truth: whether each caption is true and complete; None where the truth is unknown. `[items]`
@@ -33,10 +34,10 @@ class LanguageScores:
         word_classes: precision and recall of objects, colours and counts, against `references` and `truth`.
     """
 
-    references: References
+    references: Corpus
     scores: Scores
     clip_scores: dict[str, Floats]
-    truth: list[bool] | None
+    truth: Bools | None
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     names: dict[str, str]
@@ -48,13 +49,9 @@ class LanguageScores:
         """The name of the tokenizer that the captions were scored with."""
         return self.references.tokenizer
 
-    @property
-    def per_item(self) -> list[dict[str, float]]:
-        """The metrics of each item's caption."""
-        return [
-            self.scores.per_image[key] | {name: float(values[index]) for name, values in self.clip_scores.items()}
-            for index, key in enumerate(self.references.images)
-        ]
+    def of_item(self, place: int) -> dict[str, float]:
+        """The metrics of the caption of the item at a place."""
+        return self.scores.of_image(place) | {name: float(values[place]) for name, values in self.clip_scores.items()}
 
 
 def score_language(
@@ -75,13 +72,13 @@ def score_language(
         settings: the sections data and evaluate are used.
         clip: computes CLIPScore; None for none.
     """
-    language, resamples = str(items[0].language), settings.evaluate.bootstrap_samples
+    language, resamples = items[0].language or "", settings.evaluate.bootstrap_samples
     tokenizer = settings.evaluate.tokenizer_of(language)
-    keys = [str(index) for index in range(len(items))]  # two pictures may have one name
-    references = prepare_references(
-        {key: item.references for key, item in zip(keys, items, strict=True)}, language, tokenizer
-    )
-    scores = score(references, dict(zip(keys, captions, strict=True)))
+    references = View(lambda place: items[place].references, range(len(items)))
+    corpus = Corpus(references, language, tokenizer)
+    floors = floor_captions(captions, training, neighbours, language, tokenizer)
+    others = {(kind, number): said for kind, (rounds, _) in floors.items() for number, said in enumerate(rounds)}
+    scores, of_others = score_corpus(corpus, captions, others)
     metrics, intervals = dict(scores.overall), score_intervals(scores, resamples)
     names = {name: display_name(name, language, tokenizer) for name in metrics}
     known = has_truth(items)
@@ -89,6 +86,9 @@ def score_language(
     if truth is not None:
         for name, (share, interval, _) in truth_shares(items, truth).items():
             metrics[name], intervals[name], names[name] = share, interval, name
+        for key, said in others.items():
+            shares = truth_shares(items, judge(items, said))
+            of_others[key].update({name: share for name, (share, _, _) in shares.items()})
     clip_scores: dict[str, Floats] = {}
     if clip is not None:
         limit, batch = settings.data.max_image_pixels, settings.evaluate.eval_batch_size
@@ -97,26 +97,23 @@ def score_language(
             metrics[name], names[name] = float(values.mean()), f"{name}[{clip.name}]"
             if (mean := mean_interval(values, resamples)) is not None:
                 intervals[name] = mean
-
-    def measure(captions: Sequence[str]) -> dict[str, float]:
-        """The metrics of other captions of the same items."""
-        found = dict(score(references, dict(zip(keys, captions, strict=True)), programs=False).overall)
-        if known:
-            shares = truth_shares(items, judge(items, captions))
-            found.update({name: share for name, (share, _, _) in shares.items()})
-        return found
-
+    found: dict[str, Floor] = {
+        kind: (mean_of([of_others[kind, number] for number in range(len(rounds))]), details)
+        for kind, (rounds, details) in floors.items()
+    }
+    ceiling = human_ceiling(references, language, tokenizer)
+    scenes = map(scene_words, items)
     return LanguageScores(
-        references=references,
+        references=corpus,
         scores=scores,
         clip_scores=clip_scores,
         truth=truth,
         metrics=metrics,
         intervals=intervals,
         names=names,
-        floors=measure_floors(items, captions, training, neighbours, tokenizer, measure),
+        floors=found | ({"human": ceiling} if ceiling is not None else {}),
         word_classes={
-            "references": word_classes(captions, [item.references for item in items], language),
-            **({"truth": truth_classes(captions, [scene_words(item) for item in items], language)} if known else {}),
+            "references": word_classes(captions, references, language),
+            **({"truth": truth_classes(captions, scenes, language)} if known else {}),
         },
     )

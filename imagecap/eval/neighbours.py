@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from imagecap.config import Settings
 from imagecap.data.locations import Location
 from imagecap.data.records import Sample
+from imagecap.data.views import chosen
 from imagecap.eval.items import Item
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 NeighbourFunction = Callable[[Sequence[Item], Sequence[Sample]], list[int]]
+
+_BATCHES = 100  # whose features are compared at once
 
 POOL_PICTURES = 2000
 """Number of training pictures among which neighbours are sought: each costs a pass through the encoder."""
@@ -28,7 +31,7 @@ def nearest_samples(
     training: Sequence[Sample],
     settings: Settings,
     neighbours: NeighbourFunction | None = None,
-) -> list[Sample]:
+) -> Sequence[Sample]:
     """Find the training picture most like each item.
 
     Args:
@@ -39,17 +42,17 @@ def nearest_samples(
         neighbours: replaces the encoder: returns the index of a training picture for each item.
     """
     step = max(1, -(-len(training) // POOL_PICTURES))
-    pool = list(training)[::step]
+    pool = list(training[::step])
     if neighbours is not None:
-        return [pool[index] for index in neighbours(items, pool)]
+        return chosen(pool, np.array(neighbours(items, pool), np.int32))
     limit, batch = settings.data.max_image_pixels, settings.evaluate.eval_batch_size
     paths = list(dict.fromkeys(item.path for item in items))
-    found = nearest(
-        picture_features(model, paths, limit, batch),
-        picture_features(model, [sample.path for sample in pool], limit, batch),
-    )
-    by_path = dict(zip(paths, found, strict=True))
-    return [pool[by_path[item.path]] for item in items]
+    features = picture_features(model, [sample.path for sample in pool], limit, batch)
+    by_path: dict[Location, int] = {}
+    for start in range(0, len(paths), _BATCHES * batch):  # the features of all pictures may not fit into memory
+        part = paths[start : start + _BATCHES * batch]
+        by_path |= zip(part, nearest(picture_features(model, part, limit, batch), features), strict=True)
+    return chosen(pool, np.array([by_path[item.path] for item in items], np.int32))
 
 
 def picture_features(model: "ImageCaptioner", paths: Sequence[Location], max_pixels: int, batch_size: int) -> Floats:

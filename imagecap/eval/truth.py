@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imagecap.errors import ImageCapError
 from imagecap.eval.bootstrap import Interval, share_interval
 from imagecap.eval.items import Item
 from imagecap.eval.scenes.phrases import COUNT_EN
 from imagecap.eval.scenes.reading import LANGUAGES, is_true
 from imagecap.eval.scenes.scene_string import parse_scene_string
+
+Bools = NDArray[np.bool_]
 
 SCENE_COLUMN = "scene"
 COMPOSITION_COLUMN = "composition"
@@ -21,23 +26,26 @@ def has_truth(items: Sequence[Item]) -> bool:
     )
 
 
-def judge(items: Sequence[Item], captions: Sequence[str]) -> list[bool]:
+def judge(items: Sequence[Item], captions: Sequence[str]) -> Bools:
     """Judge whether each caption states exactly the objects, colours, counts and relation of its scene.
 
     Args:
         items: items for which `has_truth` holds.
         captions: one caption per item.
 
+    Returns:
+        The verdicts. `[items]`
+
     Raises:
         ImageCapError: a column `scene` does not hold a scene.
     """
-    verdicts = []
-    for item, caption in zip(items, captions, strict=True):
+    verdicts = np.zeros(len(items), bool)
+    for place, (item, caption) in enumerate(zip(items, captions, strict=True)):
         try:
             scene = parse_scene_string(item.extra[SCENE_COLUMN])
         except ValueError as error:
             raise ImageCapError(f"{item.image}: column scene: {error}") from error
-        verdicts.append(is_true(caption, str(item.language), scene.groups, scene.relation))
+        verdicts[place] = is_true(caption, str(item.language), scene.groups, scene.relation)
     return verdicts
 
 
@@ -51,20 +59,19 @@ def scene_words(item: Item) -> dict[str, frozenset[str]]:
     }
 
 
-def truth_shares(items: Sequence[Item], verdicts: Sequence[bool]) -> dict[str, tuple[float, Interval, int]]:
+def truth_shares(items: Sequence[Item], verdicts: Bools) -> dict[str, tuple[float, Interval, int]]:
     """Count true captions: of all pictures, and apart those with colour-object pairs that training never showed.
 
     Returns:
         By name the share, its 95 % interval and the number of pictures. Groups without pictures are left out.
     """
-    held_out = [item.extra.get(COMPOSITION_COLUMN) == HELD_OUT for item in items]
-    groups = {"true_share": [True] * len(items)}
-    if any(held_out):
-        groups["true_share_seen"] = [not flag for flag in held_out]
-        groups["true_share_held_out"] = held_out
+    held_out = np.fromiter((item.extra.get(COMPOSITION_COLUMN) == HELD_OUT for item in items), bool, len(items))
+    groups = {"true_share": np.ones(len(items), bool)}
+    if held_out.any():
+        groups |= {"true_share_seen": ~held_out, "true_share_held_out": held_out}
     result = {}
-    for name, chosen in groups.items():
-        picked = [verdict for verdict, flag in zip(verdicts, chosen, strict=True) if flag]
-        if picked:
-            result[name] = (sum(picked) / len(picked), share_interval(sum(picked), len(picked)), len(picked))
+    for name, picked in groups.items():
+        count, right = int(picked.sum()), int(verdicts[picked].sum())
+        if count:
+            result[name] = (right / count, share_interval(right, count), count)
     return result

@@ -6,6 +6,7 @@ of a picture's references that its caption names.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
@@ -177,46 +178,61 @@ def word_classes(
         `precision`, `recall` and the numbers of concepts that were `named` and `wanted`, by class. A precision or
         recall of 0 out of 0 is left out, and so is a class that occurs nowhere.
     """
-    named = [concepts(caption, language) for caption in captions]
-    known = [[concepts(reference, language) for reference in group] for group in references]
-    return _rows(
-        named,
-        [{name: frozenset().union(*(each[name] for each in group)) for name in CLASSES} for group in known],
-        [{name: _in_half([each[name] for each in group]) for name in CLASSES} for group in known],
-    )
+    counts = _Counts()
+    for caption, group in zip(captions, references, strict=True):
+        known = [concepts(reference, language) for reference in group]
+        counts.add(
+            concepts(caption, language),
+            {name: frozenset().union(*(each[name] for each in known)) for name in CLASSES},
+            {name: _in_half([each[name] for each in known]) for name in CLASSES},
+        )
+    return counts.rows()
 
 
 def truth_classes(
-    captions: Sequence[str], truths: Sequence[Mapping[str, frozenset[str]]], language: str
+    captions: Iterable[str], truths: Iterable[Mapping[str, frozenset[str]]], language: str
 ) -> dict[str, dict[str, float]]:
     """Measure the same against the truth of sample scenes, as `truth.scene_words` gives it for each picture.
 
     The places of scenes (beach, snow) do not count as objects.
     """
     places = _forms("objects", 0).keys() - {kind.name for kind in KINDS}
-    named = [concepts(caption, language) for caption in captions]
-    return _rows([each | {"objects": each["objects"] - places} for each in named], truths, truths)
+    counts = _Counts()
+    for caption, truth in zip(captions, truths, strict=True):
+        named = concepts(caption, language)
+        counts.add(named | {"objects": named["objects"] - places}, truth, truth)
+    return counts.rows()
 
 
-def _rows(
-    named: Sequence[Concepts], right: Sequence[Concepts], wanted: Sequence[Concepts]
-) -> dict[str, dict[str, float]]:
-    """`_row` of each class that occurs."""
-    rows = {name: _row(*([each[name] for each in part] for part in (named, right, wanted))) for name in CLASSES}
-    return {name: row for name, row in rows.items() if row}
+class _Counts:
+    """Precision of the concepts that captions name, and recall of the wanted ones, counted picture by picture."""
 
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in CLASSES}
 
-def _row(
-    found: Sequence[frozenset[str]], right: Sequence[frozenset[str]], wanted: Sequence[frozenset[str]]
-) -> dict[str, float]:
-    """Precision of the found concepts among the right ones, and recall of the wanted ones, over all pictures."""
-    named, asked = sum(map(len, found)), sum(map(len, wanted))
-    row: dict[str, float] = {}
-    if named:
-        row["precision"] = sum(len(one & two) for one, two in zip(found, right, strict=True)) / named
-    if asked:
-        row["recall"] = sum(len(one & two) for one, two in zip(found, wanted, strict=True)) / asked
-    return row | {"named": named, "wanted": asked} if row else {}
+    def add(self, named: Concepts, right: Concepts, wanted: Concepts) -> None:
+        """Count the concepts that the caption of a picture names, those that are right, and those that are wanted."""
+        for name, counts in self._counts.items():
+            found = named[name]
+            counts["named"] += len(found)
+            counts["wanted"] += len(wanted[name])
+            counts["right"] += len(found & right[name])
+            counts["recalled"] += len(found & wanted[name])
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        """Precision, recall and the numbers of concepts of each class that occurs."""
+        rows = {name: self._row(counts) for name, counts in self._counts.items()}
+        return {name: row for name, row in rows.items() if row}
+
+    @staticmethod
+    def _row(counts: Mapping[str, int]) -> dict[str, float]:
+        named, wanted = counts["named"], counts["wanted"]
+        row: dict[str, float] = {}
+        if named:
+            row["precision"] = counts["right"] / named
+        if wanted:
+            row["recall"] = counts["recalled"] / wanted
+        return row | {"named": named, "wanted": wanted} if row else {}
 
 
 def _in_half(groups: Sequence[frozenset[str]]) -> frozenset[str]:

@@ -90,20 +90,35 @@ def caption(
         ImageCapError: settings exclude each other or do not fit the language model; prompts and pictures differ in
             number; there is no prompt; a picture has no caption (see `GeneratedCaption.error`).
     """
+    captions = dict(caption_each(model, images, prompts, settings, batch_size))
+    return [captions[index] for index in range(len(captions))]
+
+
+def caption_each(
+    model: "ImageCaptioner",
+    images: "Iterable[Image]",
+    prompts: str | Sequence[str] | None,
+    settings: GenerateSettings,
+    batch_size: int = 32,
+) -> Iterator[tuple[int, GeneratedCaption]]:
+    """Caption pictures one batch at a time; see `caption`.
+
+    Yields:
+        The index of a picture and its caption. With prompts of different lengths they are not in order.
+    """
     # Settings that were copied with changes have not been checked.
     settings = parse_settings({"generate": settings.model_dump()}, "caption").generate
     if batch_size < 1:
         raise ImageCapError(f"batch_size must be at least 1, not {batch_size}")
-    captions: dict[int, GeneratedCaption] = {}
-    with torch.inference_mode(), evaluating(model.llava):
+    with evaluating(model.llava):
         for batch in _batches(_tasks(model, images, prompts, settings), batch_size):
-            pixel_values = model.pixel_values([task.image for task in batch])
-            found = caption_pixels(model, pixel_values, [task.prompt for task in batch], settings)
+            with torch.inference_mode():  # not while the caller works
+                pixel_values = model.pixel_values([task.image for task in batch])
+                found = caption_pixels(model, pixel_values, [task.prompt for task in batch], settings)
             for task, made in zip(batch, found, strict=True):
                 if made.error is not None:
                     raise ImageCapError(f"picture {task.index + 1}: {made.error}")
-                captions[task.index] = made
-    return [captions[index] for index in range(len(captions))]
+                yield task.index, made
 
 
 @contextmanager

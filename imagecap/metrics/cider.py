@@ -12,26 +12,23 @@ _SIGMA = 6.0
 
 
 class Cider:
-    """CIDEr-D against fixed references, whose idf and norms are computed once.
+    """CIDEr-D against fixed references, whose norms are computed once.
 
     Args:
-        references: document frequencies are counted over all of their images.
+        references: the idf is theirs.
     """
 
     def __init__(self, references: References) -> None:
         self.references = references
         total = len(references.tokens)
-        self.log_images = np.log(float(len(references.images)))
+        self.log_images = np.log(float(references.documents))
         self.counts = references.counts
         self.first = np.cumsum(self.counts) - self.counts
         self.bigrams = np.maximum(references.lengths - 1, 0).astype(np.float64)
-        self.idf: list[Floats] = []
         self.norms: list[Floats] = []
         for level in references.levels:
-            idf = self.log_images - np.log(np.maximum(level.images_with, 1))
             gram = level.postings % max(len(level.codes), 1)
-            self.idf.append(idf)
-            self.norms.append(np.sqrt(sum_by_index(level.caption, (level.times * idf[gram]) ** 2, total)))
+            self.norms.append(np.sqrt(sum_by_index(level.caption, (level.times * level.idf[gram]) ** 2, total)))
 
     def score(self, images: Sequence[int], captions: Sequence[str]) -> Floats:
         """CIDEr-D of each caption against the references of its image. `[captions]`
@@ -55,8 +52,8 @@ class Cider:
         # length penalty of CIDEr-D; lengths are counted in bigrams, as coco-caption does
         penalty = np.exp(-(delta**2) / (2 * _SIGMA**2))
         similarity = np.zeros(len(reference))
-        for level, own, idf, norms in zip(references.levels, counts, self.idf, self.norms, strict=True):
-            size = len(level.codes)
+        for level, own, norms in zip(references.levels, counts, self.norms, strict=True):
+            size, idf = len(level.codes), level.idf
             # an n-gram in no reference counts in the norm as if it were in one image
             own_idf = np.full(len(own.gram), self.log_images)
             known = own.gram < size

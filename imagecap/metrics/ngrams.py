@@ -34,7 +34,7 @@ class Level:
 
     Attributes:
         codes: sorted codes of the distinct n-grams; the position is the n-gram's id. `[grams]`
-        images_with: in how many images' references each n-gram occurs. `[grams]`
+        idf: logarithm of the number of all images less that of the images with the n-gram in a reference. `[grams]`
         postings: one entry per reference and n-gram in it: image * number of n-grams + n-gram, sorted. `[entries]`
         caption: index of the reference of each entry. `[entries]`
         times: how often the n-gram occurs in that reference. `[entries]`
@@ -43,12 +43,29 @@ class Level:
     """
 
     codes: Ints
-    images_with: Ints
+    idf: NDArray[np.float64]
     postings: Ints
     caption: Ints
     times: Ints
     image_gram: Ints
     most: Ints
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words and n-grams of all references, for references that are indexed a part of the images at a time.
+
+    Attributes:
+        words: id of each word.
+        codes: `Level.codes` of the n-grams of 1 to 4 words.
+        idf: `Level.idf` of the same n-grams.
+        images: number of images.
+    """
+
+    words: dict[str, int]
+    codes: list[Ints]
+    idf: list[NDArray[np.float64]]
+    images: int
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,10 @@ class References:
         words: id of each word.
         lengths: words per reference. `[references]`
         levels: n-grams of 1 to 4 words.
+        documents: number of images whose references the idf comes from: of all images, where these are a part.
     """
 
-    images: list[str]
+    images: Sequence[str]
     language: str
     tokenizer: str
     tokens: list[list[str]]
@@ -74,6 +92,7 @@ class References:
     words: dict[str, int]
     lengths: Ints
     levels: list[Level] = field(repr=False)
+    documents: int
 
     @property
     def counts(self) -> Ints:
@@ -87,26 +106,44 @@ class References:
 
 
 def index_references(
-    images: Sequence[str], tokens: Sequence[Sequence[list[str]]], language: str, tokenizer: str
+    images: Sequence[str],
+    tokens: Sequence[Sequence[list[str]]],
+    language: str,
+    tokenizer: str,
+    vocabulary: Vocabulary | None = None,
 ) -> References:
-    """Index tokenised references. `tokens[i]` are those of `images[i]`, which has at least one reference."""
+    """Index tokenised references.
+
+    Args:
+        images: names.
+        tokens: those of the references of each image, which has at least one.
+        language: of all captions.
+        tokenizer: by which they were tokenised.
+        vocabulary: of all references, if these are a part of them.
+    """
     flat = [each for group in tokens for each in group]
     image_of = np.repeat(np.arange(len(images)), [len(group) for group in tokens]).astype(np.int64)
-    words: dict[str, int] = {}
+    documents = len(images) if vocabulary is None else vocabulary.images
+    words: dict[str, int] = {} if vocabulary is None else vocabulary.words
     ids, lengths = word_ids(flat, words)
     levels: list[Level] = []
     prefix, rest, owner = ids, lengths, np.repeat(np.arange(len(flat)), lengths)
     for order in range(1, ORDERS + 1):
         if order > 1:
-            coded, owner, rest = _extend(prefix, ids, lengths, rest, order)
+            coded, owner, rest = extend(prefix, ids, lengths, rest, order)
         else:
             coded = ids
-        codes, grams = np.unique(coded, return_inverse=True)
-        counted = _count(owner, grams.astype(np.int64), max(len(codes), 1))
-        levels.append(_level(codes, counted, image_of, len(images)))
-        prefix = grams.astype(np.int64)
+        if vocabulary is None:
+            codes, prefix = np.unique(coded, return_inverse=True)
+        else:
+            codes = vocabulary.codes[order - 1]
+            prefix = np.searchsorted(codes, coded)
+        prefix = prefix.astype(np.int64)
+        counted = _count(owner, prefix, max(len(codes), 1))
+        idf = None if vocabulary is None else vocabulary.idf[order - 1]
+        levels.append(_level(codes, counted, image_of, documents, idf))
     return References(
-        images=list(images),
+        images=images,
         language=language,
         tokenizer=tokenizer,
         tokens=flat,
@@ -114,21 +151,36 @@ def index_references(
         words=words,
         lengths=lengths,
         levels=levels,
+        documents=documents,
     )
 
 
-def count_hypotheses(references: References, tokens: Sequence[list[str]]) -> tuple[list[Counts], Ints]:
+def inverse_document_frequency(images_with: Ints, documents: int) -> NDArray[np.float64]:
+    """`Level.idf` of n-grams that are in the references of so many images. `[grams]`"""
+    idf: NDArray[np.float64] = np.log(float(documents)) - np.log(np.maximum(images_with, 1))
+    return idf
+
+
+def count_hypotheses(
+    references: References, tokens: Sequence[list[str]], words: dict[str, int] | None = None
+) -> tuple[list[Counts], Ints]:
     """Count the n-grams of captions by the references' ids. N-grams that are in no reference get larger ids.
+
+    Args:
+        references: decide the ids.
+        tokens: of each caption.
+        words: the ids of words, to which those that are in no reference are added: of captions that are counted a part
+            at a time, a word so has one id in all parts. None: a copy of the references' ids.
 
     Returns:
         Counts per order, and the number of words of each caption. `[captions]`
     """
-    ids, lengths = word_ids(tokens, dict(references.words))
+    ids, lengths = word_ids(tokens, dict(references.words) if words is None else words)
     result: list[Counts] = []
     prefix, rest, owner = ids, lengths, np.repeat(np.arange(len(tokens)), lengths)
     for order, level in enumerate(references.levels, start=1):
         if order > 1:
-            coded, owner, rest = _extend(prefix, ids, lengths, rest, order)
+            coded, owner, rest = extend(prefix, ids, lengths, rest, order)
         else:
             coded = ids
         codes, grams = np.unique(coded, return_inverse=True)
@@ -185,8 +237,19 @@ def token_masks(tokens: Sequence[str]) -> dict[str, int]:
     return masks
 
 
-def _extend(prefix: Ints, ids: Ints, lengths: Ints, rest: Ints, order: int) -> tuple[Ints, Ints, Ints]:
-    """Codes of n-grams from the ids of (n-1)-grams, each of which but the last of a caption is extended by a word."""
+def extend(prefix: Ints, ids: Ints, lengths: Ints, rest: Ints, order: int) -> tuple[Ints, Ints, Ints]:
+    """Make n-grams of (n-1)-grams: each but the last one of a caption is extended by a word.
+
+    Args:
+        prefix: ids of the (n-1)-grams, caption after caption.
+        ids: ids of all words. `[words]`
+        lengths: words per caption. `[captions]`
+        rest: (n-1)-grams per caption. `[captions]`
+        order: n.
+
+    Returns:
+        The codes of the n-grams, the caption of each, and the number of n-grams per caption.
+    """
     left = np.maximum(rest - 1, 0)
     owner = np.repeat(np.arange(len(lengths)), left)
     step = np.arange(int(left.sum())) - np.repeat(np.cumsum(left) - left, left)
@@ -200,12 +263,13 @@ def _count(owner: Ints, grams: Ints, size: int) -> Counts:
     return Counts(pairs // size, pairs % size, times.astype(np.int64))
 
 
-def _level(codes: Ints, counted: Counts, image_of: Ints, images: int) -> Level:
+def _level(codes: Ints, counted: Counts, image_of: Ints, documents: int, idf: NDArray[np.float64] | None) -> Level:
     size = max(len(codes), 1)
     postings = image_of[counted.caption] * size + counted.gram
     order = np.argsort(postings, kind="stable")
     postings, caption, times = postings[order], counted.caption[order], counted.times[order]
     image_gram, start = np.unique(postings, return_index=True)
     most = np.maximum.reduceat(times, start) if len(times) else times
-    images_with = np.bincount(image_gram % size, minlength=len(codes)).astype(np.int64)
-    return Level(codes, images_with, postings, caption, times, image_gram, most)
+    if idf is None:
+        idf = inverse_document_frequency(np.bincount(image_gram % size, minlength=len(codes)), documents)
+    return Level(codes, idf, postings, caption, times, image_gram, most)

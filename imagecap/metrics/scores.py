@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from imagecap.data.views import View
 from imagecap.errors import ImageCapError
 from imagecap.metrics.bleu import BLEU
 from imagecap.metrics.cider import CIDER
@@ -25,7 +27,6 @@ class Scores:
 
     Attributes:
         overall: one number per name.
-        per_image: the same names per image.
         language: of the captions.
         tokenizer: that was used.
         columns: per-image scores by name, in the order of `images`. `[images]` each
@@ -34,22 +35,30 @@ class Scores:
     """
 
     overall: dict[str, float]
-    per_image: dict[str, dict[str, float]]
     language: str
     tokenizer: str
     columns: dict[str, Floats]
-    images: list[str]
+    images: Sequence[str]
     measured: tuple[tuple[Metric, Measurement], ...]
+
+    @cached_property
+    def per_image(self) -> dict[str, dict[str, float]]:
+        """The same names per image."""
+        return {image: self.of_image(place) for place, image in enumerate(self.images)}
+
+    def of_image(self, place: int) -> dict[str, float]:
+        """The same names of the image at a place."""
+        return {name: float(values[place]) for name, values in self.columns.items()}
 
     def subset(self, chosen: Sequence[int] | Ints) -> "Scores":
         """Scores of some of the images, given by their places. CIDEr's idf remains that of all of them.
 
         Metrics with a program are left out, which would have to run for each subset.
         """
-        return _collect(
+        return scores_of(
             self.language,
             self.tokenizer,
-            [self.images[place] for place in chosen],
+            View(self.images.__getitem__, chosen),
             [
                 (metric, Measurement(found.per_image[chosen], metric.overall(statistics), statistics))
                 for metric, found in self.measured
@@ -144,13 +153,18 @@ def score(
     _check_same_images(prepared.images, hypotheses)
     tokens = tokenize([hypotheses[image] for image in prepared.images], prepared.language, prepared.tokenizer)
     captions = TokenizedCaptions(prepared, tokens, *count_hypotheses(prepared, tokens))
-    measured = [
-        (metric, metric.measure(captions))
+    measured = [(metric, metric.measure(captions)) for metric in computed_metrics(prepared.language, programs=programs)]
+    return scores_of(prepared.language, prepared.tokenizer, prepared.images, measured)
+
+
+def computed_metrics(language: str, *, programs: bool = True) -> list[Metric]:
+    """The metrics of `DECLARED` that can be computed here in a language; those with a program if `programs` is true."""
+    return [
+        metric
         for metric in DECLARED
         if metric.program is None
-        or (programs and metric.program.understands(prepared.language) and metric.program.is_installed())
+        or (programs and metric.program.understands(language) and metric.program.is_installed())
     ]
-    return _collect(prepared.language, prepared.tokenizer, list(prepared.images), measured)
 
 
 def notes_on_missing_programs(languages: Iterable[str]) -> list[str]:
@@ -165,18 +179,17 @@ def notes_on_missing_programs(languages: Iterable[str]) -> list[str]:
     ]
 
 
-def _collect(
-    language: str, tokenizer: str, images: list[str], measured: Sequence[tuple[Metric, Measurement]]
+def scores_of(
+    language: str, tokenizer: str, images: Sequence[str], measured: Sequence[tuple[Metric, Measurement]]
 ) -> Scores:
+    """The scores that metrics have measured."""
     columns = {name: found.per_image[:, place] for metric, found in measured for place, name in enumerate(metric.names)}
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return Scores(
         overall={
             name: float(value)
             for metric, found in measured
             for name, value in zip(metric.names, found.overall, strict=True)
         },
-        per_image={image: dict(zip(columns, row, strict=True)) for image, row in zip(images, rows, strict=True)},
         language=language,
         tokenizer=tokenizer,
         columns=columns,

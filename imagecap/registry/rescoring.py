@@ -80,7 +80,7 @@ def results_of(
         tokenizers[language] = resolve_tokenizer(language, settings.tokenizer_of(language))
         if has_truth([items[index] for index in chosen]):
             truth = judge([items[index] for index in chosen], [captions[index] for index in chosen])
-            for index, value in zip(chosen, truth, strict=True):
+            for index, value in zip(chosen, truth.tolist(), strict=True):
                 results[index]["true"] = value
     return {"results": results, "data": {"tokenizer": tokenizers}}
 

@@ -39,7 +39,7 @@ def evaluate(settings: Settings) -> None:
     from imagecap.report.page import write_report
 
     print(f"captioning {len(data.test)} test pictures")
-    found = evaluate_model(open_captioner(MODEL, settings.compute), data.test, settings, data.train).to_dict()
+    found = evaluate_model(open_captioner(MODEL, settings.compute), data.test, settings, data.train).contents()
     pictures = {sample.image: sample.path for sample in data.test}
 
     comparison = _compared_with_champion(settings, found)

@@ -27,10 +27,10 @@ def test_best_constant_is_the_most_typical_caption() -> None:
 
 
 def test_human_rounds_leave_the_candidate_out() -> None:
-    rounds = list(human_rounds({"a": ["one", "two"], "b": ["three"]}, "en"))
-    assert [said for _, said in rounds] == [{"a": "one"}, {"a": "two"}]
-    assert rounds[0][0].tokens == [["two"]]
-    assert not list(human_rounds({"b": ["three"]}, "en"))
+    rounds = list(human_rounds([["one", "two"], ["three"]]))
+    assert [list(said) for _, said in rounds] == [["one"], ["two"]]
+    assert [list(others) for others, _ in rounds] == [[["two"]], [["one"]]]
+    assert not list(human_rounds([["three"]]))
 
 
 def test_nearest_neighbour_by_the_models_features(tmp_path: Path) -> None:
