@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Models with fewer parameters decode no faster with one more core, so one core is left free to resize pictures.
 _SMALL_MODEL = 50_000_000
+_THREADS = torch.get_num_threads()  # before a loop has changed it
 
 
 class DecodingLoop:
@@ -45,12 +46,12 @@ class DecodingLoop:
         return not self._waiting and not self._separate and not self._shared.active
 
     def run(self) -> None:
-        """Decode for ever."""
+        """Decode until the queue of waiting pictures is closed."""
         self._model.llava.eval()
         if sum(weight.numel() for weight in self._model.llava.parameters()) < _SMALL_MODEL:
-            torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+            torch.set_num_threads(max(1, _THREADS - 1))
         with torch.inference_mode():
-            while True:
+            while not self._waiting.closed:
                 self._waiting.collect(wait=self.idle)
                 self.turn()
                 running = sum(len(batch.jobs) for batch in self._batches)

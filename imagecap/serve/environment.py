@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imagecap.errors import ImageCapError
+from imagecap.serve.following import Alias, parse_alias
 
 _SERVER_VARIABLE = "__pyfunc_model_path__"  # `mlflow models serve` sets it in the processes that load the model
 _HIGHEST_PORT = 65535
+_MOST_SECONDS = 86400
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,14 @@ class ServerSettings:
     Attributes:
         metrics_port: port on 127.0.0.1 that exports metrics; None: metrics are not collected.
         json_log: whether the log is JSON, one object per line.
+        follow: the alias whose version is served, also after it moves; None: the loaded version stays.
+        follow_seconds: time between two questions where the alias is.
     """
 
     metrics_port: int | None = None
     json_log: bool = False
+    follow: Alias | None = None
+    follow_seconds: float = 30.0
 
 
 def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -38,6 +44,8 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
     return ServerSettings(
         metrics_port=_read_port(environment, "IMAGECAP_METRICS_PORT"),
         json_log=_read_choice(environment, "IMAGECAP_LOG_FORMAT", ("text", "json")) == "json",
+        follow=_read_alias(environment, "IMAGECAP_FOLLOW"),
+        follow_seconds=_read_seconds(environment, "IMAGECAP_FOLLOW_SECONDS", ServerSettings.follow_seconds),
     )
 
 
@@ -56,3 +64,22 @@ def _read_choice(environment: Mapping[str, str], name: str, choices: tuple[str, 
     if value not in choices:
         raise ImageCapError(f"{name}: must be {' or '.join(choices)}, not {value!r}")
     return value
+
+
+def _read_alias(environment: Mapping[str, str], name: str) -> Alias | None:
+    value = environment.get(name, "")
+    try:
+        return parse_alias(value) if value else None
+    except ImageCapError as error:
+        raise ImageCapError(f"{name}: {error}") from None
+
+
+def _read_seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    value = environment.get(name, "")
+    try:
+        seconds = float(value) if value else default
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ImageCapError(f"{name}: must be a number of seconds above 0, at most {_MOST_SECONDS}, not {value!r}")
+    return seconds

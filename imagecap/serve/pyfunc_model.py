@@ -3,10 +3,12 @@
 The model is logged as code ("models from code"): MLflow executes this file when it loads the model.
 """
 
+import gc
 import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,9 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.generated import GeneratedCaption
+from imagecap.serve.current_version import CurrentVersion
 from imagecap.serve.environment import read_server_settings
+from imagecap.serve.following import Follower
 from imagecap.serve.log import NAME, log_fields, set_up_log
 from imagecap.serve.monitoring import open_monitor
 from imagecap.serve.refusals import reason_of
@@ -40,11 +44,12 @@ from imagecap.serve.request import (
 )
 from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_id
 from imagecap.serve.scheduler import Scheduler, Timing
-from imagecap.serve.served_version import registered_version
+from imagecap.serve.served_version import model_folder, registered_version
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_WARM_UP_TOKENS = 4
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
 _log = logging.getLogger(NAME)
@@ -60,8 +65,6 @@ class CaptionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint, and the default parameters and limits from the model's `model_config`."""
-        from imagecap.generate.captioner import open_captioner
-
         server = read_server_settings()
         set_up_log(as_json=server.json_log)
         config = context.model_config or {}
@@ -70,19 +73,54 @@ class CaptionModel(PythonModel):
         self._defaults = json.loads(config.get("generate", "{}"))
         started = time.monotonic()
         compiled = os.environ.get("IMAGECAP_COMPILE") == "1" or bool(config.get("compile", False))
-        compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
+        self._compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
         checkpoint = Path(context.artifacts["checkpoint"])
         self._monitor = open_monitor(server.metrics_port)
-        model = open_captioner(checkpoint, compute)
         self._limits = Limits(
             max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
             picture_folder=Path(folder) if folder else None,
-            least_side=model.least_side,
         )
-        self._scheduler = Scheduler(model, monitor=self._monitor)
-        self._monitor.report_version(*registered_version(checkpoint))
+        self._version = CurrentVersion(self._load(checkpoint))
+        name, version = registered_version(checkpoint)
+        self._monitor.report_version(name, version)
         seconds = time.monotonic() - started
         _log.info("model loaded in %.1f s", seconds, extra=log_fields(seconds=round(seconds, 3)))
+        model = model_folder(checkpoint)
+        if server.follow is not None and model is not None:
+            Follower(server.follow, version, model, self.change_version, server.follow_seconds).start()
+
+    def change_version(self, checkpoint: Path, name: str, version: str) -> None:
+        """Caption with another checkpoint from the next request on; returns when the last request to the old one ended.
+
+        Args:
+            checkpoint: folder of the checkpoint; it is read before this returns.
+            name: registered model.
+            version: number of the version that has it.
+        """
+        started = time.monotonic()
+        scheduler = self._load(checkpoint)
+        old = self._version.replace(scheduler)
+        self._monitor.report_version(name, version)
+        seconds = time.monotonic() - started
+        extra = log_fields(version=version, seconds=round(seconds, 3))
+        _log.info("changed to version %s of %s, loaded in %.1f s", version, name, seconds, extra=extra)
+        old.wait()
+        gc.collect()  # the weights of the old version
+
+    def _load(self, checkpoint: Path) -> Scheduler:
+        """Load a checkpoint, and caption a drawn picture with it, so that the first request finds everything ready."""
+        from PIL import Image
+
+        from imagecap.generate.captioner import open_captioner
+
+        scheduler = Scheduler(open_captioner(checkpoint, self._compute), monitor=self._monitor)
+        picture = Image.new("RGB", (96, 96), (190, 220, 245))
+        try:
+            scheduler.caption([picture], "Describe this image.", GenerateSettings(max_length=_WARM_UP_TOKENS))
+        except BaseException:
+            scheduler.close()
+            raise
+        return scheduler
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -105,7 +143,8 @@ class CaptionModel(PythonModel):
         try:
             given, params = split_request_id(params)
             request_id = given or request_id
-            frame, timing = self._predict(model_input, params)
+            with self._version.in_request() as scheduler:
+                frame, timing = self._predict(scheduler, model_input, params)
             outcome = "captioned"
         except ImageCapError as error:
             outcome, reason = "refused", reason_of(error)
@@ -139,23 +178,24 @@ class CaptionModel(PythonModel):
             frame[REQUEST_ID] = pd.Series([given] * len(frame), index=frame.index, dtype=object)
         return frame
 
-    def _predict(self, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
+    def _predict(self, scheduler: Scheduler, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
         if not isinstance(table, pd.DataFrame):
             raise ImageCapError(f"expected a table with the column 'image', not {type(table).__name__}")
-        settings, prompt = read_parameters(params, self._defaults, self._limits)
+        limits = replace(self._limits, least_side=scheduler.least_side)
+        settings, prompt = read_parameters(params, self._defaults, limits)
         if not self._errors_as_rows:
-            captions, timing = self._scheduler.caption(read_pictures(table, self._limits), prompt, settings)
+            captions, timing = scheduler.caption(read_pictures(table, limits), prompt, settings)
             for row, caption in enumerate(captions, 1):
                 if caption.error is not None:
                     raise ImageCapError(f"row {row} of {len(captions)}: {caption.error}")
             return _frame(captions, settings), timing
-        return self._predict_in_chunks(table, prompt, settings)
+        return self._predict_in_chunks(scheduler, limits, table, prompt, settings)
 
     def _predict_in_chunks(
-        self, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
+        self, scheduler: Scheduler, limits: Limits, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
     ) -> tuple[pd.DataFrame, Timing]:
         """Caption a table chunk by chunk; a picture that cannot be captioned becomes a row with the column `error`."""
-        check_table(table, self._limits)
+        check_table(table, limits)
         parts, tokens, queued = [], 0, 0.0
         values = list(table[COLUMN])
         for start in range(0, len(values), _CHUNK_ROWS):
@@ -163,12 +203,10 @@ class CaptionModel(PythonModel):
             errors: dict[int, str] = {}
             for row, value in enumerate(values[start : start + _CHUNK_ROWS]):
                 try:
-                    pictures[row] = read_picture(value, f"row {start + row + 1} of {len(values)}", self._limits)
+                    pictures[row] = read_picture(value, f"row {start + row + 1} of {len(values)}", limits)
                 except ImageCapError as error:
                     errors[row] = str(error)
-            made, timing = (
-                self._scheduler.caption(list(pictures.values()), prompt, settings) if pictures else ([], Timing())
-            )
+            made, timing = scheduler.caption(list(pictures.values()), prompt, settings) if pictures else ([], Timing())
             captions = {}
             for row, caption in zip(pictures, made, strict=True):
                 if caption.error is None:

@@ -149,6 +149,17 @@ class Scheduler:
         )
         return captions, timing
 
+    @property
+    def least_side(self) -> int | None:
+        """See `ImageCaptioner.least_side`."""
+        return self._model.least_side
+
+    def close(self) -> None:
+        """End the decoding thread. All requests must have ended, and no others may follow."""
+        with self._start_lock:
+            if self._thread is not None:
+                self._waiting.close()
+
     def _put(self, job: PictureJob) -> None:
         """Queue a picture, and start the decoding thread, unless it runs already."""
         with self._start_lock:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import yaml
 
-_MODEL_FILE = "MLmodel"
-_VERSION_FILE = "registered_model_meta"  # MLflow writes it when it fetches a version from the registry
+MODEL_FILE = "MLmodel"
+VERSION_FILE = "registered_model_meta"  # MLflow writes it when it fetches a version from the registry
 
 
 def model_folder(checkpoint: Path) -> Path | None:
     """Return the MLflow model whose artifacts hold the checkpoint; None if it lies in no such model."""
-    return next((folder for folder in checkpoint.absolute().parents if (folder / _MODEL_FILE).is_file()), None)
+    return next((folder for folder in checkpoint.absolute().parents if (folder / MODEL_FILE).is_file()), None)
 
 
 def registered_version(checkpoint: Path) -> tuple[str, str]:
@@ -20,7 +20,7 @@ def registered_version(checkpoint: Path) -> tuple[str, str]:
     "unregistered" and the number "".
     """
     folder = model_folder(checkpoint)
-    file = folder / _VERSION_FILE if folder else None
+    file = folder / VERSION_FILE if folder else None
     if file is None or not file.is_file():
         return "unregistered", ""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))

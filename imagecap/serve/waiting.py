@@ -120,7 +120,7 @@ class PictureJob:
 
 
 class WaitingPictures:
-    """The waiting pictures. Any thread may call `put`; the rest is for the decoding thread.
+    """The waiting pictures. Any thread may call `put` and `close`; the rest is for the decoding thread.
 
     Args:
         continuous: whether pictures may join a running batch; if not, all of them are decoded separately.
@@ -129,8 +129,9 @@ class WaitingPictures:
 
     def __init__(self, *, continuous: bool, max_rows: int) -> None:
         self._continuous, self._max_rows = continuous, max_rows
-        self._queue: queue.SimpleQueue[PictureJob] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[PictureJob | None] = queue.SimpleQueue()  # None: no more pictures come
         self._collected: list[PictureJob] = []
+        self.closed = False
 
     def __len__(self) -> int:
         """Number of pictures that `collect` has taken from the queue and that wait."""
@@ -146,11 +147,18 @@ class WaitingPictures:
         self._queue.put(job)
 
     def collect(self, *, wait: bool) -> None:
-        """Take all pictures from the queue; with `wait`, block until there is at least one."""
-        if wait:
-            self._collected.append(self._queue.get())
-        while not self._queue.empty():
-            self._collected.append(self._queue.get())
+        """Take all pictures from the queue; with `wait`, block until there is at least one, or `close` is called."""
+        while wait or not self._queue.empty():
+            wait = False
+            job = self._queue.get()
+            if job is None:
+                self.closed = True
+            else:
+                self._collected.append(job)
+
+    def close(self) -> None:
+        """Say that no more pictures come; `closed` is true after the next `collect`."""
+        self._queue.put(None)
 
     def retry_alone(self, jobs: Iterable[PictureJob], error: BaseException) -> None:
         """Put pictures of a failed batch back, each to be decoded alone; one that was alone gets the error."""

@@ -60,7 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkout,
     checkout.variables = {
         name: value for name, value in variables.items() if name.startswith(("IMAGECAP_", "UVICORN_"))
     }
-    checkout.variables["IMAGECAP_METRICS_PORT"] = str(free_port())
+    checkout.variables |= {"IMAGECAP_METRICS_PORT": str(free_port()), "IMAGECAP_FOLLOW_SECONDS": "1"}
     started = Server(command, checkout.folder, checkout.environment(), f"http://127.0.0.1:{port}/ping")
     checkout.variables.clear()
     yield checkout, port
@@ -235,3 +235,57 @@ def test_the_server_writes_metrics_and_a_log_of_json(served: tuple[Checkout, int
     assert 'imagecap_model_info{name="imagecap",version="1"} 1.0' in metrics
     asked = sum(entry["logger"] == "imagecap.serve" and "request_id" in entry for entry in entries)
     assert f'imagecap_request_seconds_count{{outcome="captioned"}} {asked}.0' in metrics
+
+
+PROMOTE_ANOTHER = """\
+import shutil
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from imagecap.config import read_params
+from imagecap.registry.register import register
+
+shutil.copytree("model", "another")
+weights = load_file("another/model.safetensors")
+for name in weights:
+    if "projector" in name:
+        weights[name] *= -2
+save_file(weights, "another/model.safetensors", {"format": "pt"})
+print("champion:", register(Path("another"), read_params("params.yaml"), promote=True).champion)
+"""
+
+
+def test_the_server_follows_the_champion_without_losing_a_request(served: tuple[Checkout, int]) -> None:
+    """Each client gets the answer of the first champion, then that of the second, and never another one or none."""
+    checkout, port = served
+    address = f"http://127.0.0.1:{port}/invocations"
+    scores: list[list[float]] = [[] for _ in range(4)]
+    errors: list[Exception] = []
+    ended = threading.Event()
+
+    def client(own: list[float]) -> None:
+        while not ended.is_set():
+            request = urllib.request.Request(address, body(3), {"Content-Type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    own.append(json.load(answer)["predictions"][0]["score"])
+            except Exception as error:
+                errors.append(error)
+            time.sleep(0.05)  # leaves time to register
+
+    threads = [threading.Thread(target=client, args=(own,), daemon=True) for own in scores]
+    for thread in threads:
+        thread.start()
+    assert "champion: 2" in checkout.run(sys.executable, "-c", PROMOTE_ANOTHER)
+    deadline = time.monotonic() + 180
+    while not all(own and abs(own[-1] - own[0]) > 0.01 for own in scores):
+        assert time.monotonic() < deadline, "the server did not change"
+        time.sleep(0.1)
+    ended.set()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    first, second = scores[0][0], scores[0][-1]
+    for own in scores:
+        change = next(place for place, score in enumerate(own) if abs(score - first) > 0.001)
+        assert own[:change] == pytest.approx([first] * change, abs=0.001)
+        assert own[change:] == pytest.approx([second] * (len(own) - change), abs=0.001)

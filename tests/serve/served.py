@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 SERVED = "__pyfunc_model_path__"
 """Variable that MLflow's server sets in the processes that load the model."""
 
+_MLMODEL = """\
+flavors:
+  python_function:
+    artifacts: {checkpoint: {path: artifacts/checkpoint}}
+    config: {generate: '{}'}
+signature: {params: '[]'}
+"""
+
 
 def encoded(seed: int) -> str:
     """A picture as a request has it."""
@@ -30,7 +38,10 @@ def save_version(model: "ImageCaptioner", folder: Path, version: str) -> None:
     """Save a model as MLflow keeps a version that was fetched from the registry."""
     sharpened(model).info.update(prompt="Describe this image.")
     model.save(folder / "artifacts" / "checkpoint")
-    (folder / "MLmodel").touch()
+    (folder / "MLmodel").write_text(_MLMODEL)
+    (folder / "requirements.txt").write_text("torch==2.13\n")
+    (folder / "code").mkdir()
+    (folder / "code" / "module.py").write_text("")
     (folder / "registered_model_meta").write_text(f"model_name: imagecap\nmodel_version: '{version}'\n")
 
 

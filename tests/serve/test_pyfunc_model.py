@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_blocks_are_compiled_where_that_is_asked_for(
         return SimpleNamespace(least_side=None)
 
     monkeypatch.setattr(captioner, "open_captioner", opened)
-    monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model, monitor: None)
+    monkeypatch.setattr("imagecap.serve.pyfunc_model.Scheduler", lambda model, monitor: Mock())
     monkeypatch.delenv("IMAGECAP_COMPILE", raising=False)
     if environment is not None:
         monkeypatch.setenv("IMAGECAP_COMPILE", environment)
