@@ -90,7 +90,7 @@ def _with_database(use: Callable[[sqlite3.Connection], object]) -> None:
         return
     try:
         # another version of Pillow may decode other pixels
-        file = folder / f"digests-3-pillow-{pillow_version}.sqlite"
+        file = folder / f"digests-4-pillow-{pillow_version}.sqlite"
         with closing(sqlite3.connect(file, timeout=_LOCK_SECONDS)) as database, database:
             database.execute(f"CREATE TABLE IF NOT EXISTS pictures ({_COLUMNS})")
             use(database)

@@ -40,7 +40,7 @@ from imagecap.locks import exclusive
 _log = logging.getLogger(__name__)
 
 KEPT_DAYS = 60
-_VERSIONS = [2, __version__, pillow_version]  # other versions may read something else from a shard
+_VERSIONS = [3, __version__, pillow_version]  # other versions may read something else from a shard
 _UNUSED = {
     *("data_path", "mix", "on_bad_data", "validation_fraction", "test_fraction", "split_seed"),
     *("min_image_side", "max_aspect_ratio", "duplicates"),

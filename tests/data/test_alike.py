@@ -128,3 +128,13 @@ def test_noise_of_flat_areas_is_no_pattern() -> None:
     assert not difference_hash(Image.fromarray(pixels)).any()
     pixels[:, ::2] += 1
     assert np.bitwise_count(difference_hash(Image.fromarray(pixels))).sum() == SIDE * SIDE / 2
+
+
+@pytest.mark.parametrize("size", [(97, 73), (100, 76), (66, 50)])
+def test_pictures_with_edges_are_alike_at_any_size(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        blocks = random.integers(0, 256, (15, 20), dtype=np.uint8)
+        picture = Image.fromarray(blocks).resize((200, 150), Image.Resampling.NEAREST)
+        smaller = picture.resize(size, Image.Resampling.LANCZOS)
+        assert distances(difference_hash(picture)[None], difference_hash(smaller)[None]).max() <= ALIKE_BITS
