@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="PATH",
-        help="a folder, a pattern in quotes, a list (.txt), a captions file or shard in any format, or a picture",
+        help="a folder, a pattern in quotes, a list (.txt), a captions file or shard in any format, the URL of a "
+        "shard or of a folder with shards (s3://...), or a picture",
     )
     parser.add_argument(
         "--output_file",

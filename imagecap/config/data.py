@@ -13,7 +13,11 @@ from imagecap.languages import CHINESE, ENGLISH, LANGUAGES, Language
 class DataSettings(Section):
     """Which pictures and captions are read, and how they are split."""
 
-    data_path: str = setting("./data", "folder with captions.json and images/, or in another format", path=True)
+    data_path: str = setting(
+        "./data",
+        "folder with captions.json and images/, or in another format, or the URL of a folder with shards (s3://...)",
+        path=True,
+    )
     format: Literal[
         "auto",
         "captions",
