@@ -22,6 +22,7 @@ EXTRAS = {
     "psycopg": "postgresql",
     "pycocoevalcap": "metrics",
     "ruamel": "pipeline",
+    "ray": "ray",
     "s3fs": "s3",
 }
 

@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from imagecap.errors import require_package
 from imagecap.files import require_writable_file
 from pipelines import tasks
 from pipelines.processes import end_like_sigterm
@@ -15,7 +16,12 @@ from pipelines.tasks import HOUR, RETRIES
 
 
 @flow(name="caption-folder")
-def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@champion") -> State[Any]:
+def caption_folder(
+    input: str,
+    output_file: str,
+    model: str = "models:/imagecap@champion",
+    engine: Literal["process", "ray"] = "process",
+) -> State[Any]:
     """Caption all pictures of a folder with a registered model.
 
     Args:
@@ -23,12 +29,17 @@ def caption_folder(input: str, output_file: str, model: str = "models:/imagecap@
         output_file: where the captions go; relative to the checkout. Running the flow again with the same file resumes
             it.
         model: models:/NAME@ALIAS or models:/NAME/VERSION.
+        engine: process: on this machine; ray: on the cluster that `RAY_ADDRESS` of the worker names, where
+            `output_file` is a folder that gets a file for each shard of the input.
     """
     try:
-        require_writable_file(tasks.ROOT / output_file)
+        if engine == "process":
+            require_writable_file(tasks.ROOT / output_file)
+        else:
+            require_package("ray")
         with end_like_sigterm():
             folder = fetch_model(model)
-            caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file))
+            caption(folder, str(tasks.ROOT / input), str(tasks.ROOT / output_file), engine)
     except Exception as error:
         return tasks.failure(error)
     return Completed(message=f"captions by {model}: {output_file}")
@@ -50,8 +61,9 @@ def fetch_model(model: str) -> str:
 
 
 @task(name="caption", timeout_seconds=7 * 24 * HOUR, **RETRIES)
-def caption(model_folder: str, pictures: str, output_file: str) -> None:
+def caption(model_folder: str, pictures: str, output_file: str, engine: str) -> None:
     """Run `run.py caption`, which resumes an interrupted call with the same output file."""
     command = [sys.executable, "run.py", "caption", "--model_path", model_folder, "--input", pictures]
+    command += ["--engine", engine]
     Path(output_file).parent.mkdir(parents=True, exist_ok=True)
     tasks.run([*command, "--output_file", output_file], "caption")

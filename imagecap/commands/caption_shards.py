@@ -1,4 +1,4 @@
-"""`run.py caption` into a folder, by shard, as one of several workers."""
+"""`run.py caption` into a folder, by shard: as one of several workers, or on the machines of a Ray cluster."""
 
 import argparse
 import os
@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagecap.commands import print_json
+from imagecap.commands import positive, print_json
 from imagecap.config.flags import settings_from_flags
-from imagecap.errors import ImageCapError
+from imagecap.errors import ImageCapError, require_package
 from imagecap.printable import printable
 from imagecap.signals import exit_status
 
@@ -32,6 +32,18 @@ def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
         "--worker", type=_share, metavar="I/N", help="be worker I, from 0, of N; start each with the same command"
     )
     group.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="ray: caption on a Ray cluster, or on one that is started on this machine (default: process)",
+    )
+    group.add_argument(
+        "--actors",
+        type=positive,
+        metavar="N",
+        help="processes on the Ray cluster (default: one per GPU, or one per CPU core but one of each machine)",
+    )
+    group.add_argument(
         "--output_format", choices=("jsonl", "parquet"), help="format of the files in the folder (default: jsonl)"
     )
     group.add_argument(
@@ -45,10 +57,14 @@ def is_by_shard(arguments: argparse.Namespace) -> bool:
     Raises:
         ImageCapError: they contradict each other.
     """
-    by_shard = arguments.worker is not None
+    by_shard = arguments.worker is not None or arguments.engine == "ray"
     for name in ("output_format", "retry_errors"):
         if getattr(arguments, name) and not by_shard:
-            raise ImageCapError(f"--{name} is for jobs by shard: give --worker 0/1 as well")
+            raise ImageCapError(f"--{name} is for jobs by shard: give --worker 0/1 or --engine ray as well")
+    if arguments.actors and arguments.engine != "ray":
+        raise ImageCapError("--actors is for --engine ray")
+    if arguments.worker is not None and arguments.engine == "ray":
+        raise ImageCapError("--worker is for jobs without an engine: Ray shares out the shards by itself")
     return by_shard
 
 
@@ -65,6 +81,8 @@ def run_by_shard(arguments: argparse.Namespace) -> None:
     folder = arguments.output_file
     if folder.suffix.lower() in (".jsonl", ".parquet", ".json"):
         raise ImageCapError(f"--output_file {folder} must be a folder: every shard gets a file of its own in it")
+    if arguments.engine == "ray":
+        require_package("ray")
     task = _task(arguments)
     job = task.open_job()
     if not job.locked:
@@ -72,14 +90,20 @@ def run_by_shard(arguments: argparse.Namespace) -> None:
             f"warning: the file system of {folder} has no locks: no two workers may have the same number",
             file=sys.stderr,
         )
-    share = Share(*arguments.worker)
+    share = Share(*arguments.worker) if arguments.worker else Share()
     retried = to_retry(job, share) if arguments.retry_errors else []
     left = len(job.unfinished())
     if left < len(job.shards):
         print(f"{len(job.shards) - left:,} of {len(job.shards):,} shards were done before", file=sys.stderr)
     progress = Progress(job)
     try:
-        if left or retried:
+        if not left and not retried:
+            pass
+        elif arguments.engine == "ray":
+            from imagecap.generate.by_shard.ray_engine import caption_on_ray
+
+            caption_on_ray(task, job, retried, arguments.actors, progress.told)
+        else:
             supervise(task, share, retried, progress.told)
     except KeyboardInterrupt as interrupt:
         progress.close()

@@ -56,13 +56,25 @@ def test_the_captions_are_those_of_one_file(
     assert before == {file: file.stat().st_mtime_ns for file in out.iterdir()}
 
 
-def test_refusals_are_sentences(saved: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_sentences(
+    saved: Path,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def refused(output: Path, *flags: str) -> str:
         assert run(saved, shards, output, *flags) == EXIT_USER_ERROR
         return capsys.readouterr().err
 
     assert "must be a folder" in refused(tmp_path / "out.jsonl", "--worker", "0/1")
     assert "--retry_errors is for jobs by shard" in refused(tmp_path / "out.jsonl", "--retry_errors")
+    assert "Ray shares out the shards by itself" in refused(tmp_path / "out", "--worker", "0/1", "--engine", "ray")
+    assert "--actors is for --engine ray" in refused(tmp_path / "out", "--worker", "0/1", "--actors", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr("imagecap.errors.find_spec", lambda _: None)
+        assert "ray is not installed: pip install 'imagecap[ray]'" in refused(tmp_path / "out", "--engine", "ray")
+    assert not (tmp_path / "out").exists()
     for wrong in ("2/2", "1", "a/b"):
         with pytest.raises(SystemExit):
             run(saved, shards, tmp_path / "out", "--worker", wrong)

@@ -11,13 +11,14 @@ from imagecap.generate.by_shard.shards import ShardedInput
 from imagecap.generate.journal import JournalRow
 from imagecap.generate.pictures import Picture
 from tests.data.layouts import write_tar
-from tests.tiny import picture
 
 PICTURES = 8  # in a shard
 BATCH = 3
 
 
 def content(seed: int) -> bytes:
+    from tests.tiny import picture  # it imports torch, which a stub does without
+
     file = io.BytesIO()
     picture(seed, (8, 8)).save(file, "png")
     return file.getvalue()
