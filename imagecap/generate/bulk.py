@@ -17,6 +17,7 @@ from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.journal import JournalRow
 from imagecap.generate.pictures import Picture
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
+from imagecap.model.vision_encoder.clip_encoder import patch_weight
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -44,7 +45,7 @@ def caption_rows(
     """
     generate = settings.generate
     prompt = tokenize_prompt(model, resolve_prompt(model, generate), generate)
-    weight = model.vision_tower.embeddings.patch_embedding.weight
+    weight = patch_weight(model.vision_tower)
     model.llava.eval()
     limit = settings.data.max_image_pixels
     read = picture_reader(lambda image: model.preprocess([image])[0], limit, model.least_side)

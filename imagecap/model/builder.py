@@ -33,7 +33,14 @@ from imagecap.model.language_model.utils import (
     load_tokenizer,
 )
 from imagecap.model.multimodal_projector.projector import PROJECTORS, build_projector
-from imagecap.model.vision_encoder.clip_encoder import TOWERS, has_class_token, load_tower, num_blocks_used
+from imagecap.model.vision_encoder.clip_encoder import (
+    TOWERS,
+    fit_positions,
+    has_class_token,
+    load_tower,
+    num_blocks_used,
+    num_other_tokens,
+)
 
 MAX_NEW_TOKENS = 64  # of the stock `generate` on our checkpoints, unless its caller says otherwise
 
@@ -148,6 +155,8 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
     vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
     language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
     tower = load_tower(vision_folder, settings.vision_model_name)
+    image_processor = _load_image_processor(settings, vision_folder)
+    fit_positions(tower, image_processor)
     num_blocks_used(tower, settings.vision_feature_layer)  # refuses a layer that the tower does not have
     tokenizer = load_tokenizer(language_folder, settings.language_model_name)
     language_model = load_language_model(language_folder, settings.language_model_name, as_stored=as_stored)
@@ -162,7 +171,7 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
         llava = _assemble(settings, tower, language_model, tokenizer.convert_tokens_to_ids(token), seed)
     _set_generation_config(llava, tokenizer)
     turn = built_turn(tokenizer, settings.chat_template, settings.language_model_name)
-    processor = _build_processor(settings, vision_folder, tokenizer, token, turn, llava)
+    processor = _build_processor(settings, image_processor, tokenizer, token, turn, llava)
     bases = {
         "vision_model": _base(settings.vision_model_name, vision_folder),
         "language_model": _base(settings.language_model_name, language_folder),
@@ -188,6 +197,11 @@ def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_to
         raise ImageCapError(
             f"projector: {settings.projector} joins {projector.patches_per_side} x {projector.patches_per_side} "
             f"patches, and the encoder {settings.vision_model_name} has {side} x {side}: take mlp"
+        )
+    if projector.patches_per_side > 1 and num_other_tokens(tower) > int(has_class_token(tower)):
+        raise ImageCapError(
+            f"projector: {settings.projector} joins patches, and the encoder {settings.vision_model_name} also has "
+            "registers: take mlp"
         )
     config_class, model_class = (getattr(transformers, name) for name in projector.stock)
     config = config_class(
@@ -225,18 +239,25 @@ def _set_generation_config(llava: Any, tokenizer: Any) -> None:
     suppress_silent_tokens(llava, tokenizer)
 
 
-def _build_processor(settings: ModelSettings, folder: Path, tokenizer: Any, token: str, turn: Turn, llava: Any) -> Any:
-    """The stock processor: the encoder's picture preprocessing, the tokenizer, and the chat template of `turn`."""
-    from transformers import AutoImageProcessor, LlavaProcessor
+def _load_image_processor(settings: ModelSettings, folder: Path) -> Any:
+    from transformers import AutoImageProcessor
 
     failure = f"vision_model_name: {settings.vision_model_name} has no readable preprocessor"
-    image_processor = from_pretrained(AutoImageProcessor, folder, failure, backend="pil")
+    return from_pretrained(AutoImageProcessor, folder, failure, backend="pil")
+
+
+def _build_processor(
+    settings: ModelSettings, image_processor: Any, tokenizer: Any, token: str, turn: Turn, llava: Any
+) -> Any:
+    """The stock processor: the encoder's picture preprocessing, the tokenizer, and the chat template of `turn`."""
+    from transformers import LlavaProcessor
+
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=llava.config.vision_config.patch_size * PROJECTORS[settings.projector].patches_per_side,
         vision_feature_select_strategy=llava.config.vision_feature_select_strategy,
-        num_additional_image_tokens=int(has_class_token(llava.model.vision_tower)),
+        num_additional_image_tokens=num_other_tokens(llava.model.vision_tower),
         image_token=token,
         chat_template=turn.template(token),
     )

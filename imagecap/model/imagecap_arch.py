@@ -30,7 +30,7 @@ from imagecap.model.language_model.chat import Turn, plain_turn, turn_of
 from imagecap.model.language_model.plain_text import PlainText
 from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
-from imagecap.model.vision_encoder.clip_encoder import has_class_token, hidden_state
+from imagecap.model.vision_encoder.clip_encoder import hidden_state, num_other_tokens, patch_weight
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
 from imagecap.model.weight_files import WeightFiles
 
@@ -58,7 +58,7 @@ class ImageCaptioner(nn.Module):
             `data_hash`, `metrics`, `settings`, `reduced_decoding` (see `least_side`).
 
     Attributes:
-        num_patches: patch features of one picture.
+        num_patches: features of one picture: those of its patches, and of registers where the encoder has some.
         num_image_tokens: tokens of one picture in the language model.
         compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
         decoder: what generates captions (`generate.decoders.Decoder`), where the captioner was opened for that.
@@ -77,8 +77,9 @@ class ImageCaptioner(nn.Module):
         self.decoder: Any = None
         self._projector_name = projector_name(llava.config)
         vision = llava.config.vision_config
-        keeps_class_token = llava.config.vision_feature_select_strategy == "full" and has_class_token(self.vision_tower)
-        self.num_patches = (vision.image_size // vision.patch_size) ** 2 + int(keeps_class_token)
+        dropped = int(llava.config.vision_feature_select_strategy == "default")  # the class token
+        other = num_other_tokens(self.vision_tower) - dropped
+        self.num_patches = (vision.image_size // vision.patch_size) ** 2 + other
         self.num_image_tokens = self.num_patches // PROJECTORS[self._projector_name].patches_per_side ** 2
         self.eval()
 
@@ -136,7 +137,7 @@ class ImageCaptioner(nn.Module):
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB pictures: `[images, 3, height, width]`, on the device and in the dtype of the vision tower."""
-        return self.preprocess(images).to(self.device, self.vision_tower.embeddings.patch_embedding.weight.dtype)
+        return self.preprocess(images).to(self.device, patch_weight(self.vision_tower).dtype)
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB pictures in float32 on the CPU; may be called from any thread."""

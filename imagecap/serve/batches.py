@@ -16,6 +16,7 @@ from imagecap.generate.caption_batch import CaptionBatch, picture_uniforms
 from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, start_caption
 from imagecap.generate.generated import decoded_caption
 from imagecap.generate.prompts import embed_prefixes
+from imagecap.model.vision_encoder.clip_encoder import patch_weight
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
 from imagecap.serve.waiting import PictureJob, WaitingPictures
@@ -195,6 +196,6 @@ def _report_first_tokens(monitor: Monitor, jobs: Sequence[PictureJob]) -> None:
 
 def _pixels(model: "ImageCaptioner", jobs: Sequence[PictureJob]) -> Tensor:
     """Pixel values `[rows, 3, height, width]` of pictures, on the device and in the dtype of the encoder."""
-    embedding = model.vision_tower.embeddings.patch_embedding.weight
+    embedding = patch_weight(model.vision_tower)
     pixels = [job.pixel_values for job in jobs if job.pixel_values is not None]
     return torch.stack(pixels).to(model.device, embedding.dtype)

@@ -15,6 +15,7 @@ from imagecap.errors import ImageCapError, one_line
 from imagecap.model.ahead_of_time import compilation_advice
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.language_model.utils import transformer_blocks
+from imagecap.model.vision_encoder.clip_encoder import tower_blocks
 
 # All blocks share one compiled function, which is specialized for encoder or language model, frozen or not, with
 # gradients or not, one picture or several. Above the limit torch runs blocks uncompiled without a warning.
@@ -31,7 +32,7 @@ def compiled_blocks(model: ImageCaptioner, *, encoder: bool) -> list[tuple[nn.Mo
     """
     _require_compiler(model.device)
     torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
-    blocks = [*transformer_blocks(model.language_model), *(model.vision_tower.encoder.layers if encoder else [])]
+    blocks = [*transformer_blocks(model.language_model), *(tower_blocks(model.vision_tower) if encoder else [])]
     return [(block, torch.compile(block.forward, dynamic=True)) for block in blocks]
 
 

@@ -125,7 +125,18 @@ def widen(model: nn.Module) -> None:
             weight.add_(noise * 0.3)
 
 
-VISION_FAMILIES = ("clip", "siglip", "metaclip_2", "chinese_clip", "siglip2", "altclip", "dinov2", "vit")
+VISION_FAMILIES = (
+    "clip",
+    "siglip",
+    "metaclip_2",
+    "chinese_clip",
+    "dinov2",
+    "dinov2_with_registers",
+    "vit",
+    "siglip2",
+    "altclip",
+    "dinov3_vit",
+)
 
 
 def write_vision_model(family: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The vision tower: loading an encoder of the CLIP or SigLIP family, and running it up to the layer that is used."""
+"""The vision tower: loading an encoder (CLIP, SigLIP, DINOv2, ViT), and running it up to the layer that is used."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from imagecap.model.checkpoint import from_pretrained, load_weights
 
 _TRACED_PICTURES = 24  # batch size to compile for; others run as well
 
-# Towers that consist of embeddings, an optional pre_layrnorm, and encoder.layers: `hidden_state` can stop these early.
+# Towers that consist of embeddings, an optional pre_layrnorm, and blocks: `hidden_state` can stop these early.
 # NaFlex towers (model type `siglip2`) also need the shape of each picture, which LLaVA's format cannot hold. SigLIP 2
 # checkpoints of a fixed resolution have the type `siglip_vision_model`.
 TOWERS = {
@@ -22,13 +22,16 @@ TOWERS = {
     "siglip_vision_model",
     "metaclip_2_vision_model",
     "chinese_clip_vision_model",
+    "dinov2",
+    "dinov2_with_registers",
+    "vit",
 }
-# The last norm and the pooling head come after every hidden state that can be projected.
-UNUSED = ("post_layernorm.", "head.")
+# The last norm and the pooling head come after every hidden state that can be projected; masks are for pretraining.
+UNUSED = ("post_layernorm.", "head.", "layernorm.", "pooler.", "embeddings.mask_token")
 
 
 def load_tower(folder: Path, name: str) -> Any:
-    """Load the vision part of a CLIP or SigLIP checkpoint, in float32; MetaCLIP 2 becomes a CLIP.
+    """Load the vision part of a CLIP or SigLIP checkpoint, or a plain encoder, in float32; MetaCLIP 2 becomes a CLIP.
 
     Args:
         folder: the checkpoint.
@@ -44,8 +47,9 @@ def load_tower(folder: Path, name: str) -> Any:
     vision = getattr(config, "vision_config", config)
     if vision.model_type not in TOWERS:
         raise ImageCapError(
-            f"vision_model_name: {name} is a {config.model_type} model; an encoder of the CLIP or SigLIP family with "
-            "a fixed picture size is needed (openai/clip-vit-base-patch16, google/siglip2-base-patch16-224, …)"
+            f"vision_model_name: {name} is a {config.model_type} model; an encoder of the CLIP, SigLIP, "
+            "DINOv2 or ViT family with a fixed picture size is needed (openai/clip-vit-base-patch16, "
+            "google/siglip2-base-patch16-224, …)"
         )
     failure = f"vision_model_name: the weights of {name} cannot be read"
     converted = vision.model_type == "metaclip_2_vision_model"
@@ -57,6 +61,32 @@ def load_tower(folder: Path, name: str) -> Any:
             f"vision_model_name: {name} has no usable weights for {missing[0]}: it is not a complete encoder"
         )
     return _as_clip(tower) if converted else tower
+
+
+def fit_positions(tower: Any, image_processor: Any) -> None:
+    """Interpolate the position embeddings of a DINOv2 once, for the picture size of its preprocessor.
+
+    Its checkpoints have positions for 518 pixels and are used with 224, for which the model interpolates them in every
+    pass. The results are the same.
+
+    Args:
+        tower: is changed, with its configuration, if it is such an encoder.
+        image_processor: its preprocessor.
+    """
+    crop = bool(getattr(image_processor, "do_center_crop", False))
+    size = image_processor.crop_size if crop else image_processor.size
+    side, patch = getattr(size, "height", None), tower.config.patch_size
+    if not tower.config.model_type.startswith("dinov2") or side is None or side == tower.config.image_size:
+        return
+    if side % patch or size.width != side:
+        return  # refused later, with all preprocessors that do not fit
+    embeddings = tower.embeddings
+    with torch.no_grad():
+        like = embeddings.cls_token.new_zeros(1, (side // patch) ** 2 + 1, tower.config.hidden_size)
+        embeddings.position_embeddings = nn.Parameter(embeddings.interpolate_pos_encoding(like, side, side))
+    embeddings.patch_embeddings.image_size = (side, side)
+    embeddings.patch_embeddings.num_patches = (side // patch) ** 2
+    tower.config.image_size = side
 
 
 def _as_clip(tower: Any) -> Any:
@@ -79,7 +109,7 @@ def num_blocks_used(tower: Any, layer: int) -> int:
     Raises:
         ImageCapError: the tower has no such hidden state.
     """
-    blocks = len(_blocks(tower))
+    blocks = len(tower_blocks(tower))
     used = layer if layer >= 0 else blocks + 1 + layer
     if not 1 <= used <= blocks:  # stock LLaVA cannot take hidden state 0 either
         raise ImageCapError(
@@ -107,7 +137,7 @@ def hidden_state(
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
-    for block in blocks or [partial(_encode_block, block) for block in _blocks(tower)[:used]]:
+    for block in blocks or [partial(_encode_block, block) for block in tower_blocks(tower)[:used]]:
         hidden = block(hidden)
     return hidden
 
@@ -126,10 +156,9 @@ def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     """
     from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
 
-    weight = tower.embeddings.patch_embedding.weight
-    tokens = tower.embeddings.position_embedding.num_embeddings
-    hidden = weight.new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
-    blocks = list(_blocks(tower))[: num_blocks_used(tower, layer)]
+    tokens = (tower.config.image_size // tower.config.patch_size) ** 2 + num_other_tokens(tower)
+    hidden = patch_weight(tower).new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
+    blocks = list(tower_blocks(tower))[: num_blocks_used(tower, layer)]
     compiled: list[CompiledBlock] = compile_distinct(
         blocks, lambda block: compile_block(_encode_block, block, tower.config, [hidden], [{0: "pictures"}])
     )
@@ -143,8 +172,22 @@ def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
 
 def has_class_token(tower: Any) -> bool:
     """Whether the first token of the tower is a class token, as in CLIP."""
-    return hasattr(tower.embeddings, "class_embedding")
+    return hasattr(tower.embeddings, "class_embedding") or hasattr(tower.embeddings, "cls_token")
 
 
-def _blocks(tower: Any) -> nn.ModuleList:
-    return tower.encoder.layers
+def num_other_tokens(tower: Any) -> int:
+    """Number of tokens that are not patches: the class token, and registers (Darcet et al. 2024, arXiv:2309.16588)."""
+    return int(has_class_token(tower)) + int(getattr(tower.config, "num_register_tokens", 0))
+
+
+def patch_weight(tower: Any) -> Tensor:
+    """The weight of the convolution that embeds patches; pictures must be on its device and of its dtype."""
+    weights = tower.embeddings.named_parameters()
+    return next(weight for name, weight in weights if "patch_embedding" in name and name.endswith("weight"))
+
+
+def tower_blocks(tower: Any) -> nn.ModuleList:
+    """The transformer blocks of a tower, which families name differently."""
+    part = getattr(tower, "encoder", tower)
+    blocks: nn.ModuleList = part.layers if hasattr(part, "layers") else part.layer
+    return blocks
