@@ -21,13 +21,13 @@ class ModelSettings(Section):
     language_model_name: str = setting(
         "Qwen/Qwen3-0.6B", "causal language model: a model id on the Hugging Face hub or a local folder", path=True
     )
-    chat_template: Literal["off", "on", "auto"] = setting(
-        "off",
+    chat_template: Literal["plain", "own", "auto"] = setting(
+        "plain",
         "how the prompt is put before the language model",
         choices={
-            "off": "the picture, the prompt and a line break",
-            "on": "as the language model's own chat template puts a user's turn",
-            "auto": "on where the language model has a chat template, else off",
+            "plain": "the picture, the prompt and a line break",
+            "own": "as the language model's own chat template puts a user's turn",
+            "auto": "own where the language model has a chat template, else plain",
         },
     )
     vision_feature_layer: int = setting(

@@ -49,7 +49,7 @@ def stock_ids(model: ImageCaptioner, prompt: str) -> list[int]:
 def test_a_template_of_the_language_model_is_in_the_checkpoint(
     tiny_bases: ModelSettings, tmp_path: Path, bos: bool
 ) -> None:
-    model = build(bases_with(tiny_bases, tmp_path / "lm", CHATML, "on", bos=bos))
+    model = build(bases_with(tiny_bases, tmp_path / "lm", CHATML, "own", bos=bos))
     model.save(tmp_path / "final")
     model = load(tmp_path / "final")
     for prompt in ("Describe this image.", "描述 {{ it }} 'x'", ""):
@@ -74,7 +74,9 @@ def test_a_template_of_the_language_model_is_in_the_checkpoint(
 def test_off_and_auto(tiny_bases: ModelSettings, tmp_path: Path) -> None:
     on, off, auto, without = (
         build(bases_with(tiny_bases, tmp_path / f"lm{place}", template, choice, bos=False)).prompt_ids("a cat")
-        for place, (template, choice) in enumerate([(CHATML, "on"), (CHATML, "off"), (CHATML, "auto"), (None, "auto")])
+        for place, (template, choice) in enumerate(
+            [(CHATML, "own"), (CHATML, "plain"), (CHATML, "auto"), (None, "auto")]
+        )
     )
     assert on == auto
     assert off == without
@@ -95,7 +97,7 @@ def test_templates_that_cannot_be_used(
     tiny_bases: ModelSettings, tmp_path: Path, template: str | None, message: str
 ) -> None:
     with pytest.raises(ImageCapError, match=message):
-        build(bases_with(tiny_bases, tmp_path / "lm", template, "on", bos=False))
+        build(bases_with(tiny_bases, tmp_path / "lm", template, "own", bos=False))
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def plain_turn(tokenizer: Any) -> Turn:
     return Turn(str(tokenizer.decode(bos_ids(tokenizer))), "", "\n")
 
 
-def built_turn(tokenizer: Any, choice: Literal["off", "on", "auto"], name: str) -> Turn:
+def built_turn(tokenizer: Any, choice: Literal["plain", "own", "auto"], name: str) -> Turn:
     """The turn that a captioner is built with.
 
     Args:
@@ -76,10 +76,10 @@ def built_turn(tokenizer: Any, choice: Literal["off", "on", "auto"], name: str) 
         ImageCapError: the language model must have a chat template and has none, or it cannot be used.
     """
     plain = plain_turn(tokenizer)
-    if choice == "off" or (choice == "auto" and not tokenizer.chat_template):
+    if choice == "plain" or (choice == "auto" and not tokenizer.chat_template):
         return plain
     if not tokenizer.chat_template:
-        raise ImageCapError(f"chat_template: {name} has no chat template of its own; set chat_template to off")
+        raise ImageCapError(f"chat_template: {name} has no chat template of its own; set chat_template to plain")
     try:
         whole: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": _PROMPT}],
@@ -90,12 +90,12 @@ def built_turn(tokenizer: Any, choice: Literal["off", "on", "auto"], name: str) 
     except Exception as error:  # a template raises what it likes
         raise ImageCapError(
             f"chat_template: the chat template of {name} cannot be rendered ({one_line(error)}); set chat_template to "
-            "off"
+            "plain"
         ) from None
     lead, mark, tail = whole.partition(_PROMPT)
     if not mark or _PROMPT in tail:
         raise ImageCapError(
-            f"chat_template: the chat template of {name} leaves out the prompt; set chat_template to off"
+            f"chat_template: the chat template of {name} leaves out the prompt; set chat_template to plain"
         )
     if not lead.startswith(plain.lead):
         lead = plain.lead + lead
