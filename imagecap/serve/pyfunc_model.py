@@ -80,11 +80,13 @@ class CaptionModel(PythonModel):
             max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
             picture_folder=Path(folder) if folder else None,
         )
-        self._version = CurrentVersion(self._load(checkpoint))
+        scheduler = self._load(checkpoint)
+        self._version = CurrentVersion(scheduler)
         name, version = registered_version(checkpoint)
         self._monitor.report_version(name, version)
         seconds = time.monotonic() - started
-        _log.info("model loaded in %.1f s", seconds, extra=log_fields(seconds=round(seconds, 3)))
+        extra = log_fields(seconds=round(seconds, 3), dtype=scheduler.dtype)
+        _log.info("model loaded in %.1f s (%s)", seconds, scheduler.dtype, extra=extra)
         model = model_folder(checkpoint)
         if server.follow is not None and model is not None:
             Follower(server.follow, version, model, self.change_version, server.follow_seconds).start()

@@ -154,6 +154,11 @@ class Scheduler:
         """See `ImageCaptioner.least_side`."""
         return self._model.least_side
 
+    @property
+    def dtype(self) -> str:
+        """The type of the model's weights, such as `float32`."""
+        return str(self._model.dtype).removeprefix("torch.")
+
     def close(self) -> None:
         """End the decoding thread. All requests must have ended, and no others may follow."""
         with self._start_lock:
