@@ -6,7 +6,8 @@ Each measurement is a command of its own, on synthetic pictures of 64 x 64 pixel
 - prepare: the stage `prepare` against a bare loop that decodes and hashes the same pictures in as many processes;
 - train: the first step of `run.py train`, after reading, with `--resume`, `--dry_run`, `--max_samples 4` and with two
   processes, against the same on 1,000 pictures;
-- caption, eval: memory against the same on a tenth of the pictures;
+- caption, eval: memory against the same on a tenth of the pictures; `caption` also when it goes on after half
+  of a job; with `--bookkeeping` a stand-in takes the place of the model (`benchmarks.bookkeeping`);
 - dvc: `dvc add` against hashing and copying the same files; what `dvc push` sends after 1,000 more pictures;
 - members: listing the members of a shard, against Python's `tarfile`;
 - loader: pictures made into batches against a bare loop that decodes and preprocesses them in as many threads, from
@@ -142,10 +143,17 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def caption(arguments: argparse.Namespace) -> None:
-    """`run.py caption` of pictures and of a tenth of them."""
+    """`run.py caption` of pictures and of a tenth of them, and the same after half of the rows were taken away."""
     _grown(
-        arguments, lambda data, output: ["caption", "--input", str(data), "--output_file", f"{output}/captions.jsonl"]
+        arguments,
+        lambda data, output: ["caption", "--input", str(data), "--output_file", f"{output}/captions.jsonl"],
+        lambda output: _keep_half(output / "captions.jsonl"),
     )
+
+
+def _keep_half(file: Path) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: len(lines) // 2]))
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -153,19 +161,26 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _grown(arguments, lambda data, output: ["eval", "--test_dir", str(data), "--output_file", f"{output}/results.json"])
 
 
-def _grown(arguments: argparse.Namespace, command: Callable[[Path, str], list[str]]) -> None:
-    heading("pictures", "seconds", "resident, MB", "proportional, MB", "more than a tenth of them, MB")
+def _grown(
+    arguments: argparse.Namespace,
+    command: Callable[[Path, str], list[str]],
+    interrupt: Callable[[Path], None] | None = None,
+) -> None:
+    heading("pictures", "run", "seconds", "resident, MB", "proportional, MB", "more than a tenth of them, MB")
     flags = ["--model_path", str(arguments.model_path), "--max_length", "4", "--device", "cpu"]
+    program = ["-m", "benchmarks.bookkeeping"] if arguments.bookkeeping else [str(ROOT / "run.py")]
     for most in arguments.pictures:
-        small = None
+        small: dict[str, Measured] = {}
         for pictures in (most // 10, most):
             data = data_of(arguments, pictures)
             with tempfile.TemporaryDirectory(dir=arguments.folder) as output, environment() as variables:
-                run = [sys.executable, str(ROOT / "run.py"), *command(data, output), *flags]
-                found = measure(run, environment=variables, timeout=4 * 3600)
-            small = small or found
-            growth = f"{(found.proportional - small.proportional) / MB:.0f}"
-            row(pictures, f"{found.seconds:.1f}", *memory(found), growth)
+                for name in ("first", "goes on") if interrupt is not None else ("first",):
+                    run = [sys.executable, *program, *command(data, output), *flags]
+                    found = measure(run, environment=variables, timeout=4 * 3600)
+                    if interrupt is not None:
+                        interrupt(Path(output))
+                    growth = f"{(found.proportional - small.setdefault(name, found).proportional) / MB:.0f}"
+                    row(pictures, name, f"{found.seconds:.1f}", *memory(found), growth)
 
 
 def dvc(arguments: argparse.Namespace) -> None:
@@ -280,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, nargs="+", default=[20_000], help="numbers of pictures to measure")
     parser.add_argument("--folder", default="/tmp/imagecap-scale", help="where synthetic data is kept")  # noqa: S108
     parser.add_argument("--model_path", type=Path, default=ROOT / "model", help="of caption and eval")
+    parser.add_argument("--bookkeeping", action="store_true", help="caption and eval with a stand-in for the model")
     parser.add_argument("--rounds", type=int, default=3, help="of members and loader")
     arguments = parser.parse_args(argv)
     Path(arguments.folder).mkdir(parents=True, exist_ok=True)

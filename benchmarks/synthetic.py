@@ -70,6 +70,13 @@ def pictures_with_captions(start: int, stop: int) -> Iterator[tuple[str, bytes, 
             yield name_of(picture), file.getvalue(), [_caption(row) for row in chosen]
 
 
+def caption_of_number(number: int) -> str:
+    """A caption that a model could have made."""
+    rest, adjective = divmod(number, len(_ADJECTIVES))
+    rest, noun = divmod(rest, len(_NOUNS))
+    return f"A {_ADJECTIVES[adjective]} {_NOUNS[noun]} {_VERBS[rest % len(_VERBS)]} here."
+
+
 def _caption(chosen: list[int]) -> str:
     adjective, noun, verb, place, *others = [
         choices[index] for choices, index in zip(_CAPTION_WORDS, chosen, strict=True)

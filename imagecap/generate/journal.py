@@ -4,7 +4,7 @@ The file has one JSON object per line (JSON Lines). A process that is killed whi
 line. The next process truncates it and captions its picture again, so that no row is missing or duplicated.
 
 A picture that has changed, or can be read at last, gets a new row at the end. `compact` then puts it in the place of
-the old one. Memory grows with the number of pictures only by their names.
+the old one. Memory grows by 16 bytes a picture.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from imagecap.data.name_set import NameSet
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_writer
 
@@ -38,7 +39,7 @@ class Journal:
     def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
         self.path = path
         self.source: str | None = None
-        self.done: set[str] = set()
+        self.done = NameSet()
         self._job = dict(job)
         self._job_file = path.with_name(f"{path.name}.job")
         self._file: BinaryIO | None = None
@@ -116,9 +117,8 @@ class Journal:
 
     def _note(self, name: str, start: int) -> None:
         """Note that a row of a picture begins at a byte of the file."""
-        if name in self.done:
+        if self.done.add(name):
             self._newest[name] = start
-        self.done.add(name)
 
     def _read(self) -> Iterator[tuple[int, JournalRow]]:
         """Yield all rows with the bytes at which they begin; at the end, truncate an incomplete last line."""
