@@ -147,7 +147,7 @@ def _decode(opened: ImageFile.ImageFile, least_side: int | None) -> Image.Image:
         opened.draft(None, (least_side, least_side))  # of a format other than JPEG this does nothing
     opened.load()
     image = to_rgb(opened)
-    turn = _TRANSPOSE.get(_orientation(opened))
+    turn = turn_of(opened)
     if turn is not None:
         image = image.transpose(turn)
     image.info = {}
@@ -252,6 +252,11 @@ def _damaged(error: Exception) -> str:
         return "does not fit in memory"
     detail = " ".join(str(error).split())[:120]
     return f"is truncated or damaged ({detail or type(error).__name__})"
+
+
+def turn_of(opened: ImageFile.ImageFile) -> Image.Transpose | None:
+    """How a picture must be turned or mirrored to be upright, by its EXIF orientation; None: it is upright."""
+    return _TRANSPOSE.get(_orientation(opened))
 
 
 def _orientation(opened: Image.Image) -> int:

@@ -4,6 +4,7 @@ They are followed only in `mlflow models serve`. A script that loads the model, 
 must not open a port.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ _SERVER_VARIABLE = "__pyfunc_model_path__"  # `mlflow models serve` sets it in t
 _HIGHEST_PORT = 65535
 _MOST_SECONDS = 86400
 
+# For a machine of 2 cores, whose time-out of 60 seconds a small model keeps with them.
+MAX_REQUEST_TOKENS = 20_480  # 64 pictures x 5 beams x 64 tokens
+MAX_REQUEST_PIXELS = 800_000_000  # 64 pictures of 12 megapixels
+MAX_WAITING_TOKENS = 4 * MAX_REQUEST_TOKENS
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -25,12 +31,22 @@ class ServerSettings:
         json_log: whether the log is JSON, one object per line.
         follow: the alias whose version is served, also after it moves; None: the loaded version stays.
         follow_seconds: time between two questions where the alias is.
+        is_server: whether `mlflow models serve` runs this process.
+        timeout: seconds after which MLflow answers a request with status 504.
+        max_request_tokens: see `request.Limits`.
+        max_request_pixels: see `request.Limits`.
+        max_waiting_tokens: limit of `admission.Admission`.
     """
 
     metrics_port: int | None = None
     json_log: bool = False
     follow: Alias | None = None
     follow_seconds: float = 30.0
+    is_server: bool = False
+    timeout: float = math.inf
+    max_request_tokens: int | None = None
+    max_request_pixels: int | None = None
+    max_waiting_tokens: int | None = None
 
 
 def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -46,6 +62,11 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
         json_log=_read_choice(environment, "IMAGECAP_LOG_FORMAT", ("text", "json")) == "json",
         follow=_read_alias(environment, "IMAGECAP_FOLLOW"),
         follow_seconds=_read_seconds(environment, "IMAGECAP_FOLLOW_SECONDS", ServerSettings.follow_seconds),
+        is_server=True,
+        timeout=_read_number(environment, "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", 60),  # of `--timeout`
+        max_request_tokens=_read_number(environment, "IMAGECAP_MAX_REQUEST_TOKENS", MAX_REQUEST_TOKENS) or None,
+        max_request_pixels=_read_number(environment, "IMAGECAP_MAX_REQUEST_PIXELS", MAX_REQUEST_PIXELS) or None,
+        max_waiting_tokens=_read_number(environment, "IMAGECAP_MAX_WAITING_TOKENS", MAX_WAITING_TOKENS) or None,
     )
 
 
@@ -55,6 +76,15 @@ def _read_port(environment: Mapping[str, str], name: str) -> int | None:
         return None
     if not value.isascii() or not value.isdigit() or not 0 < int(value) <= _HIGHEST_PORT:
         raise ImageCapError(f"{name}: must be a port from 1 to {_HIGHEST_PORT}, not {value!r}")
+    return int(value)
+
+
+def _read_number(environment: Mapping[str, str], name: str, default: int) -> int:
+    value = environment.get(name, "")
+    if not value:
+        return default
+    if not value.isascii() or not value.isdigit():
+        raise ImageCapError(f"{name}: must be a whole number, not {value!r}")
     return int(value)
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,35 +21,43 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import mlflow.models
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import (
+    DEADLINE_EXCEEDED,
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    TEMPORARILY_UNAVAILABLE,
+)
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.generated import GeneratedCaption
+from imagecap.serve.admission import Admission
 from imagecap.serve.current_version import CurrentVersion
 from imagecap.serve.environment import read_server_settings
 from imagecap.serve.following import Follower
 from imagecap.serve.log import NAME, log_fields, set_up_log
 from imagecap.serve.monitoring import open_monitor
+from imagecap.serve.pictures import PictureReader
 from imagecap.serve.refusals import reason_of
 from imagecap.serve.request import (
     COLUMN,
     MOST_REQUEST_ROWS,
     Limits,
+    check_pixels,
     check_table,
+    cost_of,
     read_parameters,
-    read_picture,
-    read_pictures,
 )
 from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_id
 from imagecap.serve.scheduler import Scheduler, Timing
 from imagecap.serve.served_version import model_folder, registered_version
+from imagecap.serve.server_process import end_process, widen_thread_pool
+from imagecap.serve.waiting import RequestEnded
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import Tensor
 
-_WARM_UP_TOKENS = 4
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
 _log = logging.getLogger(NAME)
@@ -69,6 +77,14 @@ class CaptionModel(PythonModel):
         set_up_log(as_json=server.json_log)
         config = context.model_config or {}
         folder = os.environ.get("IMAGECAP_PICTURE_FOLDER") or config.get("picture_folder")
+        self._limits = Limits(
+            max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
+            max_request_tokens=server.max_request_tokens,
+            max_request_pixels=server.max_request_pixels,
+            picture_folder=Path(folder) if folder else None,
+        )
+        self._timeout = server.timeout
+        self.admission = Admission(server.max_waiting_tokens)
         self._errors_as_rows = bool(config.get("errors_as_rows", False))
         self._defaults = json.loads(config.get("generate", "{}"))
         started = time.monotonic()
@@ -76,10 +92,10 @@ class CaptionModel(PythonModel):
         self._compute = ComputeSettings(dtype=config.get("dtype", "auto"), compile=compiled)
         checkpoint = Path(context.artifacts["checkpoint"])
         self._monitor = open_monitor(server.metrics_port)
-        self._limits = Limits(
-            max_rows=int(config.get("max_rows", MOST_REQUEST_ROWS)) or None,
-            picture_folder=Path(folder) if folder else None,
-        )
+        if server.is_server:
+            widen_thread_pool()
+        self._on_death = end_process if server.is_server else None
+        self._reader = PictureReader(self._limits)
         scheduler = self._load(checkpoint)
         self._version = CurrentVersion(scheduler)
         name, version = registered_version(checkpoint)
@@ -111,14 +127,12 @@ class CaptionModel(PythonModel):
 
     def _load(self, checkpoint: Path) -> Scheduler:
         """Load a checkpoint, and caption a drawn picture with it, so that the first request finds everything ready."""
-        from PIL import Image
-
         from imagecap.generate.captioner import open_captioner
 
-        scheduler = Scheduler(open_captioner(checkpoint, self._compute), monitor=self._monitor)
-        picture = Image.new("RGB", (96, 96), (190, 220, 245))
+        model = open_captioner(checkpoint, self._compute)
+        scheduler = Scheduler(model, monitor=self._monitor, on_death=self._on_death)
         try:
-            scheduler.caption([picture], "Describe this image.", GenerateSettings(max_length=_WARM_UP_TOKENS))
+            scheduler.warm_up()
         except BaseException:
             scheduler.close()
             raise
@@ -154,7 +168,12 @@ class CaptionModel(PythonModel):
             _log.info(
                 "request %s refused: %s", request_id, str(error), extra=log_fields(request_id=request_id, reason=reason)
             )
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE, request_id=request_id) from None
+            code = TEMPORARILY_UNAVAILABLE if reason == "busy" else INVALID_PARAMETER_VALUE
+            raise MlflowException(str(error), error_code=code, request_id=request_id) from None
+        except RequestEnded:
+            sentence = f"stopped at the time-out of {self._timeout:.0f} seconds"
+            _log.info("request %s %s", request_id, sentence, extra=log_fields(request_id=request_id))
+            raise MlflowException(sentence, error_code=DEADLINE_EXCEEDED, request_id=request_id) from None
         except Exception as error:
             _log.exception("request %s: captioning failed", request_id, extra=log_fields(request_id=request_id))
             raise MlflowException(
@@ -181,36 +200,40 @@ class CaptionModel(PythonModel):
         return frame
 
     def _predict(self, scheduler: Scheduler, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
+        deadline = time.monotonic() + self._timeout
         if not isinstance(table, pd.DataFrame):
             raise ImageCapError(f"expected a table with the column 'image', not {type(table).__name__}")
-        limits = replace(self._limits, least_side=scheduler.least_side)
-        settings, prompt = read_parameters(params, self._defaults, limits)
-        if not self._errors_as_rows:
-            captions, timing = scheduler.caption(read_pictures(table, limits), prompt, settings)
-            for row, caption in enumerate(captions, 1):
-                if caption.error is not None:
-                    raise ImageCapError(f"row {row} of {len(captions)}: {caption.error}")
-            return _frame(captions, settings), timing
-        return self._predict_in_chunks(scheduler, limits, table, prompt, settings)
+        settings, prompt = read_parameters(params, self._defaults, self._limits)
+        check_table(table, self._limits)
+        cost = cost_of(len(table), settings, self._limits)
+        with self.admission.admit(cost):
+            if self._errors_as_rows:
+                return self._predict_in_chunks(scheduler, table, prompt, settings, deadline)
+            check_pixels(table, self._limits)
+            pixels = (
+                self._reader.read(value, f"row {row} of {len(table)}", scheduler)
+                for row, value in enumerate(table[COLUMN], 1)
+            )
+            captions, timing = scheduler.caption_pixels(pixels, len(table), prompt, settings, deadline)
+        for row, caption in enumerate(captions, 1):
+            if caption.error is not None:
+                raise ImageCapError(f"row {row} of {len(captions)}: {caption.error}")
+        return _frame(captions, settings), timing
 
     def _predict_in_chunks(
-        self, scheduler: Scheduler, limits: Limits, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings
+        self, scheduler: Scheduler, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings, deadline: float
     ) -> tuple[pd.DataFrame, Timing]:
         """Caption a table chunk by chunk; a picture that cannot be captioned becomes a row with the column `error`."""
-        check_table(table, limits)
         parts, tokens, queued = [], 0, 0.0
         values = list(table[COLUMN])
         for start in range(0, len(values), _CHUNK_ROWS):
-            pictures: dict[int, Image] = {}
+            chunk = values[start : start + _CHUNK_ROWS]
             errors: dict[int, str] = {}
-            for row, value in enumerate(values[start : start + _CHUNK_ROWS]):
-                try:
-                    pictures[row] = read_picture(value, f"row {start + row + 1} of {len(values)}", limits)
-                except ImageCapError as error:
-                    errors[row] = str(error)
-            made, timing = scheduler.caption(list(pictures.values()), prompt, settings) if pictures else ([], Timing())
+            read: list[int] = []
+            pixels = self._read_chunk(scheduler, chunk, start, len(values), read, errors)
+            made, timing = scheduler.caption_pixels(pixels, len(chunk), prompt, settings, deadline)
             captions = {}
-            for row, caption in zip(pictures, made, strict=True):
+            for row, caption in zip(read, made, strict=True):
                 if caption.error is None:
                     captions[row] = caption
                 else:
@@ -221,6 +244,19 @@ class CaptionModel(PythonModel):
             parts.append(part)
             tokens, queued = tokens + timing.tokens, max(queued, timing.queued)
         return pd.concat(parts, ignore_index=True), Timing(queued, tokens)
+
+    def _read_chunk(
+        self, scheduler: Scheduler, chunk: list[Any], start: int, rows: int, read: list[int], errors: dict[int, str]
+    ) -> "Iterator[Tensor]":
+        """Yield the resized pictures of a chunk; `read` gets their rows, and `errors` the messages of the others."""
+        for row, value in enumerate(chunk):
+            try:
+                pixels = self._reader.read(value, f"row {start + row + 1} of {rows}", scheduler)
+            except ImageCapError as error:
+                errors[row] = str(error)
+                continue
+            read.append(row)
+            yield pixels
 
 
 def _frame(captions: list[GeneratedCaption], settings: GenerateSettings) -> pd.DataFrame:

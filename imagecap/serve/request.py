@@ -7,13 +7,14 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagecap.config import GenerateSettings, parse_settings
-from imagecap.data.images import PictureError, load_image
+from imagecap.data.images import PictureError, open_image
+from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinder
 from imagecap.data.texts import is_blank, without_picture_mark
 from imagecap.errors import ImageCapError
@@ -21,7 +22,9 @@ from imagecap.serve.refusals import refusing
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+Result = TypeVar("Result")
 
 COLUMN = "image"
 MOST_REQUEST_ROWS = 64
@@ -38,10 +41,11 @@ class Limits:
         max_image_pixels: maximum number of pixels of a picture.
         max_new_tokens: maximum of the parameter `max_length`.
         max_beams: maximum of the parameters `num_beams` and `num_captions`.
+        max_request_tokens: maximum of pictures x beams (or captions) x `max_length`; None: no limit.
+        max_request_pixels: maximum number of pixels of all pictures together; None: no limit.
         max_prompt_characters: maximum number of characters of the parameters `prompt` and `caption_start`.
         picture_folder: folder of the server from which rows of the form `file:NAME` are read; None: such rows are
             refused.
-        least_side: see `load_image`.
     """
 
     max_rows: int | None = MOST_REQUEST_ROWS
@@ -49,19 +53,10 @@ class Limits:
     max_image_pixels: int = 50_000_000
     max_new_tokens: int = 1024
     max_beams: int = 32
+    max_request_tokens: int | None = None
+    max_request_pixels: int | None = None
     max_prompt_characters: int = 2000
     picture_folder: Path | None = None
-    least_side: int | None = None
-
-
-def read_pictures(table: "pd.DataFrame", limits: Limits) -> list["Image"]:
-    """Decode the pictures of the column `image`; see `read_picture` for its values.
-
-    Raises:
-        ImageCapError: a row cannot be decoded; the message names it, counted from 1.
-    """
-    check_table(table, limits)
-    return [read_picture(value, f"row {row} of {len(table)}", limits) for row, value in enumerate(table[COLUMN], 1)]
 
 
 @refusing("table")
@@ -129,14 +124,59 @@ def read_parameters(
     return generate, generate.prompt
 
 
+@refusing("parameter")
+def cost_of(pictures: int, settings: GenerateSettings, limits: Limits) -> int:
+    """The number of tokens that a request may need.
+
+    Raises:
+        ImageCapError: it is more than `limits.max_request_tokens`.
+    """
+    captions = max(settings.num_beams, settings.num_captions)
+    cost = pictures * captions * settings.max_length
+    if limits.max_request_tokens is not None and cost > limits.max_request_tokens:
+        raise ImageCapError(
+            f"{pictures} pictures x {captions} beams or captions x {settings.max_length} tokens = {cost} tokens, more "
+            f"than the {limits.max_request_tokens} that one request may need: send fewer pictures, or lower num_beams, "
+            "num_captions or max_length"
+        )
+    return cost
+
+
 @refusing("picture")
-def read_picture(value: Any, row: str, limits: Limits) -> "Image":
-    """Decode the picture of one row.
+def check_pixels(table: "pd.DataFrame", limits: Limits) -> None:
+    """Check the number of pixels of all pictures together, by their headers.
+
+    Raises:
+        ImageCapError: it is more than `limits.max_request_pixels`, or a header cannot be read.
+    """
+    limit = limits.max_request_pixels
+    if limit is None or len(table) * limits.max_image_pixels <= limit:
+        return
+    total = 0
+    for row, value in enumerate(table[COLUMN], 1):
+        width, height = read_picture(value, f"row {row} of {len(table)}", limits, lambda opened, _: opened.size)
+        total += width * height
+    if total > limit:
+        raise ImageCapError(
+            f"the {len(table)} pictures have {total} pixels together, more than the {limit} that one request may have: "
+            "send fewer or smaller pictures"
+        )
+
+
+@refusing("picture")
+def read_picture(
+    value: Any, row: str, limits: Limits, decode: Callable[["ImageFile", Location | bytes], Result]
+) -> Result:
+    """Read the picture of one row.
 
     Args:
         value: base64 string, `data:` URL or `file:NAME`.
         row: name of the row in messages, such as "row 1 of 3".
         limits: limits of the request.
+        decode: is given the opened picture, and the file or the bytes that it was opened from.
+
+    Returns:
+        What `decode` returns.
 
     Raises:
         ImageCapError: the value cannot be decoded; the message begins with `row`.
@@ -145,28 +185,26 @@ def read_picture(value: Any, row: str, limits: Limits) -> "Image":
     if not isinstance(value, str):
         kind = "null" if value is None or value != value else type(value).__name__  # only NaN differs from itself
         raise ImageCapError(f"{where}: must be a base64 string, not {kind}")
+    try:
+        source = _source(value, where, limits)
+        with open_image(source, limits.max_image_pixels) as opened:
+            return decode(opened, source)
+    except PictureError as error:
+        raise ImageCapError(f"{where}: the picture {error.reason}") from None
+
+
+def _source(value: str, where: str, limits: Limits) -> Location | bytes:
+    """The content of a picture, or its file in `limits.picture_folder`."""
     if value.startswith("file:"):
-        return _read_file(value.removeprefix("file:"), where, limits)
+        if limits.picture_folder is None:
+            raise ImageCapError(f"{where}: this server reads no files of its own; send the picture as a base64 string")
+        return PictureFinder(limits.picture_folder).find(value.removeprefix("file:"))
     if len(value) > limits.max_picture_bytes * 4 // 3 + 100:
         raise ImageCapError(f"{where}: the picture is larger than {limits.max_picture_bytes} bytes")
     text = "".join(_DATA_URL.sub("", value, count=1).split()) if value.startswith("data:") else "".join(value.split())
     if not text:
         raise ImageCapError(f"{where}: is empty; send a picture as a base64 string")
     try:
-        content = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageCapError(f"{where}: is not base64 ({str(error)[:100]})") from None
-    try:
-        return load_image(content, limits.max_image_pixels, limits.least_side)
-    except PictureError as error:
-        raise ImageCapError(f"{where}: the picture {error.reason}") from None
-
-
-def _read_file(name: str, where: str, limits: Limits) -> "Image":
-    """Read a picture of `limits.picture_folder`."""
-    if limits.picture_folder is None:
-        raise ImageCapError(f"{where}: this server reads no files of its own; send the picture as a base64 string")
-    try:
-        return load_image(PictureFinder(limits.picture_folder).find(name), limits.max_image_pixels, limits.least_side)
-    except PictureError as error:
-        raise ImageCapError(f"{where}: the picture {error.reason}") from None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import supports_continuous_batching
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
@@ -63,7 +64,7 @@ class Scheduler:
         model: the captioner; no other code may use it at the same time.
         max_rows: maximum number of pictures in a batch.
         monitor: is told what is decoded; None: nobody is.
-        on_death: called in the decoding thread if it ends by an exception, after all requests have got it.
+        on_death: called in the decoding thread if it ends by an exception, after all requests have got it; may be None.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Scheduler:
         model: "ImageCaptioner",
         max_rows: int = MAX_ROWS,
         monitor: Monitor | None = None,
-        on_death: Callable[[BaseException], None] = lambda _: None,
+        on_death: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._model, self._monitor = model, monitor or Monitor()
         self._waiting = WaitingPictures(continuous=supports_continuous_batching(model), max_rows=max_rows)
@@ -85,6 +86,21 @@ class Scheduler:
     ) -> tuple[list[GeneratedCaption], Timing]:
         """Caption RGB pictures; see `caption_pixels`."""
         return self.caption_pixels(map(self.preprocess, pictures), len(pictures), prompt, settings, deadline)
+
+    def warm_up(self) -> None:
+        """Caption a drawn picture, so that a model that cannot caption fails before it serves.
+
+        Raises:
+            ImageCapError: it cannot.
+        """
+        from PIL import Image
+
+        picture = Image.linear_gradient("L").convert("RGB")
+        prompt = str(self._model.info.get("prompt") or "Describe this image.")
+        try:
+            self.caption([picture], prompt, GenerateSettings(max_length=4))
+        except Exception as error:
+            raise ImageCapError(f"the model cannot caption a picture ({type(error).__name__}: {error})") from error
 
     @property
     def asked(self) -> list[PictureJob]:
@@ -196,4 +212,5 @@ class Scheduler:
             for job in asked:
                 if not job.done.is_set():
                     job.finish(None, error)
-            self._on_death(error)
+            if self._on_death is not None:
+                self._on_death(error)

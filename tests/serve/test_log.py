@@ -55,7 +55,7 @@ def test_a_request_without_an_id_gets_one(
 ) -> None:
     found = ask(model, [encoded(0)], request_id="", max_length=3)
     assert set(found.columns) == {"caption", "score"}
-    monkeypatch.setattr("imagecap.serve.pyfunc_model.read_pictures", lambda *_: 1 / 0)
+    monkeypatch.setattr("imagecap.serve.pyfunc_model.check_table", lambda *_: 1 / 0)
     with pytest.raises(MlflowException) as failed:
         ask(model, [encoded(0)])
     first, second = (line["request_id"] for line in lines)

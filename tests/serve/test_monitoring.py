@@ -70,7 +70,7 @@ def test_requests_of_every_kind_are_counted(serve: Serve, monkeypatch: pytest.Mo
     model, port = serve()
     ask_of_every_kind(model)
     with monkeypatch.context() as broken:
-        broken.setattr("imagecap.serve.pyfunc_model.read_pictures", lambda *_: 1 / 0)
+        broken.setattr("imagecap.serve.pyfunc_model.check_table", lambda *_: 1 / 0)
         with pytest.raises(MlflowException):
             ask(model, [encoded(0)])
     deadline = time.monotonic() + 30

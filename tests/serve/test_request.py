@@ -9,10 +9,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from imagecap.config import GenerateSettings
+from imagecap.data.images import decode_image
 from imagecap.errors import ImageCapError
-from imagecap.serve.request import Limits, read_parameters, read_pictures
+from imagecap.serve.request import COLUMN, Limits, check_pixels, check_table, cost_of, read_parameters, read_picture
 
 DEFAULTS: dict[str, Any] = {"prompt": "", "max_length": 64, "num_beams": 1, "temperature": 0.0}
+
+
+def read_pictures(table: pd.DataFrame, limits: Limits) -> list[Image.Image]:
+    check_table(table, limits)
+    return [
+        read_picture(value, f"row {row} of {len(table)}", limits, decode_image)
+        for row, value in enumerate(table[COLUMN], 1)
+    ]
 
 
 def encoded(size: tuple[int, int] = (6, 4)) -> str:
@@ -119,3 +129,21 @@ def test_files_of_the_server_are_read_only_where_that_is_switched_on(tmp_path: P
     for value in ("file:../secret.png", f"file:{tmp_path}/secret.png", "file:none.png"):
         with pytest.raises(ImageCapError, match="row 1 of 1, image: the picture"):
             read_pictures(pd.DataFrame({"image": [value]}), limits)
+
+
+def test_the_cost_of_a_request_is_bounded() -> None:
+    limits = Limits(max_request_tokens=1000)
+    assert cost_of(2, GenerateSettings(num_beams=5, max_length=100), limits) == 1000
+    assert cost_of(10, GenerateSettings(num_captions=2, temperature=1.0, max_length=50), limits) == 1000
+    with pytest.raises(ImageCapError, match="x 100 tokens = 1500 tokens, more than the 1000"):
+        cost_of(3, GenerateSettings(num_beams=5, max_length=100), limits)
+    assert cost_of(64, GenerateSettings(num_beams=32, max_length=1024), Limits()) == 64 * 32 * 1024
+
+
+def test_the_pixels_of_a_request_are_bounded_before_any_is_decoded() -> None:
+    limits = Limits(max_image_pixels=400, max_request_pixels=1000)
+    check_pixels(pd.DataFrame({"image": [encoded((20, 20))] * 2 + [encoded((20, 10))]}), limits)
+    with pytest.raises(ImageCapError, match="the 3 pictures have 1200 pixels together, more than the 1000"):
+        check_pixels(pd.DataFrame({"image": [encoded((20, 20))] * 3}), limits)
+    with pytest.raises(ImageCapError, match="row 2 of 3, image: is not base64"):
+        check_pixels(pd.DataFrame({"image": [encoded(), "?", encoded()]}), limits)
