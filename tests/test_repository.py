@@ -59,6 +59,12 @@ def test_no_file_is_too_long() -> None:
     assert long == set(LONGER_FILES)
 
 
+def test_names_of_test_files_differ() -> None:
+    """pytest imports them by their names, without their folders."""
+    names = [path.name for path in tracked("*.py") if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_lines_of_code(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text('"""A docstring\nof two lines."""\n\n# A comment.\nTABLE = {\n    1: 2,  # with a comment\n}\n')

@@ -20,7 +20,9 @@ from imagecap.generate.bulk import caption_rows
 from imagecap.main import main
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.serve.request import Limits, read_picture
+from imagecap.serve.pictures import PictureReader
+from imagecap.serve.request import Limits
+from imagecap.serve.scheduler import Scheduler
 from imagecap.train.feature_cache import feature_cache_key
 from imagecap.train.feature_records import RecordFormat
 from tests.tiny import picture
@@ -88,9 +90,8 @@ def test_training_and_captioning_see_the_same_pixels(
     check("library")
     assert main(["generate", "--model_path", str(folder), "--image_path", str(path), "--max_length", "2"]) == 0
     check("generate")
-    limits = Limits(least_side=model.least_side)
-    sent = read_picture(base64.b64encode(path.read_bytes()).decode(), "row 1 of 1", limits)
-    assert {sent.size} == expected
+    PictureReader(Limits()).read(base64.b64encode(path.read_bytes()).decode(), "row 1 of 1", Scheduler(model))
+    check("server")
 
 
 def test_features_of_reduced_pictures_have_files_of_their_own(tiny_bases: ModelSettings, samples: list[Sample]) -> None:
