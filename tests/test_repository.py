@@ -60,7 +60,7 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_names_of_test_files_differ() -> None:
-    """pytest imports them by their names, without their folders."""
+    """Pytest imports them by their names, without their folders."""
     names = [path.name for path in tracked("*.py") if path.name.startswith("test_")]
     assert sorted(names) == sorted(set(names))
 
