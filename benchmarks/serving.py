@@ -14,6 +14,7 @@ import http.client
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
 
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        params=ParamSchema([ParamSpec("max_length", DataType.long, 64)]),
+        params=ParamSchema([ParamSpec("max_length", DataType.long, 64), ParamSpec("num_beams", DataType.long, 1)]),
     )
     package = str(Path(imagecap.__file__).parent)
     common: dict[str, Any] = {"artifacts": {"checkpoint": str(checkpoint)}, "signature": signature}
@@ -108,9 +109,13 @@ class Server:
             return False
 
     def stop(self) -> None:
-        """Terminate the server and its workers."""
-        os.killpg(self._process.pid, 15)
-        self._process.wait(60)
+        """Terminate the server and its workers; kill them if requests keep them for a minute."""
+        os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 def free_port() -> int:

@@ -1,8 +1,10 @@
 """A real nginx with the configuration of deploy/, on ports and files of the test."""
 
 import os
+import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -65,6 +67,17 @@ class Nginx:
         self.tls = ssl.create_default_context(cafile=str(certificate))
         command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
         self._server = Server(command, folder, dict(os.environ), None)
+        self._wait_until_it_listens()
+
+    def _wait_until_it_listens(self) -> None:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                assert time.monotonic() < until, "nginx does not listen"
+                time.sleep(0.05)
 
     def kill(self) -> None:
         """End it with its workers."""

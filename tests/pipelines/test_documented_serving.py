@@ -247,8 +247,8 @@ from imagecap.registry.register import register
 shutil.copytree("model", "another")
 weights = load_file("another/model.safetensors")
 for name in weights:
-    if "projector" in name:
-        weights[name] *= -2
+    if "language_model" in name:
+        weights[name] *= 0.5
 save_file(weights, "another/model.safetensors", {"format": "pt"})
 print("champion:", register(Path("another"), read_params("params.yaml"), promote=True).champion)
 """

@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_is_skipped_after_a_stop_and_nothing_is_lost(c
 @pytest.mark.parametrize(
     ("stage", "fault", "told"),
     [
-        ("prepare", Fault("pipelines.stages.prepare", "os.rename", "00000.arrow", "full"), "no space left on device"),
+        ("prepare", Fault("pipelines.stages.prepare", "open", "00000.arrow", "full"), "no space left on device"),
         ("train", Fault(TRAIN, "os.rename", STATE_FILE, "full"), "No space left on device"),
         (
             "evaluate",
