@@ -40,10 +40,10 @@ def hex_digests(digests: NDArray[Any]) -> Iterator[str]:
 
 def number_column(column: Any, null: int = 0) -> NDArray[Any]:
     """The values of a column of numbers, with `null` where there is none. `[rows]`"""
-    # `to_numpy` would import pandas, which takes most of a second
+    # `to_numpy` imports pandas, which takes most of a second; `to_pandas_dtype` needs it
     if column.null_count:
         column = column.fill_null(null)
-    data, kind = column.buffers()[1], column.type.to_pandas_dtype()
+    data, kind = column.buffers()[1], np.dtype(str(column.type))
     values: NDArray[Any] = np.frombuffer(data, kind) if data is not None else np.zeros(0, kind)
     return values[column.offset : column.offset + len(column)]
 
