@@ -24,6 +24,7 @@ from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_id
 from imagecap.generate.rules import Rules
 from imagecap.generate.static_batch import StaticBatch
 from imagecap.generate.stock_decoder import StockDecoder
+from imagecap.model.vision_encoder.clip_encoder import num_blocks_used, num_other_tokens, tower_blocks
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -161,9 +162,9 @@ def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
 def encoder_flops(model: "ImageCaptioner", rows: int) -> float:
     """Operations of encoding one batch of pictures: two per weight of every block that runs and token."""
     config, layer = model.vision_tower.config, model.llava.config.vision_feature_layer
-    blocks = layer if layer >= 0 else config.num_hidden_layers + 1 + layer
-    weights = sum(weight.numel() for weight in model.vision_tower.encoder.layers[:blocks].parameters())
-    tokens = (config.image_size // config.patch_size) ** 2 + 1
+    blocks = num_blocks_used(model.vision_tower, layer)
+    weights = sum(weight.numel() for weight in tower_blocks(model.vision_tower)[:blocks].parameters())
+    tokens = (config.image_size // config.patch_size) ** 2 + num_other_tokens(model.vision_tower)
     return rows * (2.0 * weights * tokens + 4 * tokens * tokens * config.hidden_size * blocks)
 
 

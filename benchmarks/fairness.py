@@ -3,9 +3,10 @@
 There is no peer: `mlflow models serve` runs once, and small requests are compared with themselves. Four clients send
 requests of one picture, decoded greedily, each as soon as it has the last answer: first alone, then beside one client
 that sends the largest permitted requests back to back, in turn 64 pictures with 5 beams and 64 tokens, and one picture
-with 32 beams and 440 tokens. With `--large_pictures` it is six clients instead, each with requests of 16 pictures of 50
-megapixels, which are the most pixels that are permitted. Numbers are the latency of the small requests (p50 and p99)
-in milliseconds, all statuses, and the largest resident memory of the server's processes.
+with 32 beams and 440 tokens. With `--large_pictures N` it is six clients instead, each with requests of N pictures of
+50 megapixels; more than 16 need the environment variable `IMAGECAP_MAX_REQUEST_PIXELS=0`. Numbers are the latency of
+the small requests (p50 and p99) in milliseconds, all statuses, and the largest resident memory of the server's
+processes.
 """
 
 import argparse
@@ -35,11 +36,11 @@ def largest_requests(bodies: Sequence[bytes]) -> list[bytes]:
     return [json.dumps(each).encode() for each in (many, long)]
 
 
-def large_pictures() -> list[bytes]:
-    """A request of 16 pictures of 50 megapixels."""
+def large_pictures(count: int) -> list[bytes]:
+    """A request of so many pictures of 50 megapixels."""
     content = io.BytesIO()
     Image.new("RGB", (10_000, 5_000), (200, 40, 40)).save(content, "PNG")
-    rows = [{"image": base64.b64encode(content.getvalue()).decode()}] * 16
+    rows = [{"image": base64.b64encode(content.getvalue()).decode()}] * count
     return [json.dumps({"dataframe_records": rows}).encode()]
 
 
@@ -63,7 +64,7 @@ def main() -> None:
     """Run the server and both measurements, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
-    parser.add_argument("--large_pictures", action="store_true", help="large pictures beside the small requests")
+    parser.add_argument("--large_pictures", type=int, metavar="N", help="pictures of 50 megapixels in a large request")
     parser.add_argument("--seconds", type=float, default=120, help="length of each measurement")
     arguments = parser.parse_args()
     model = captioners.load_captioner(arguments)
@@ -75,7 +76,9 @@ def main() -> None:
         if arguments.model is None:
             model.save(checkpoint)
         served = save_models(Path(place), checkpoint, arguments.dtype, arguments.compile, prompt)["ours"]
-        large, clients = (large_pictures(), 6) if arguments.large_pictures else (largest_requests(small), 1)
+        large, clients = (
+            (large_pictures(arguments.large_pictures), 6) if arguments.large_pictures else (largest_requests(small), 1)
+        )
         server = Server(served, Path(place) / "log", free_port())
         alone, first_memory = measure(server, small, arguments.seconds)
         others = Load(server.port, large, clients)

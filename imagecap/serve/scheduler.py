@@ -28,6 +28,7 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import supports_continuous_batching
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
+from imagecap.languages import ENGLISH
 from imagecap.serve.decoding import DecodingLoop
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
@@ -79,7 +80,7 @@ class Scheduler:
         self._on_death = on_death
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._asked: set[PictureJob] = set()  # by threads that wait for them
+        self._asked: set[PictureJob] = set()  # those of the requests that threads wait for
 
     def caption(
         self, pictures: "Sequence[Image]", prompt: str | None, settings: GenerateSettings, deadline: float = math.inf
@@ -96,17 +97,11 @@ class Scheduler:
         from PIL import Image
 
         picture = Image.linear_gradient("L").convert("RGB")
-        prompt = str(self._model.info.get("prompt") or "Describe this image.")
+        prompt = str(self._model.info.get("prompt") or ENGLISH.prompt)
         try:
             self.caption([picture], prompt, GenerateSettings(max_length=4))
         except Exception as error:
             raise ImageCapError(f"the model cannot caption a picture ({type(error).__name__}: {error})") from error
-
-    @property
-    def asked(self) -> list[PictureJob]:
-        """The pictures of the requests that threads wait for."""
-        with self._start_lock:
-            return list(self._asked)
 
     def preprocess(self, picture: "Image") -> Tensor:
         """Resize and normalise an RGB picture: `[3, height, width]`. Any thread may call it."""

@@ -13,6 +13,7 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption
 from imagecap.generate.continuous_batch import ContinuousBatch
 from imagecap.serve import decoding
+from imagecap.serve.monitoring import Monitor
 from imagecap.serve.scheduler import Scheduler
 from imagecap.serve.waiting import RequestEnded, WaitingPictures
 from tests.serve.jobs import GREEDY, KINDS, PICTURES
@@ -166,18 +167,24 @@ def test_a_request_stops_at_its_deadline_and_takes_no_more_pictures(model: "Imag
 
 
 def test_pictures_are_made_as_they_are_decoded(model: "ImageCaptioner") -> None:
-    scheduler, made, most = Scheduler(model, max_rows=2), [0], [0]
+    class Begun(Monitor):
+        pictures = 0
+
+        def observe_first_token(self, seconds: float) -> None:
+            self.pictures += 1
+
+    begun, rows, most = Begun(), 2, 0
+    scheduler = Scheduler(model, max_rows=rows, monitor=begun)
 
     def pixels() -> Iterator[torch.Tensor]:
-        for _ in range(60):
-            waiting = made[0] - sum(job.taken.is_set() for job in scheduler.asked)
-            most[0] = max(most[0], waiting)
-            made[0] += 1
+        nonlocal most
+        for made in range(60):
+            most = max(most, made - begun.pictures)
             yield scheduler.preprocess(PICTURES[0])
 
     captions, _ = scheduler.caption_pixels(pixels(), 60, "a", GREEDY)
     assert len(captions) == 60
-    assert most[0] <= 17
+    assert most <= 17 + rows, "and those whose first token is generated just now"
 
 
 def test_a_long_search_does_not_keep_others_waiting(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -67,7 +67,7 @@ def supervise(task: Task, share: Share, retried: Sequence[Shard], told: Callable
         print(f"the process that captions {reason}; it is started again", file=sys.stderr)
 
 
-def _messages(receiver: Connection, told: Callable[[int], None]) -> "Any":
+def _messages(receiver: Connection, told: Callable[[int], None]) -> Iterator[tuple[str, Any]]:
     """Yield the messages of a process until it ends."""
     while True:
         try:
