@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "transformers", "matplotlib", "mlflow", "prefect")
 
 COLOURS = {
     "data": "#dcefdc", "model": "#dbe7f7", "train": "#fbe5d0", "generate": "#e7dff5", "metrics": "#fdf3c8",
-    "eval": "#fdf3c8", "report": "#fbe0e6", "registry": "#d7efef", "serve": "#d7efef",
+    "eval": "#fdf3c8", "report": "#fbe0e6", "page": "#fbe0e6", "registry": "#d7efef", "serve": "#d7efef",
 }  # fmt: skip
 
 

@@ -24,6 +24,8 @@ EXTRAS = {
     "ruamel": "pipeline",
     "ray": "ray",
     "s3fs": "s3",
+    "starlette": "page",
+    "uvicorn": "page",
 }
 
 

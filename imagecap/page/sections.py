@@ -1,0 +1,30 @@
+"""The sections of the page. Each has routes below `/api/NAME/`, and the module `static/NAME.js` that shows it.
+
+`static/NAME.js` exports `mount(element, tools)`, and `static/words/NAME.js` its words in both languages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.routing import BaseRoute
+
+from imagecap.page import tryout
+from imagecap.page.context import PageContext
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a tab of its own.
+
+    Attributes:
+        name: of its files, and in its addresses.
+        routes: returns the routes; their paths begin with `/api/NAME/`.
+        offered: whether the section has anything to show; None: always.
+    """
+
+    name: str
+    routes: Callable[[PageContext], list[BaseRoute]]
+    offered: Callable[[PageContext], bool] | None = None
+
+
+SECTIONS = (Section("try", tryout.routes),)
