@@ -1,10 +1,12 @@
 """Settings of the model: its parts, which of them train, and what it runs on."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from imagecap.config.setting import Section, setting
+
+_MOST_LAYERS = 1000
 
 
 class ModelSettings(Section):
@@ -30,8 +32,18 @@ class ModelSettings(Section):
             "auto": "own where the language model has a chat template, else plain",
         },
     )
-    vision_feature_layer: int = setting(
-        -2, "index of the vision encoder's hidden states that are projected; -1 is the last layer", ge=-1000, le=1000
+    vision_feature_layer: int | list[int] = setting(
+        -2,
+        "index of the vision encoder's hidden states that are projected; -1 is the last layer; several, such as "
+        "[-2, -5], are joined",
+    )
+    aspect_ratio: Literal["encoder", "pad"] = setting(
+        "encoder",
+        "how pictures that are not square become so",
+        choices={
+            "encoder": "as the vision encoder's own preprocessor says, which cuts or squeezes them",
+            "pad": "with stripes of the preprocessor's mean colour, so that nothing is cut or squeezed",
+        },
     )
     projector: Literal["mlp", "linear", "pixel_shuffle"] = setting(
         "mlp",
@@ -59,6 +71,22 @@ class ModelSettings(Section):
     lora_alpha: float = setting(
         16.0, "scale of the LoRA adapters, whose output is multiplied by alpha / rank", gt=0, le=100_000
     )
+
+    @field_validator("vision_feature_layer", mode="before")
+    @classmethod
+    def _layers(cls, value: Any) -> int | list[int]:
+        """Read a number or several, on the command line too."""
+        text = value.strip().removeprefix("[").removesuffix("]") if isinstance(value, str) else value
+        several = isinstance(value, list | tuple) or (isinstance(value, str) and ("," in text or text != value.strip()))
+        parts = text.split(",") if isinstance(text, str) else text if several else [text]
+        try:
+            found = [int(part) for part in parts if not isinstance(part, bool)]
+            exact = all(isinstance(part, str) or part == number for part, number in zip(parts, found, strict=True))
+        except (ValueError, TypeError, OverflowError):
+            exact = False
+        if not exact or not found or len(found) > _MOST_LAYERS or not all(abs(number) <= 1000 for number in found):
+            raise ValueError("Input should be a number from -1000 to 1000, or a list of them such as [-2, -5]")
+        return found if several else found[0]
 
     @model_validator(mode="after")
     def _agree(self) -> "ModelSettings":

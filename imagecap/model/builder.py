@@ -41,6 +41,7 @@ from imagecap.model.vision_encoder.clip_encoder import (
     num_blocks_used,
     num_other_tokens,
 )
+from imagecap.model.vision_encoder.image_processors import load_image_processor
 
 MAX_NEW_TOKENS = 64  # of the stock `generate` on our checkpoints, unless its caller says otherwise
 
@@ -99,7 +100,8 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     failure = f"the tokenizer or processor in {folder} cannot be read"
     processor = from_pretrained(AutoProcessor, folder, failure, backend="pil")
     tower = llava.model.vision_tower
-    if llava.config.vision_config.model_type not in TOWERS or not isinstance(config["vision_feature_layer"], int):
+    readable = isinstance(config["vision_feature_layer"], int | list)
+    if llava.config.vision_config.model_type not in TOWERS or not readable:
         raise ImageCapError(f"{folder} has a vision tower that ImageCap cannot run ({type(tower).__name__})")
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -155,7 +157,7 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
     vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
     language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
     tower = load_tower(vision_folder, settings.vision_model_name)
-    image_processor = _load_image_processor(settings, vision_folder)
+    image_processor = load_image_processor(settings.vision_model_name, vision_folder, settings.aspect_ratio)
     fit_positions(tower, image_processor)
     num_blocks_used(tower, settings.vision_feature_layer)  # refuses a layer that the tower does not have
     tokenizer = load_tokenizer(language_folder, settings.language_model_name)
@@ -214,6 +216,11 @@ def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_to
         dtype=torch.float32,
         **projector.config_arguments(text_model.config.hidden_size, side**2),
     )
+    if projector.patches_per_side > 1 and not isinstance(settings.vision_feature_layer, int):
+        raise ImageCapError(
+            f"projector: {settings.projector} takes one vision_feature_layer, not {settings.vision_feature_layer}: "
+            "take mlp, or one layer"
+        )
     with torch.device("meta"):  # costs no memory; every module is replaced below
         llava = model_class(config)
     projector_class = type(llava.model.multi_modal_projector)
@@ -237,13 +244,6 @@ def _set_generation_config(llava: Any, tokenizer: Any) -> None:
         bos_token_id=tokenizer.bos_token_id,
     )
     suppress_silent_tokens(llava, tokenizer)
-
-
-def _load_image_processor(settings: ModelSettings, folder: Path) -> Any:
-    from transformers import AutoImageProcessor
-
-    failure = f"vision_model_name: {settings.vision_model_name} has no readable preprocessor"
-    return from_pretrained(AutoImageProcessor, folder, failure, backend="pil")
 
 
 def _build_processor(

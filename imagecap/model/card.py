@@ -1,6 +1,6 @@
 """The model card (README.md) that lies in every saved checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class CardFacts:
         architecture: name of the stock class.
         projector: name of the kind of projector.
         num_image_tokens: tokens of one picture.
-        vision_feature_layer: the encoder's hidden state that is projected.
+        vision_feature_layer: the encoder's hidden state that is projected, or several that are joined.
         dtype: of the weights, without "torch.".
         template_writes_bos: the chat template begins with the BOS token, which the tokenizer must not add again.
     """
@@ -36,7 +36,7 @@ class CardFacts:
     architecture: str
     projector: str
     num_image_tokens: int
-    vision_feature_layer: int
+    vision_feature_layer: int | Sequence[int]
     dtype: str
     template_writes_bos: bool
 

@@ -30,7 +30,12 @@ from imagecap.model.language_model.chat import Turn, plain_turn, turn_of
 from imagecap.model.language_model.plain_text import PlainText
 from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
-from imagecap.model.vision_encoder.clip_encoder import hidden_state, num_other_tokens, patch_weight
+from imagecap.model.vision_encoder.clip_encoder import (
+    hidden_state,
+    num_feature_layers,
+    num_other_tokens,
+    patch_weight,
+)
 from imagecap.model.vision_encoder.preprocessing import Preprocessing
 from imagecap.model.weight_files import WeightFiles
 
@@ -60,6 +65,7 @@ class ImageCaptioner(nn.Module):
     Attributes:
         num_patches: features of one picture: those of its patches, and of registers where the encoder has some.
         num_image_tokens: tokens of one picture in the language model.
+        feature_width: width of the features of a patch, of all used layers together.
         compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
         decoder: what generates captions (`generate.decoders.Decoder`), where the captioner was opened for that.
     """
@@ -80,6 +86,7 @@ class ImageCaptioner(nn.Module):
         dropped = int(llava.config.vision_feature_select_strategy == "default")  # the class token
         other = num_other_tokens(self.vision_tower) - dropped
         self.num_patches = (vision.image_size // vision.patch_size) ** 2 + other
+        self.feature_width = vision.hidden_size * num_feature_layers(llava.config.vision_feature_layer)
         self.num_image_tokens = self.num_patches // PROJECTORS[self._projector_name].patches_per_side ** 2
         self.eval()
 
@@ -148,7 +155,7 @@ class ImageCaptioner(nn.Module):
         return Preprocessing(self.image_processor)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Patch features of the used layer, `[images, patches, vision_hidden]`; later blocks do not run."""
+        """Patch features of the used layers, `[images, patches, feature_width]`; later blocks do not run."""
         layer = self.llava.config.vision_feature_layer
         features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder)
         return features[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else features

@@ -48,7 +48,7 @@ class FeatureStore:
 
     def __init__(self, train_step: TrainStep, folder: Path, settings: Settings) -> None:
         model, self.group, self.folder = train_step.model, train_step.group, folder
-        shape = (model.num_patches, model.llava.config.vision_config.hidden_size)
+        shape = (model.num_patches, model.feature_width)
         self.records = RecordFormat(shape, train_step.feature_dtype, stores_int8(settings.train))
         self._key = feature_cache_key(model, self.records, train_step.attention_kernel)
         self._limit = settings.train.feature_cache_gb

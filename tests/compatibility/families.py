@@ -132,10 +132,10 @@ VISION_FAMILIES = (
     "chinese_clip",
     "dinov2",
     "dinov2_with_registers",
+    "dinov3_vit",
     "vit",
     "siglip2",
     "altclip",
-    "dinov3_vit",
 )
 
 
@@ -152,7 +152,7 @@ def write_vision_model(family: str, folder: Path) -> None:
         vision = {**part, **({"patch_size": 8, "num_patches": 16} if family == "siglip2" else picture)}
         config = kind(text_config=text, vision_config=vision)
     else:
-        config = kind(**part, **picture)
+        config = kind(**part, **picture, **({"num_register_tokens": 4} if family == "dinov3_vit" else {}))
     torch.manual_seed(0)
     model = MODEL_MAPPING[kind](config)
     widen(model)

@@ -81,6 +81,11 @@ def test_shuffled_patches(tiny_bases: ModelSettings) -> None:
     compare(model.double(), [CASES["ragged"]])
 
 
+def test_several_feature_layers(tiny_bases: ModelSettings) -> None:
+    changes = {"vision_feature_layer": [-3, -1], "freeze_vision_model": False}
+    compare(build(tiny_bases.model_copy(update=changes)).double(), [CASES["ragged"]])
+
+
 def test_accumulated_micro_steps_equal_one_large_batch(tiny_model: ImageCaptioner) -> None:
     compare(tiny_model.double(), [CASES["ragged"], CASES["one caption"], CASES["prompts of their own"]])
 

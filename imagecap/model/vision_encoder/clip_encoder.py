@@ -1,4 +1,4 @@
-"""The vision tower: loading an encoder (CLIP, SigLIP, DINOv2, ViT), and running it up to the layer that is used."""
+"""The vision tower: loading an encoder (CLIP, SigLIP, DINO, ViT), and running it up to the layers that are used."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from imagecap.errors import ImageCapError
 from imagecap.model.checkpoint import from_pretrained, load_weights
 
+FeatureLayers = int | Sequence[int]  # one hidden state, or several whose features are joined
+EncoderBlock = Callable[..., Tensor]  # hidden states, and rotary positions where the tower has them → hidden states
+
 _TRACED_PICTURES = 24  # batch size to compile for; others run as well
 
 # Towers that consist of embeddings, an optional pre_layrnorm, and blocks: `hidden_state` can stop these early.
@@ -24,10 +27,11 @@ TOWERS = {
     "chinese_clip_vision_model",
     "dinov2",
     "dinov2_with_registers",
+    "dinov3_vit",
     "vit",
 }
 # The last norm and the pooling head come after every hidden state that can be projected; masks are for pretraining.
-UNUSED = ("post_layernorm.", "head.", "layernorm.", "pooler.", "embeddings.mask_token")
+UNUSED = ("post_layernorm.", "head.", "layernorm.", "norm.", "pooler.", "embeddings.mask_token")
 
 
 def load_tower(folder: Path, name: str) -> Any:
@@ -48,7 +52,7 @@ def load_tower(folder: Path, name: str) -> Any:
     if vision.model_type not in TOWERS:
         raise ImageCapError(
             f"vision_model_name: {name} is a {config.model_type} model; an encoder of the CLIP, SigLIP, "
-            "DINOv2 or ViT family with a fixed picture size is needed (openai/clip-vit-base-patch16, "
+            "DINOv2, DINOv3 or ViT family with a fixed picture size is needed (openai/clip-vit-base-patch16, "
             "google/siglip2-base-patch16-224, …)"
         )
     failure = f"vision_model_name: the weights of {name} cannot be read"
@@ -64,10 +68,10 @@ def load_tower(folder: Path, name: str) -> Any:
 
 
 def fit_positions(tower: Any, image_processor: Any) -> None:
-    """Interpolate the position embeddings of a DINOv2 once, for the picture size of its preprocessor.
+    """Set the picture size of a DINOv2 or DINOv3 to that of its preprocessor.
 
-    Its checkpoints have positions for 518 pixels and are used with 224, for which the model interpolates them in every
-    pass. The results are the same.
+    Checkpoints of DINOv2 have positions for 518 pixels and are used with 224, for which the model interpolates them in
+    every pass. Here they are interpolated once, with the same result. DINOv3 computes its positions from the pixels.
 
     Args:
         tower: is changed, with its configuration, if it is such an encoder.
@@ -76,17 +80,19 @@ def fit_positions(tower: Any, image_processor: Any) -> None:
     crop = bool(getattr(image_processor, "do_center_crop", False))
     size = image_processor.crop_size if crop else image_processor.size
     side, patch = getattr(size, "height", None), tower.config.patch_size
-    if not tower.config.model_type.startswith("dinov2") or side is None or side == tower.config.image_size:
+    if not tower.config.model_type.startswith("dino") or side is None or side == tower.config.image_size:
         return
     if side % patch or size.width != side:
         return  # refused later, with all preprocessors that do not fit
+    tower.config.image_size = side
     embeddings = tower.embeddings
+    if not hasattr(embeddings, "position_embeddings"):
+        return
     with torch.no_grad():
         like = embeddings.cls_token.new_zeros(1, (side // patch) ** 2 + 1, tower.config.hidden_size)
         embeddings.position_embeddings = nn.Parameter(embeddings.interpolate_pos_encoding(like, side, side))
     embeddings.patch_embeddings.image_size = (side, side)
     embeddings.patch_embeddings.num_patches = (side // patch) ** 2
-    tower.config.image_size = side
 
 
 def _as_clip(tower: Any) -> Any:
@@ -101,8 +107,8 @@ def _as_clip(tower: Any) -> Any:
     return clip.eval()
 
 
-def num_blocks_used(tower: Any, layer: int) -> int:
-    """Return how many blocks must run for hidden state `layer`.
+def blocks_used(tower: Any, layers: FeatureLayers) -> list[int]:
+    """Return, for each of some hidden states, how many blocks must run for it.
 
     As in transformers, hidden state 0 is the input of the first block and -1 the output of the last.
 
@@ -110,46 +116,74 @@ def num_blocks_used(tower: Any, layer: int) -> int:
         ImageCapError: the tower has no such hidden state.
     """
     blocks = len(tower_blocks(tower))
-    used = layer if layer >= 0 else blocks + 1 + layer
-    if not 1 <= used <= blocks:  # stock LLaVA cannot take hidden state 0 either
-        raise ImageCapError(
-            f"vision_feature_layer is {layer}, but the encoder has {blocks} blocks: "
-            f"give 1 to {blocks}, or {-blocks} to -1 counted from the last"
-        )
-    return used
+    found = []
+    for layer in [layers] if isinstance(layers, int) else layers:
+        used = layer if layer >= 0 else blocks + 1 + layer
+        if not 1 <= used <= blocks:  # stock LLaVA cannot take hidden state 0 either
+            raise ImageCapError(
+                f"vision_feature_layer is {layer}, but the encoder has {blocks} blocks: "
+                f"give 1 to {blocks}, or {-blocks} to -1 counted from the last"
+            )
+        found.append(used)
+    return found
+
+
+def num_blocks_used(tower: Any, layers: FeatureLayers) -> int:
+    """Return how many blocks must run for some hidden states; arguments and errors are those of `blocks_used`."""
+    return max(blocks_used(tower, layers))
+
+
+def num_feature_layers(layers: FeatureLayers) -> int:
+    """Return how many hidden states are joined into the features of a patch."""
+    return 1 if isinstance(layers, int) else len(layers)
 
 
 def hidden_state(
-    tower: Any, pixel_values: Tensor, layer: int, blocks: Sequence[Callable[[Tensor], Tensor]] | None = None
+    tower: Any, pixel_values: Tensor, layers: FeatureLayers, blocks: Sequence[EncoderBlock] | None = None
 ) -> Tensor:
     """Return `tower(pixel_values).hidden_states[layer]` without running the blocks after it.
 
     Args:
         tower: the encoder.
         pixel_values: `[images, 3, height, width]`.
-        layer: see `num_blocks_used`.
+        layers: an index of `hidden_states`, or several, whose features are joined in the order given.
         blocks: callables to use instead of the tower's blocks; see `compile_encoder`.
 
     Returns:
-        `[images, tokens, hidden]`, with the class token first if the tower has one.
+        `[images, tokens, layers · hidden]`, with the class token first if the tower has one.
     """
-    used = num_blocks_used(tower, layer)
+    used = blocks_used(tower, layers)
     hidden = tower.embeddings(pixel_values)
     if hasattr(tower, "pre_layrnorm"):  # transformers' own spelling
         hidden = tower.pre_layrnorm(hidden)
-    for block in blocks or [partial(_encode_block, block) for block in tower_blocks(tower)[:used]]:
-        hidden = block(hidden)
-    return hidden
+    rotary = _rotary(tower, pixel_values)
+    states = [hidden]
+    for block in blocks or [partial(_encode_block, block) for block in tower_blocks(tower)[: max(used)]]:
+        states.append(block(states[-1], *rotary))
+    found = [states[number] for number in used]
+    return found[0] if isinstance(layers, int) else torch.cat(found, dim=-1)
 
 
-def _encode_block(block: Any, hidden: Tensor) -> Tensor:
-    output = block(hidden, attention_mask=None)
+def _rotary(tower: Any, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    """The cosines and sines of rotary positions, `[patches, head_dim]` each; nothing for towers with other positions.
+
+    DINOv3 computes them from the size of the pictures, and in the dtype of its weights.
+    """
+    if not hasattr(tower, "rope_embeddings"):
+        return ()
+    cosines, sines = tower.rope_embeddings(pixel_values.to(patch_weight(tower).dtype))
+    return cosines, sines
+
+
+def _encode_block(block: Any, hidden: Tensor, *rotary: Tensor) -> Tensor:
+    positions = {"position_embeddings": rotary} if rotary else {}
+    output = block(hidden, attention_mask=None, **positions)
     assert isinstance(output, Tensor)
     return output
 
 
-def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
-    """Compile the blocks that `hidden_state` runs for `layer`; the compiled ones compute no gradients.
+def compile_encoder(tower: Any, layers: FeatureLayers) -> list[EncoderBlock]:
+    """Compile the blocks that `hidden_state` runs for `layers`; the compiled ones compute no gradients.
 
     Raises:
         ImageCapError: they cannot be compiled on this machine.
@@ -157,15 +191,18 @@ def compile_encoder(tower: Any, layer: int) -> list[Callable[[Tensor], Tensor]]:
     from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
 
     tokens = (tower.config.image_size // tower.config.patch_size) ** 2 + num_other_tokens(tower)
-    hidden = patch_weight(tower).new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
-    blocks = list(tower_blocks(tower))[: num_blocks_used(tower, layer)]
+    weight, side = patch_weight(tower), tower.config.image_size
+    hidden = weight.new_zeros(_TRACED_PICTURES, tokens, tower.config.hidden_size)
+    inputs = [hidden, *_rotary(tower, weight.new_zeros(1, 3, side, side))]
+    dynamic: list[dict[int, str]] = [{0: "pictures"}, *({} for _ in inputs[1:])]
+    blocks = list(tower_blocks(tower))[: num_blocks_used(tower, layers)]
     compiled: list[CompiledBlock] = compile_distinct(
-        blocks, lambda block: compile_block(_encode_block, block, tower.config, [hidden], [{0: "pictures"}])
+        blocks, lambda block: compile_block(_encode_block, block, tower.config, inputs, dynamic)
     )
 
-    def with_weights(run: CompiledBlock, block: nn.Module) -> Callable[[Tensor], Tensor]:
+    def with_weights(run: CompiledBlock, block: nn.Module) -> EncoderBlock:
         weights = list(block.parameters())
-        return lambda hidden: run([*weights, hidden.contiguous()])[0]
+        return lambda *inputs: run([*weights, *(each.contiguous() for each in inputs)])[0]
 
     return [with_weights(run, block) for run, block in zip(compiled, blocks, strict=True)]
 
@@ -188,6 +225,6 @@ def patch_weight(tower: Any) -> Tensor:
 
 def tower_blocks(tower: Any) -> nn.ModuleList:
     """The transformer blocks of a tower, which families name differently."""
-    part = getattr(tower, "encoder", tower)
+    part = getattr(tower, "encoder", None) or getattr(tower, "model", tower)
     blocks: nn.ModuleList = part.layers if hasattr(part, "layers") else part.layer
     return blocks

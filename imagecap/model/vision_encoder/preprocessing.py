@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 # The steps that are reproduced here. A processor with any other step is called itself.
-_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+_STEPS = {"do_resize", "do_center_crop", "do_pad", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 class Preprocessing:
     """Callable that turns RGB pictures into pixel values `[pictures, 3, height, width]`, float32.
 
     The stock processor itself is called where its result on a few test pictures differs, and for pictures that are not
-    RGB or would be padded.
+    RGB or are smaller than what is cut out of them.
 
     Args:
         processor: transformers' image processor, with the PIL backend.
@@ -58,6 +58,8 @@ class Preprocessing:
         size, table = self._processor.size, self._table
         if table is None or picture.mode != "RGB":
             return None
+        if getattr(self._processor, "do_pad", False):
+            picture = _padded(picture, self._processor.image_mean)
         if size.shortest_edge and not size.longest_edge:
             short = min(picture.size)
             height, width = (
@@ -80,6 +82,14 @@ class Preprocessing:
         for channel in range(3):
             np.take(table[channel], pixels[..., channel], out=values[channel], mode="clip")
         return values
+
+
+def _padded(picture: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """A picture in the middle of a square of the mean colour, as LLaVA's processor pads it."""
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def _table(processor: Any) -> NDArray[np.float32]:
