@@ -78,16 +78,10 @@ def load_results(source: str) -> dict[str, Any]:
 
 
 def _from_run(run_id: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
+    from imagecap.registry.evaluations import evaluation_of_run
     from imagecap.registry.store import connect
 
-    client = connect()
-    try:
-        return read_json(Path(client.download_artifacts(run_id, RESULTS)))
-    except (MlflowException, OSError) as error:
-        reason = one_line(error)
-        raise ImageCapError(f"the MLflow run {run_id} has no {RESULTS}: {reason}") from None
+    return evaluation_of_run(connect(), run_id)
 
 
 def _from_revision(revision: str) -> Any:

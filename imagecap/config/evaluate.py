@@ -59,6 +59,14 @@ class PromoteSettings(Section):
         "the lower end of the paired 95 % confidence interval must be above minimum_difference too",
         changes_results=False,
     )
+    judged_pictures: int = setting(
+        0,
+        "pictures that people must have judged blind between the champion and the new version, which they must prefer; "
+        "0: nobody is asked",
+        ge=0,
+        le=1000,
+        changes_results=False,
+    )
     kept_versions: int | None = setting(
         None,
         "number of newest versions to keep besides those in use; absent: all",

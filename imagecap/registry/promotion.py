@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from imagecap.registry.lineage import (
     training_pictures,
     version_numbers,
 )
+from imagecap.registry.preference import apply_preference, preference_over
 from imagecap.report.formatting import metric_label
 
 CHALLENGER = "challenger"
@@ -80,7 +81,7 @@ def decide(
         champion = champion_of(client, name)
         if champion == number and force is None:
             return Decision(True, client.get_model_version(name, number).tags.get(REASON, "it is the champion"))
-        key = _decision_key(champion, checkout, settings)
+        key = _decision_key(client, name, number, champion, checkout, settings)
         decision = _decide(client, name, number, champion, key, checkout, settings, force, doubt)
         _write_tags(client, name, number, champion, decision, key)
         if not move:
@@ -115,7 +116,12 @@ def _decide(
     if tags.get(DECISION_KEY) == key:
         known = json.loads(tags.get(COMPARISON, "null"))
         return Decision(tags.get(DECISION) == CHAMPION, tags.get(REASON, ""), known)
-    return compare_with_champion(client, name, champion, number, checkout, settings)
+    decision = compare_with_champion(client, name, champion, number, checkout, settings)
+    pictures = settings.promote.judged_pictures
+    if not decision.promoted or not pictures:
+        return decision
+    preferred, why = apply_preference(preference_over(client, name, number, champion), pictures, champion)
+    return replace(decision, promoted=preferred, reason=f"{decision.reason}; {why}")
 
 
 def apply_rule(comparison: Mapping[str, Any], rule: PromoteSettings) -> Decision:
@@ -272,9 +278,14 @@ def _numbers_of(comparison: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _decision_key(champion: str | None, checkout: Path | None, settings: Settings) -> str:
+def _decision_key(
+    client: Any, name: str, number: str, champion: str | None, checkout: Path | None, settings: Settings
+) -> str:
     folder = checkout / "prepared" / "test" if checkout is not None else None
     pictures = folder_digest(folder) if folder is not None and folder.is_dir() else ""
-    rule = settings.promote.model_dump(exclude={"kept_versions"})
-    facts = json.dumps([champion, rule, settings.generate.prompt], sort_keys=True)
+    rule = settings.promote.model_dump(exclude={"kept_versions", "judged_pictures"})
+    grounds: list[Any] = [champion, rule, settings.generate.prompt]
+    if settings.promote.judged_pictures and champion is not None:
+        grounds += [settings.promote.judged_pictures, preference_over(client, name, number, champion)]
+    facts = json.dumps(grounds, sort_keys=True)
     return hashlib.sha256(f"{facts}{pictures}".encode()).hexdigest()

@@ -51,7 +51,7 @@ def compare_versions(
     items = items_of(kept, settings.generate.prompt)
     digests = {sample.path: sample.digest for sample in kept}
     results = [
-        results_of(items, _captions(f"models:/{name}/{number}", items), digests, settings.evaluate)
+        results_of(items, caption_items(f"models:/{name}/{number}", items), digests, settings.evaluate)
         for number in (champion, candidate)
     ]
     return compare_results(*results)
@@ -85,8 +85,12 @@ def results_of(
     return {"results": results, "data": {"tokenizer": tokenizers}}
 
 
-def _captions(uri: str, items: Sequence[Item]) -> list[str]:
-    """Caption the items with a version, in a process of its own, as two versions of our code cannot share one."""
+def caption_items(uri: str, items: Sequence[Item]) -> list[str]:
+    """Caption the items with a version, in a process of its own, as two versions of our code cannot share one.
+
+    Raises:
+        ImageCapError: the version cannot caption them.
+    """
     prompts: dict[str | None, list[int]] = {}
     for index, item in enumerate(items):
         prompts.setdefault(item.prompt, []).append(index)

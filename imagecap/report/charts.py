@@ -91,10 +91,19 @@ def curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     series = {name: points for name, points in series.items() if len(points) > 1}
     losses = [name for name in series if "loss" in name]
     groups = ([losses] if losses else []) + [[name] for name in series if name not in losses]
-    return [_curve(axis, {name: series[name] for name in group}) for group in groups]
+    return [chart(axis, {name: series[name] for name in group}) for group in groups]
 
 
-def _curve(axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
+def chart(axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    """One chart with several lines.
+
+    Args:
+        axis: what the horizontal axis counts, such as `step`.
+        series: points by the name of their line.
+
+    Returns:
+        Its size in pixels, ticks of the vertical axis, and lines as SVG paths.
+    """
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     left, right = min(xs), max(xs)
