@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from imagecap.data.prefetch import prefetch
 from imagecap.data.records import PictureFacts
 
 Result = TypeVar("Result")
+Facts: TypeAlias = dict[Location, PictureFacts | PictureError]
 
 # Pictures of at least this many pixels are decoded one at a time: eight of 100 megapixels would take several GB.
 LARGE_PIXELS = 16_000_000
@@ -29,7 +30,7 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 def digest_pictures(
     paths: Sequence[Location],
     max_pixels: int,
-    known: Mapping[Location, PictureFacts] | None = None,
+    known: Mapping[Location, PictureFacts | PictureError] | None = None,
     threads: int | None = None,
     hashed: bool = False,
 ) -> list[PictureFacts | PictureError]:
@@ -41,15 +42,12 @@ def digest_pictures(
     Args:
         paths: where the pictures are.
         max_pixels: see `load_image`.
-        known: facts of pictures that need not be decoded.
+        known: what is known of pictures, which are not looked at.
         threads: see `map_pictures`.
         hashed: whether the difference hash is wanted too.
     """
-    results: dict[Location, PictureFacts | PictureError] = dict(known or {})
-    files = [path for path in paths if isinstance(path, Path)]
-    for path, facts in cached_facts(files, max_pixels, lambda path: _facts_at(path, max_pixels)).items():
-        if facts.hash is not None or not hashed:
-            results[path] = facts
+    results: Facts = dict(known or {})
+    results |= known_facts([path for path in paths if path not in results], max_pixels, hashed)
     unknown = [path for path in paths if path not in results]
     decoded: dict[Path, PictureFacts] = {}
     bar = tqdm(
@@ -67,6 +65,13 @@ def digest_pictures(
             decoded[location] = found
     remember_facts(decoded)
     return [results[path] for path in paths]
+
+
+def known_facts(paths: Sequence[Location], max_pixels: int, hashed: bool = False) -> Facts:
+    """What the cache knows of files that have not changed since they were decoded. Arguments: see `digest_pictures`."""
+    files = [path for path in paths if isinstance(path, Path)]
+    found = cached_facts(files, max_pixels, lambda path: _facts_at(path, max_pixels))
+    return {path: facts for path, facts in found.items() if facts.hash is not None or not hashed}
 
 
 def _facts_of(image: Image.Image, hashed: bool = False) -> PictureFacts:

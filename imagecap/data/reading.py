@@ -1,6 +1,5 @@
-"""Reading all units of a data folder: shards by several processes, each of them once."""
+"""Reading all units of a data folder: pictures are decoded by several processes, each of them once."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +11,19 @@ from tqdm import tqdm
 
 from imagecap.config import DataSettings
 from imagecap.data.data_sets import named
-from imagecap.data.decoding import default_threads, digest_pictures
+from imagecap.data.decoding import digest_pictures
 from imagecap.data.formats import Source
+from imagecap.data.loose_pictures import digest_loose_pictures
 from imagecap.data.merging import merge
 from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
 from imagecap.data.parts import Part
+from imagecap.data.processes import map_in_processes, num_processes, own_order
 from imagecap.data.records import Problem, added
 from imagecap.data.samples import Samples
 from imagecap.data.units import Unit, read_unit
 
 _SECONDS_BEFORE_PROGRESS = 2.0
 _CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
-_IDLE_SECONDS = 5  # after which a process without work ends
 
 
 def read_source(source: Source, settings: DataSettings) -> tuple[Samples, list[Problem], Counter[str]]:
@@ -68,16 +68,15 @@ def read_units(source: Source, settings: DataSettings, hashed: bool) -> list[Uni
     """
     digest = partial(digest_pictures, max_pixels=settings.max_image_pixels, hashed=hashed)
     if not source.format.sharded:
-        return [read_unit(source, settings, digest)]
+        loose = partial(digest_loose_pictures, max_pixels=settings.max_image_pixels, hashed=hashed)
+        return [read_unit(source, settings, loose)]
     shards = [replace(source, files=[file]) for file in source.files]
     checked = set(random.sample(range(len(shards)), min(_CHECKED, len(shards))))
     units = {
         number: cached_unit(shard, settings, hashed=hashed, check=number in checked)
         for number, shard in enumerate(shards)
     }
-    missing = [number for number, unit in units.items() if unit is None]
-    first = len(missing) * int(os.environ.get("LOCAL_RANK", 0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    missing = missing[first:] + missing[:first]
+    missing = own_order([number for number, unit in units.items() if unit is None])
     with tqdm(
         total=len(missing),
         desc="reading shards",
@@ -97,18 +96,10 @@ def read_units(source: Source, settings: DataSettings, hashed: bool) -> list[Uni
 
 def _read(shards: Sequence[Source], settings: DataSettings, hashed: bool) -> Iterator[Unit | None]:
     """Yield what `read_into_cache` returns for each shard."""
-    # one process a core: pictures may be so small that threads would wait for the interpreter's lock
-    workers = min(len(shards), max(1, default_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-    if workers < 2:
+    processes = min(len(shards), num_processes())
+    if processes < 2:
         yield from (read_into_cache(shard, settings, hashed=hashed) for shard in shards)
         return
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
-    # joblib keeps its processes for minutes. They take memory, and if this process is killed they hold its standard
-    # error open, so that whoever reads that waits for them.
-    pool = Parallel(n_jobs=workers, return_as="generator", idle_worker_timeout=_IDLE_SECONDS)
-    try:
-        yield from pool(delayed(read_into_cache)(shard, settings, 1, hashed) for shard in shards)
-    finally:
-        get_reusable_executor().shutdown(wait=True)
+    yield from map_in_processes(
+        partial(read_into_cache, settings=settings, threads=1, hashed=hashed), shards, processes
+    )
