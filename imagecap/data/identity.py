@@ -72,7 +72,7 @@ def training_digest(samples: Sequence[Sample]) -> str:
     `imagecap.json` of a checkpoint holds it as `data_hash`, and a training state is resumed only if it is the same.
     """
     ordered = as_samples(samples).sorted_by_digest()
-    lines = map(_training_line, ordered.hex_digests(), ordered.prompts_and_texts())
+    lines = map(_training_line, ordered.hex_digests(), map(ordered.prompts_and_texts, range(len(ordered))))
     return _digest_of_lines(_joined(_sorted_within(lines)))
 
 

@@ -46,7 +46,10 @@ class _Merger:
     def leave_out_repeated_names(self) -> None:
         """Results are by name, so that a name may not stand for two pictures."""
         names = pa.chunked_array([part.batch.column("image") for part in self.parts], pa.string())
-        if pc.count_distinct(names).as_py() == len(names):
+        distinct = pc.count_distinct(names).as_py()
+        for part in self.parts:
+            part.forget_pages()
+        if distinct == len(names):
             return
         first: dict[str, int] = {}
         for row, name in enumerate(names.to_pylist()):

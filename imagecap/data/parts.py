@@ -6,12 +6,14 @@ Arrow IPC file with one record batch, so that dictionaries, the lists of distinc
 
 import errno
 import json
+import mmap
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, starmap
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -156,12 +158,25 @@ def map_part(file: Path) -> pa.RecordBatch:
     if not file.is_file():
         raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(file))
     try:
-        opened = pa.ipc.open_file(pa.memory_map(os.fspath(file)))
+        with file.open("rb") as content:
+            mapping = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
+        opened = pa.ipc.open_file(pa.py_buffer(mapping))
         if opened.num_record_batches == 1 and opened.schema.equals(SCHEMA):
-            return opened.get_batch(0)
-    except pa.ArrowException as error:
+            batch = opened.get_batch(0)
+            _mappings[_address(batch)] = mapping
+            return batch
+    except (pa.ArrowException, ValueError) as error:  # ValueError: an empty file
         raise ImageCapError(f"{file} is damaged ({one_line(error)}); make it anew") from None
     raise ImageCapError(f"{file} was written by another version of ImageCap, or is no part of an index; make it anew")
+
+
+# The mapped file of each batch, by the address of a column in it; gone when nothing refers to the file any more.
+_mappings: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+
+
+def _address(batch: pa.RecordBatch) -> int:
+    data = batch.column("digest").buffers()[1]
+    return data.address if data is not None else 0
 
 
 class Part:
@@ -183,6 +198,7 @@ class Part:
 
     def __init__(self, batch: pa.RecordBatch, root: Path) -> None:
         self.batch, self.root = batch, root
+        self._mapping = _mappings.get(_address(batch))
         captions = batch.column("captions")
         values = captions.values
         self.digests = digest_column(batch.column("digest"))
@@ -209,6 +225,14 @@ class Part:
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
+
+    def forget_pages(self) -> None:
+        """Take the pages of a mapped file out of this process's memory, after a look at a whole column.
+
+        They stay in the system's file cache, and come back when they are looked at.
+        """
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def sample(self, row: int, split: Split, dropped: Collection[int] = ()) -> Sample:
         """The sample of a row.

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imagecap.data.columns import flag_column, hex_digests
-from imagecap.data.locations import file_of
+from imagecap.data.locations import Location, file_of
 from imagecap.data.parts import Part, parts_of, record_batches
 from imagecap.data.perceptual import Hashes
 from imagecap.data.records import SPLITS, LeftOut, PictureFacts, Sample, Split, added
@@ -49,7 +49,7 @@ class Samples(Sequence[Sample]):
         self._first = np.concatenate([[0], np.cumsum([len(part) for part in self.parts], dtype=np.int64)])
         self._starts: list[int] = self._first[:-1].tolist()
         self.rows: Rows = np.arange(self._first[-1]) if rows is None else rows
-        self._all_splits = self._column("splits", np.int8) if splits is None else splits
+        self._all_splits = self._of_each_part(lambda part: part.splits, np.int8) if splits is None else splits
         self.left_out: LeftOut = {}
         self._dropped = dropped or {}
         self._dropping = np.sort(np.fromiter(self._dropped, np.int64, len(self._dropped)))
@@ -69,9 +69,14 @@ class Samples(Sequence[Sample]):
         return self._sample(int(self.rows[index]))
 
     def _sample(self, row: int) -> Sample:
-        number = bisect_right(self._starts, row) - 1
+        part, of_part = self._place(row)
         split: Split = SPLITS[self._all_splits[row]]
-        return self.parts[number].sample(row - self._starts[number], split, self._dropped.get(row, ()))
+        return part.sample(of_part, split, self._dropped.get(row, ()))
+
+    def _place(self, row: int) -> tuple[Part, int]:
+        """The part of a row, and the row's number in it."""
+        number = bisect_right(self._starts, row) - 1
+        return self.parts[number], row - self._starts[number]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -103,19 +108,35 @@ class Samples(Sequence[Sample]):
     @property
     def digests(self) -> NDArray[np.bytes_]:
         """The 32 bytes of each picture's digest, which compare as bytes do. `[samples]`"""
-        return self._column("digests", "V32")[self.rows].view("S32")
+        return self._of_each_part(lambda part: part.digests, "V32")[self.rows].view("S32")
+
+    # single fields of a sample: they take less time than the whole sample
 
     def facts(self, index: int) -> PictureFacts:
         """What is known of the picture of a sample."""
-        row = int(self.rows[index])
-        number = bisect_right(self._starts, row) - 1
-        return self.parts[number].facts(row - self._starts[number])
+        part, row = self._place(int(self.rows[index]))
+        return part.facts(row)
 
-    def prompts_and_texts(self) -> Iterator[list[tuple[str, str]]]:
-        """Yield prompt and text of the captions of each sample."""
-        for row in self.rows.tolist():
-            number = bisect_right(self._starts, row) - 1
-            yield self.parts[number].prompts_and_texts(row - self._starts[number], self._dropped.get(row, ()))
+    def image(self, index: int) -> str:
+        """The name of the picture of a sample."""
+        part, row = self._place(int(self.rows[index]))
+        return part.image(row)
+
+    def digest(self, index: int) -> str:
+        """The `picture_digest` of a sample."""
+        part, row = self._place(int(self.rows[index]))
+        return part.digest(row)
+
+    def location(self, index: int) -> Location:
+        """Where the picture of a sample is."""
+        part, row = self._place(int(self.rows[index]))
+        return part.location(row)
+
+    def prompts_and_texts(self, index: int) -> list[tuple[str, str]]:
+        """Prompt and text of each caption of a sample."""
+        number = int(self.rows[index])
+        part, row = self._place(number)
+        return part.prompts_and_texts(row, self._dropped.get(number, ()))
 
     def hex_digests(self) -> Iterator[str]:
         """Yield the digest of each picture as text."""
@@ -242,6 +263,7 @@ class Samples(Sequence[Sample]):
             start, end = np.searchsorted(rows, [first, first + len(part)])
             if end > start:
                 yield part, first, rows[start:end] - first
+                part.forget_pages()
 
     def _used_captions(self) -> Iterator[tuple[Part, int, NDArray[np.bool_]]]:
         """Yield each part, the number of its first row, and which of its captions the samples have. `[captions]`"""
@@ -252,17 +274,20 @@ class Samples(Sequence[Sample]):
             for row in self._dropping_rows(part, first):
                 used[[part.first_captions[row - first] + number for number in self._dropped[row]]] = False
             yield part, first, used
+            part.forget_pages()
 
     def _dropping_rows(self, part: Part, first: int) -> list[int]:
         """The rows of a part, numbered through all parts, that do not use all their captions."""
         start, end = np.searchsorted(self._dropping, [first, first + len(part)])
         return [int(row) for row in self._dropping[start:end]]
 
-    def _of_each_part(self, values: Callable[[Part], NDArray[Any]]) -> NDArray[np.int64]:
-        return np.concatenate([np.zeros(0, np.int64), *(values(part).astype(np.int64) for part in self.parts)])
-
-    def _column(self, name: str, kind: Any) -> NDArray[Any]:
-        return np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in self.parts)])
+    def _of_each_part(self, values: Callable[[Part], NDArray[Any]], kind: Any = np.int64) -> NDArray[Any]:
+        """What a function returns for each part, one value a row. `[rows of all parts]`"""
+        found = np.empty(self._first[-1], kind)
+        for part, first in zip(self.parts, self._starts, strict=True):
+            found[first : first + len(part)] = values(part)
+            part.forget_pages()
+        return found
 
 
 def as_samples(samples: Sequence[Sample]) -> Samples:

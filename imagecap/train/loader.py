@@ -92,8 +92,8 @@ class Loader:
             picture: index of the picture in the plan.
             seen: part of the seed of the augmentation; None: no augmentation.
         """
-        sample, settings = self.plan.samples[picture], self.plan.settings
-        image = self.model.open_picture(sample.path, self.max_pixels)
+        settings = self.plan.settings
+        image = self.model.open_picture(self.plan.samples.location(picture), self.max_pixels)
         if seen is not None and uses_augmentation(settings):
             image = augment(
                 image, settings, np.random.default_rng([settings.train_seed, seen, picture, AUGMENTATION_STREAM])
@@ -123,8 +123,7 @@ class Loader:
         idle = not mine
         part, rows, seen = map(list, zip(*(mine or every[:1]), strict=True))
         pictures = [picture for picture, _ in part]
-        samples = [self.plan.samples[picture] for picture in pictures]
-        digests = [sample.digest for sample in samples]
+        digests = [self.plan.samples.digest(picture) for picture in pictures]
         kept = [place for place, digest in enumerate(digests) if self.cache is not None and digest in self.cache]
         missing = sorted(set(range(len(part))) - set(kept))
         features = None
@@ -145,7 +144,7 @@ class Loader:
         pinned = self.model.device.type == "cuda"
         return MicroBatch(
             pictures=pictures,
-            names=[sample.image for sample in samples],
+            names=[self.plan.samples.image(picture) for picture in pictures],
             digests=digests,
             rows=packed.pinned() if pinned else packed,
             weights=torch.zeros_like(weights) if idle else weights,

@@ -112,16 +112,16 @@ class Plan:
         Args:
             part: indices of pictures, each with the numbers of its captions.
         """
-        captions = [self.samples[picture].captions for picture, _ in part]
+        captions = [self.samples.prompts_and_texts(picture) for picture, _ in part]
         chosen = [[row[number] for number in numbers] for row, (_, numbers) in zip(captions, part, strict=True)]
         try:
-            ids = iter(self._caption_ids([caption.text for row in chosen for caption in row]))
+            ids = iter(self._caption_ids([text for row in chosen for _, text in row]))
         except ImageCapError:
             for (picture, _), row in zip(part, chosen, strict=True):
                 with naming(self.samples[picture]):
-                    self._caption_ids([caption.text for caption in row])
+                    self._caption_ids([text for _, text in row])
             raise
-        return [[Branch(self._prompts[caption.prompt], tuple(next(ids))) for caption in row] for row in chosen]
+        return [[Branch(self._prompts[prompt], tuple(next(ids))) for prompt, _ in row] for row in chosen]
 
     def all_captions(self, pictures: Iterable[int]) -> list[tuple[int, list[int]]]:
         """Pictures, each with the numbers of all its captions."""

@@ -79,6 +79,35 @@ def test_digest_of_the_data_ignores_order_and_names(data) -> None:
     assert data_digest(read_captions(data.settings())[0]) != first
 
 
+def resident_pages(folder: Path) -> int:
+    """Kilobytes of the mapped files of a folder in this process's memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+        if not line[0].isupper():
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not say which pages are in memory")
+def test_looks_at_whole_columns_leave_nothing_in_memory(data, folder: Path) -> None:
+    write(data, folder)
+    train = read_prepared(folder, data.path).train
+    place = folder / "train"
+    digests, digest = train.digests, data_digest(train)
+    list(train.sorted_fingerprints())
+    list(train.captions_where(lambda part: part.texts_with("图")))
+    assert resident_pages(place) == 0
+    first = train[0]
+    assert resident_pages(place) > 0
+    assert train.caption_counts.tolist() == [1] * 5
+    assert resident_pages(place) == 0
+    assert train[0] == first, "the pages come back"
+    assert train.digests.tolist() == digests.tolist()
+    assert data_digest(train) == digest
+
+
 def test_damage_is_said(data, folder: Path) -> None:
     with pytest.raises(ImageCapError, match="is missing; make it"):
         read_prepared(folder, data.path)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model.plain_text import PlainText
 from tests.model.helpers import prompt_row
 from tests.tiny import picture, write_tiny_clip, write_tiny_qwen
 
@@ -83,3 +85,32 @@ def test_threads_tokenize_captions_while_prompts_are_parsed(tiny_model: ImageCap
         for _ in range(400):
             assert tiny_model.prompt_ids("Describe this image.") == prompt
         assert all(each.result() == expected for each in found)
+
+
+def test_a_batch_of_captions_has_the_ids_of_the_stock_tokenizer(tiny_model: ImageCaptioner) -> None:
+    tokenizer = tiny_model.tokenizer
+    captions = ["a red cat", " two  blanks", "É e\u0301 ﬁ", "一只狗，在草地上。", "", "a <|im_end|> b", "x" * 300]
+    expected = [
+        tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+        for text in captions
+    ]
+    tokenizer(captions[0], truncation=True, max_length=2, padding="max_length")  # which a tokenizer keeps
+    found = tiny_model.captions_ids(captions, 1000)
+    assert found == [[*ids, tiny_model.eos_token_id] for ids in expected]
+    assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [tiny_model.eos_token_id]
+
+
+def test_a_tokenizer_that_does_more_than_its_backend_is_asked_itself(tiny_model: ImageCaptioner) -> None:
+    class Lowering:
+        def __init__(self, tokenizer: Any) -> None:
+            self.tokenizer = tokenizer
+
+        def __call__(self, text: Any, **options: Any) -> Any:
+            lowered = text.lower() if isinstance(text, str) else [each.lower() for each in text]
+            return self.tokenizer(lowered, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.tokenizer, name)
+
+    plain = PlainText(tiny_model.tokenizer).batch_ids(["a red cat"])
+    assert PlainText(Lowering(tiny_model.tokenizer)).batch_ids(["A RED Cat"]) == plain

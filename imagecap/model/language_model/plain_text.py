@@ -8,6 +8,8 @@ from typing import Any
 
 from imagecap.errors import ImageCapError
 
+_TRIAL_TEXTS = ["A dog's ball.", " two  blanks ", "line\nline\t", "É e\u0301 ﬁ 一只狗，在草地上。", "🐕 12345 #x_y"]
+
 
 class PlainText:
     """Tokenizes text without ever making a special token of it, and finds such tokens.
@@ -68,7 +70,7 @@ class PlainText:
         spoken = [text for text in texts if text]
         if not spoken:
             return [[] for _ in texts]
-        found = iter(self._encode(spoken))
+        found = iter(self._encode(spoken) if self._backend is None else self._encode_fast(self._backend, spoken))
         batch: list[list[int]] = [next(found) if text else [] for text in texts]
         return [
             ids if self.special_token(text, ids) is None else self.ids(text)
@@ -78,6 +80,14 @@ class PlainText:
     def _encode(self, texts: str | list[str]) -> Any:
         with self._lock:
             return self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def _encode_fast(self, backend: Any, texts: Sequence[str]) -> list[list[int]]:
+        """What `_encode` returns, in less than half of its time: without offsets and masks."""
+        with self._lock:
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = True
+            return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @property
     def special_ids(self) -> set[int]:
@@ -90,16 +100,34 @@ class PlainText:
         return list(self._special.values())
 
     @cached_property
+    def _backend(self) -> Any:
+        """The tokenizer's object of the library tokenizers, if this alone does all that the tokenizer does; else None.
+
+        A tokenizer of transformers may do something before or after. So both are compared on a few texts.
+        """
+        backend = _backend_of(self._tokenizer)
+        texts = [*_TRIAL_TEXTS, *(f"a {token}b" for token in self.special_tokens)]
+        return backend if backend is not None and self._encode_fast(backend, texts) == self._encode(texts) else None
+
+    @cached_property
     def _bare(self) -> Any:
         """The tokenizer without added tokens; None for a tokenizer that is not of the library tokenizers."""
         from tokenizers import Tokenizer
 
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
+        backend = _backend_of(self._tokenizer)
+        if backend is None:
             return None
         content = json.loads(backend.to_str())
         content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         return Tokenizer.from_str(json.dumps(content))
+
+
+def _backend_of(tokenizer: Any) -> Any:
+    """The object of the library tokenizers inside a tokenizer; None if it has none."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend if isinstance(backend, Tokenizer) else None
 
 
 def _looks_special(content: str) -> bool:
