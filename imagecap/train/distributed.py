@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-# The other ranks wait at a collective while rank 0 validates.
+# The other ranks wait at a collective while rank 0 saves.
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
 
 
@@ -102,7 +102,14 @@ class ProcessGroup:
 
     def all_reduce_max(self, value: int) -> int:
         """The largest of the processes' values."""
-        return max(self.all_gather([value]))
+        if self.size == 1:
+            return value
+        import torch
+        from torch import distributed
+
+        largest = torch.tensor(value)  # in main memory, so that no process waits for its device
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+        return int(largest)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -118,7 +125,9 @@ def process_group(device: "torch.device") -> Iterator[ProcessGroup]:
         return
     from torch import distributed
 
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    # Tensors on the GPU go through nccl. What processes agree on lies in main memory and goes through gloo.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield ProcessGroup(distributed.get_rank(), size)
     finally:

@@ -68,12 +68,12 @@ class SelfCritical:
             micro_batches: the micro-batches of this process.
 
         Returns:
-            The new micro-batches of this process, the number of captions in all processes, and their mean reward.
+            The new micro-batches of this process, the number of captions in all processes, and the part of this
+            process in their mean reward: the sum of its rewards divided by that number.
         """
         made = [self._generate(batch) for batch in micro_batches]
         weight = self.beams * sum(len(self.prompts[picture]) for picture in step.pictures)
-        rewards = torch.tensor([reward for _, reward in made], device=self.train_step.model.device).sum()
-        return [batch for batch, _ in made], weight, self.train_step.group.all_reduce_sum(rewards).item() / weight
+        return [batch for batch, _ in made], weight, sum(reward for _, reward in made) / weight
 
     def _check_tokens(self, before: int) -> None:
         """Check that a generated caption after so many tokens is within `batch_tokens`."""

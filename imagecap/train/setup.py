@@ -139,6 +139,8 @@ def prepare_training(
     rehearse_save(model)
     weights = trainable_weights(model)
     optimizer = build_optimizer(model, options)
+    if options.resume:
+        require_state_of_first((state_folder / STATE_FILE).exists(), group)
     progress = group.on_first(lambda: _saved_progress(options, state_folder, key, weights, optimizer))
     share_state(group, weights, optimizer)
     resumed = progress is not None
@@ -206,6 +208,25 @@ def require_pictures(training: Sequence[Sample]) -> None:
     """Raise an ImageCapError if there are no training pictures."""
     if not training:
         raise ImageCapError("there are no training pictures: see the `split` column of captions.json, or add pictures")
+
+
+def require_state_of_first(exists: bool, group: ProcessGroup) -> None:
+    """Check that no other process has the state of the run on its disk while process 0 has none.
+
+    Args:
+        exists: whether this process sees a state.
+        group: the processes of the training.
+
+    Raises:
+        ImageCapError: another process sees one and process 0 does not; every process raises it.
+    """
+    holders = [rank for rank, found in enumerate(group.all_gather([exists])) if found]
+    if holders and holders[0]:
+        raise ImageCapError(
+            f"process {holders[0]} has a training state on its disk, and process 0 has none: start the machine of "
+            f"process {holders[0]} with --node-rank 0, copy its state folder to the first machine, or leave out "
+            "--resume"
+        )
 
 
 def _saved_progress(

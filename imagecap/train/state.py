@@ -181,8 +181,9 @@ def share_state(group: ProcessGroup, weights: Weights, optimizer: Optimizer) -> 
             moments = optimizer.state[weight]
             for what in MOMENTS:
                 if group.rank:
-                    like = torch.zeros_like(weight, dtype=torch.float32)
-                    moments[what] = like.new_zeros(()) if what == "step" else like
+                    moments[what] = (
+                        torch.zeros((), device=weight.device) if what == "step" else torch.zeros_like(weight)
+                    )
                 group.broadcast_tensor(moments[what])
 
 

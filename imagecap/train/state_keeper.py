@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -14,6 +15,15 @@ from imagecap.train.signals import DeferredSignals
 from imagecap.train.state import save_state
 
 Value = TypeVar("Value")
+
+
+class _Outcome(IntEnum):
+    """The outcome of a round of work; the highest of all processes holds for all."""
+
+    ENDED = 0
+    GOING_ON = 1
+    INTERRUPTED = 2
+    FAILED = 3
 
 
 class StateKeeper:
@@ -52,6 +62,15 @@ class StateKeeper:
         write_history(self.progress.history, Path(self.setup.settings.train.output_dir))
         self._saved = self._position
 
+    def leave_after_step(self, stops: float) -> None:
+        """Leave if a process has received a signal to stop.
+
+        Args:
+            stops: in how many processes a signal had come when they shared the loss of the step.
+        """
+        if stops or (self.group.size == 1 and self.signals):
+            self._leave()
+
     def leave_if_stopped(self) -> None:
         """Leave if any process has received a signal to stop."""
         if self.group.all_reduce_max(int(bool(self.signals))):
@@ -87,27 +106,27 @@ class StateKeeper:
             ImageCapError: raised by the work of a process; every process raises it.
         """
         with closing(rounds):
-            going_on = True
-            while going_on:
-                outcomes = self.group.all_gather([self._advance(rounds)])
-                for failure in (outcome for outcome in outcomes if isinstance(outcome, ImageCapError)):
-                    raise ImageCapError(str(failure))
-                if "interrupted" in outcomes:
-                    self._leave()
-                going_on = "going on" in outcomes
+            found = _Outcome.GOING_ON
+            while found == _Outcome.GOING_ON:
+                outcome, sentence = self._advance(rounds)
+                found = _Outcome(self.group.all_reduce_max(outcome))
+            if found == _Outcome.FAILED:
+                raise ImageCapError(next(filter(None, self.group.all_gather([sentence]))))
+            if found == _Outcome.INTERRUPTED:
+                self._leave()
 
-    def _advance(self, rounds: Generator[None, None, None]) -> str | ImageCapError:
-        """Do the next round: "going on", "ended", "interrupted" by a signal, or the error that it raised."""
+    def _advance(self, rounds: Generator[None, None, None]) -> tuple["_Outcome", str]:
+        """Do the next round; returns its outcome, and the sentence of the error that it raised."""
         try:
             with self.signals.interrupting():
                 next(rounds)
         except StopIteration:
-            return "ended"
+            return _Outcome.ENDED, ""
         except Interrupted:
-            return "interrupted"
+            return _Outcome.INTERRUPTED, ""
         except ImageCapError as error:
-            return error
-        return "going on"
+            return _Outcome.FAILED, str(error)
+        return _Outcome.GOING_ON, ""
 
     def _leave(self) -> NoReturn:
         """Save and exit."""

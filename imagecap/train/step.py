@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,13 @@ class StepResult:
         non_finite: names of the pictures in the passes whose loss is not finite. If all losses are finite but their sum
             or a gradient is not, those of all micro-batches. If it is empty, the weights were updated (in float16 the
             gradient scaler may have skipped the update).
+        summed: the numbers that `TrainStep.step` was given, summed over all processes.
     """
 
     loss: float
     gradient_norm: float
     non_finite: list[str]
+    summed: list[float] = field(default_factory=list)
 
 
 class TrainStep:
@@ -169,7 +171,12 @@ class TrainStep:
             )
 
     def step(
-        self, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch], weight: float, max_norm: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        micro_batches: Sequence[MicroBatch],
+        weight: float,
+        max_norm: float,
+        numbers: Sequence[float] = (),
     ) -> StepResult:
         """Make one optimizer step over micro-batches (gradient accumulation).
 
@@ -182,6 +189,7 @@ class TrainStep:
             micro_batches: the micro-batches of this process.
             weight: divisor of the summed loss, such as the number of label tokens, over all processes.
             max_norm: gradients are clipped to this norm.
+            numbers: numbers of this process that are summed over all processes together with the loss.
         """
         optimizer.zero_grad(set_to_none=True)
         losses, names = [], []
@@ -198,32 +206,33 @@ class TrainStep:
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
-        total = self.group.all_reduce_sum(torch.stack(losses).sum())
-        *values, total_loss, size = torch.stack([*losses, total, norm.to(total.dtype)]).tolist()
+        total = torch.stack(losses).sum()
+        shared = self.group.all_reduce_sum(torch.cat([total.reshape(1), total.new_tensor(numbers)]))
+        size, total_loss, *rest = torch.cat([norm.to(total.dtype).reshape(1), shared, torch.stack(losses)]).tolist()
+        summed, values = rest[: len(numbers)], rest[len(numbers) :]
         # Every process has the same sum and the same norm, so that all of them decide alike.
         finite = math.isfinite(total_loss) and math.isfinite(size)
         # If only the norm is not finite, the loss scale was too large: the scaler skips the step and lowers it.
         if finite or (math.isfinite(total_loss) and self.scaler.is_enabled()):
             self.scaler.step(optimizer)
             self.scaler.update()
-            return StepResult(total_loss, size, [])
+            return StepResult(total_loss, size, [], summed)
         if self.scaler.is_enabled():
             self.scaler.update()
         bad = [name for value, part in zip(values, names, strict=True) if not math.isfinite(value) for name in part]
         bad = self.group.all_gather(bad) or self.group.all_gather([name for part in names for name in part])
-        return StepResult(total_loss, size, list(dict.fromkeys(bad)))
+        return StepResult(total_loss, size, list(dict.fromkeys(bad)), summed)
 
     @torch.no_grad()
-    def mean_loss(self, batches: Iterator[list[MicroBatch]]) -> float:
-        """Mean loss per label token over batches, without label weights and gradients."""
+    def summed_loss(self, batches: Sequence[MicroBatch]) -> tuple[float, int]:
+        """Sum of the losses of all label tokens, without label weights and gradients, and the number of labels."""
         total, labels = torch.zeros((), dtype=torch.float64), 0
-        for micro_batches in batches:
-            for batch in micro_batches:
-                for part in self._passes(batch):
-                    with self.kernels():
-                        total += self.loss(part, 1.0, weighted=False).cpu().double()
-                labels += len(batch.rows.labels)
-        return total.item() / max(1, labels)
+        for batch in batches:
+            for part in self._passes(batch):
+                with self.kernels():
+                    total += self.loss(part, 1.0, weighted=False).cpu().double()
+            labels += len(batch.rows.labels)
+        return total.item(), labels
 
     def _passes(self, batch: MicroBatch) -> list[MicroBatch]:
         """The micro-batch, or parts of it that are within `batch_tokens`."""

@@ -119,9 +119,8 @@ class _TrainingLoop:
         self.group.on_first(lambda: require_room(setup, self.output, self.folder, cached))
         cache = self.features.cache if self.features is not None else None
         loader = Loader(self.model, setup.plan, cache, pixels, self.group)
-        self.validator = Validator(
-            self.train_step, Loader(self.model, setup.validation_plan, cache, pixels), self.options
-        )
+        validation_loader = Loader(self.model, setup.validation_plan, cache, pixels)
+        self.validator = Validator(self.train_step, validation_loader, self.options, self.state.interruptible_in_all)
         while self.progress.epoch < self.options.num_epochs and not self.best.patience_exhausted:
             setup.phases.select_weights(self.progress.epoch)
             self.train_step.wrap_distributed()
@@ -143,14 +142,14 @@ class _TrainingLoop:
             for loaded in loader.steps(steps):
                 step = loaded.step
                 waited, encoded = self.watch.lap(), self.train_step.encode_seconds
-                loss, learning_rate = self._step(loaded)
+                loss, learning_rate, stops = self._step(loaded)
                 encoded = self.train_step.encode_seconds - encoded
                 self.meter.add(waited + self.watch.lap() - encoded, waited, step.captions)
                 self.meter.encoding_left = self._encoding_left()
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 self.report.step(progress, loss, learning_rate, self.meter)
-                self.state.leave_if_stopped()
+                self.state.leave_after_step(stops)
                 self._validate_if_due()
                 if self.best.patience_exhausted:
                     break
@@ -160,10 +159,12 @@ class _TrainingLoop:
                 self.watch.lap()
         self._end_epoch()
 
-    def _step(self, loaded: LoadedStep) -> tuple[float, float]:
-        """Make one optimizer step and count it; returns its loss and the projector's learning rate.
+    def _step(self, loaded: LoadedStep) -> tuple[float, float, float]:
+        """Make one optimizer step and count it.
 
-        The loss of a self-critical step is the negative mean CIDEr of the model's captions.
+        Returns:
+            Its loss, the projector's learning rate, and in how many processes a signal to stop had come. The loss of a
+            self-critical step is the negative mean CIDEr of the model's captions.
         """
         setup, progress = self.setup, self.progress
         micro_batches, weight, reward = loaded.micro_batches, loaded.weight, None
@@ -173,8 +174,10 @@ class _TrainingLoop:
             micro_batches, weight, reward = setup.self_critical.step(loaded.step, micro_batches)
         factor = setup.phases.learning_rate_factor(progress.step)
         learning_rates = set_learning_rates(setup.optimizer, factor)
-        result = self.train_step.step(setup.optimizer, micro_batches, weight, self.options.max_grad_norm)
-        loss = result.loss if reward is None else -reward
+        numbers = [float(bool(self.signals)), *([] if reward is None else [reward])]
+        result = self.train_step.step(setup.optimizer, micro_batches, weight, self.options.max_grad_norm, numbers)
+        stops, *mean_reward = result.summed
+        loss = -mean_reward[0] if mean_reward else result.loss
         if result.non_finite:
             self._handle_non_finite(result.non_finite)
         else:
@@ -184,7 +187,7 @@ class _TrainingLoop:
         progress.epoch_step += 1
         every = self.options.validate_every
         progress.validation_due = every is not None and (progress.step % every == 0 or progress.step == setup.steps)
-        return loss, learning_rates["projector"]
+        return loss, learning_rates["projector"], stops
 
     def _refresh_features(self) -> None:
         """Let the loaders find the features that were kept since the last time."""
@@ -233,12 +236,12 @@ class _TrainingLoop:
             self.report.losses(self.progress, {"step": self.progress.step, **found})
 
     def _validate(self) -> dict[str, float]:
-        """Validate in the main process, and keep the weights if they are the best so far.
+        """Validate, each process its share, and keep the weights if they are the best so far.
 
         If a signal interrupts it, the run validates again when it is resumed.
         """
         self._refresh_features()
-        found = self.state.interruptible(self.validator.validate)
+        found = self.validator.validate()
         if self.options.best_by is None:
             return found
         if self.best.is_better(found, self.progress.step) and self.group.rank == 0:

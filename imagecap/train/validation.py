@@ -1,9 +1,12 @@
 """Validation during training: loss and CIDEr on the validation pictures, and the best validation so far."""
 
 import math
+from collections.abc import Callable, Generator
+from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from imagecap.config import GenerateSettings, TrainSettings
 from imagecap.metrics import References, prepare_references, score
@@ -17,15 +20,26 @@ MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time 
 class Validator:
     """Computes the validation loss and, if `best_by` is CIDEr, the CIDEr of greedy captions.
 
+    Each process of a distributed training computes every so many-th batch of pictures.
+
     Args:
-        train_step: holds the model.
-        loader: loader of the validation plan.
+        train_step: holds the model and the processes of the training.
+        loader: loader of the validation plan, the same in all processes.
         settings: training settings.
+        in_all: does work in all processes, which wait for one another wherever it yields; see
+            `StateKeeper.interruptible_in_all`.
     """
 
-    def __init__(self, train_step: TrainStep, loader: Loader, settings: TrainSettings) -> None:
-        self.train_step, self.loader, self.plan = train_step, loader, loader.plan
+    def __init__(
+        self,
+        train_step: TrainStep,
+        loader: Loader,
+        settings: TrainSettings,
+        in_all: Callable[[Generator[None, None, None]], None],
+    ) -> None:
+        self.train_step, self.loader, self.plan, self.group = train_step, loader, loader.plan, train_step.group
         self.with_captions = settings.best_by == "CIDEr"
+        self._in_all = in_all
         self._references: dict[str, References] = {}
 
     def validate(self) -> dict[str, float]:
@@ -36,26 +50,49 @@ class Validator:
         """
         if not self.plan.samples:
             return {}
-        found = {
-            "val_loss": self.train_step.mean_loss(
-                loaded.micro_batches for loaded in self.loader.steps(self.plan.in_order())
-            )
-        }
+        sums = torch.zeros(2, dtype=torch.float64)  # of the losses of all labels, and of the labels
+        self._in_all(self._add_losses(sums))
+        total, labels = self.group.all_reduce_sum(sums).tolist()
+        found = {"val_loss": total / max(1, labels)}
         if self.with_captions:
-            by_language = self._cider()
+            made: list[tuple[str, int, str]] = []
+            self._in_all(self._add_captions(made))
+            by_language = self._cider(self.group.all_gather(made))
             found["val_CIDEr"] = sum(by_language.values()) / len(by_language)
         return found
 
+    def _add_losses(self, sums: Tensor) -> Generator[None, None, None]:
+        """Add the losses of the batches of this process, and the number of their labels; yields between them."""
+        mine = islice(self.plan.in_order(), self.group.rank, None, self.group.size)
+        for loaded in self.loader.steps(mine):
+            loss, labels = self.train_step.summed_loss(loaded.micro_batches)
+            sums += torch.tensor([loss, labels], dtype=sums.dtype)
+            yield
+
     @torch.no_grad()
-    def _cider(self) -> dict[str, float]:
-        """CIDEr by language: a picture is captioned once in each language of its reference captions."""
+    def _add_captions(self, made: list[tuple[str, int, str]]) -> Generator[None, None, None]:
+        """Caption the pictures of this process: language, picture and caption of each; yields between batches.
+
+        A picture is captioned once in each language of its reference captions.
+        """
+        if self.loader.cache is not None:
+            self.loader.cache.refresh()  # other processes have just kept features of these pictures
+        size = self.plan.settings.batch_size
+        batches = [
+            (language, prompt, pictures[start : start + size])
+            for (language, prompt), pictures in _by_prompt(self.plan).items()
+            for start in range(0, len(pictures), size)
+        ]
+        for language, prompt, pictures in self.group.shard(batches):
+            texts = self._captions(pictures, prompt)
+            made += [(language, picture, text) for picture, text in zip(pictures, texts, strict=True)]
+            yield
+
+    def _cider(self, made: list[tuple[str, int, str]]) -> dict[str, float]:
+        """CIDEr by language, from the captions of all processes."""
         generated: dict[str, dict[str, str]] = {}  # language → picture → caption
-        for (language, prompt), pictures in _by_prompt(self.plan).items():
-            captions = generated.setdefault(language, {})
-            for start in range(0, len(pictures), self.plan.settings.batch_size):
-                part = pictures[start : start + self.plan.settings.batch_size]
-                for picture, text in zip(part, self._captions(part, prompt), strict=True):
-                    captions.setdefault(str(picture), text)
+        for language, picture, text in sorted(made):
+            generated.setdefault(language, {})[str(picture)] = text
         scores = {}
         for language, captions in sorted(generated.items()):
             if language not in self._references:

@@ -25,6 +25,7 @@ from imagecap.model.compute import resolve_device
 from imagecap.train import distributed
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_cache import FeatureWriter
+from imagecap.train.setup import require_state_of_first
 from imagecap.train.state import require_same_key
 from tests.conftest import ROOT
 from tests.train.helpers import free_port, write_data
@@ -94,7 +95,7 @@ def check_equal(ours: Path, theirs: Path) -> None:
 def test_a_run_goes_on_with_any_number_of_processes_and_disks(
     tiny_bases: ModelSettings, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", distributed.timedelta(minutes=2))
+    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", distributed.timedelta(minutes=5))
     whole, two, one, apart = (tmp_path / name for name in ("whole", "two", "one", "apart"))
     imagecap.train(**flags(tiny_bases, data, whole, 4))
 
@@ -130,7 +131,7 @@ def test_a_run_goes_on_with_any_number_of_processes_and_disks(
 def test_processes_refuse_together(
     tiny_bases: ModelSettings, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", distributed.timedelta(minutes=2))
+    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", distributed.timedelta(minutes=5))
     settings = flags(tiny_bases, data, tmp_path / "out", 2)
     (tmp_path / "out" / "state").mkdir(parents=True)
     (tmp_path / "out" / "state" / "state.safetensors").write_bytes(b"damaged")
@@ -155,6 +156,17 @@ def test_processes_with_the_same_key_agree(monkeypatch: pytest.MonkeyPatch) -> N
         require_same_key(ProcessGroup(size=2), keys[0])
     keys[1] = keys[0]
     require_same_key(ProcessGroup(size=2), keys[0])
+
+
+def test_a_state_on_another_machine_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that have swapped their numbers would start from the beginning."""
+    seen: list[bool] = []
+    monkeypatch.setattr(ProcessGroup, "all_gather", lambda _self, _own: seen)
+    for seen[:] in ([False, False], [True, False], [True, True]):
+        require_state_of_first(seen[0], ProcessGroup(size=2))
+    seen[:] = [False, True]
+    with pytest.raises(ImageCapError, match="process 1 has a training state on its disk, and process 0 has none: "):
+        require_state_of_first(seen[0], ProcessGroup(size=2))
 
 
 def test_every_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ from tests.train.helpers import assert_same_weights, history, run
 
 CHANGES: dict[str, Any] = {"validate_every": 3, "best_by": "CIDEr", "save_every": 100}
 PHASES: dict[str, tuple[Any, str, int, int]] = {  # what is called then, the how manyth call, and the steps made before
-    "validation in an epoch": (TrainStep, "mean_loss", 1, 3),
+    "validation in an epoch": (TrainStep, "summed_loss", 1, 3),
     "captions of a validation": (validation.Validator, "_captions", 2, 6),
-    "last validation": (TrainStep, "mean_loss", 3, 8),
+    "last validation": (TrainStep, "summed_loss", 3, 8),
     "checkpoint of the last weights": (ImageCaptioner, "save", 1, 8),
     "checkpoint of the best weights": (ImageCaptioner, "save", 2, 8),
 }
@@ -92,7 +92,7 @@ def test_an_epoch_is_saved_before_it_is_validated(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainStep, "mean_loss", killed)
+        patched.setattr(TrainStep, "summed_loss", killed)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", build(tiny_bases), samples, validating)
     run(tmp_path / "parts", build(tiny_bases), samples, validating, resume=True)
