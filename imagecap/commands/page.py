@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="PATH", help="a folder with pictures or a captions file, whose captions to correct"
     )
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="the .jsonl or .parquet that `run.py caption` wrote for the pictures of --data: captions of which the "
+        "model was least certain are corrected first",
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=PORT, metavar="PORT", help=f"port (default: {PORT})")
     parser.add_argument(
@@ -73,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.data is not None and not arguments.data.exists():
         raise ImageCapError(f"--data {arguments.data} does not exist")
+    if arguments.scores is not None and arguments.data is None:
+        raise ImageCapError("--scores needs --data, the pictures that it is about")
     if arguments.server is not None:
         check_server(arguments.server)
     checkout = checkout_of()
@@ -86,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
             settings=settings,
             server=arguments.server,
             data=arguments.data,
+            scores=arguments.scores,
             state=(checkout or Path.cwd()) / "outputs" / "page",
             checkout=checkout,
         )

@@ -17,6 +17,7 @@ class PageContext:
         server: address of a running `mlflow models serve` that captions instead of a model in this process; may be
             None.
         data: a folder with pictures, or a captions file, to correct; may be None.
+        scores: what `run.py caption` wrote for the pictures of `data`, which tells how sure a model was; may be None.
         state: folder in which sections keep what must outlast the server, such as judgements.
         checkout: the checkout whose registry and pipeline are used; None outside of one.
     """
@@ -25,5 +26,6 @@ class PageContext:
     settings: Settings = field(default_factory=Settings)
     server: str | None = None
     data: Path | None = None
+    scores: Path | None = None
     state: Path = Path("outputs/page")
     checkout: Path | None = None

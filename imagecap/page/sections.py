@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from imagecap.page import tryout
 from imagecap.page.context import PageContext
+from imagecap.page.correct.routes import routes as correct_routes
 
 
 @dataclass(frozen=True)
@@ -27,4 +28,7 @@ class Section:
     offered: Callable[[PageContext], bool] | None = None
 
 
-SECTIONS = (Section("try", tryout.routes),)
+SECTIONS = (
+    Section("try", tryout.routes),
+    Section("correct", correct_routes, lambda context: context.data is not None),
+)

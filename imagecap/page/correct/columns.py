@@ -58,6 +58,10 @@ class Texts:
             mask[row] = wanted in (text if match_case else text.casefold())
         return mask
 
+    def equal(self, text: str) -> Rows:
+        """The rows with exactly this text, of texts none of which has changed. `[found]`"""
+        return np.flatnonzero(np.array(pyarrow.compute.equal(self._column, text).to_numpy(zero_copy_only=False), bool))
+
     def _whole(self) -> Any:
         """The column with the texts that have changed."""
         mask = np.zeros(len(self._column), bool)
@@ -82,7 +86,8 @@ class Columns:
         state: number in `STATES`. `[rows]`
         revision: number of the journal entry that changed the row last; 0 if none did. `[rows]`
         uncaptioned: whether the picture came without a caption. `[rows]`
-        certainty: mean log-probability per token of the model's caption; NaN where it is not known. `[rows]`
+        certainty: geometric mean of the probabilities of the tokens of the model's caption; NaN where it is not known.
+            `[rows]`
         doubt: how likely the caption is wrong, from 0 to 1; NaN where it is not known. `[rows]`
         group: number of the group of near duplicates; -1 where a picture resembles no other. `[rows]`
     """

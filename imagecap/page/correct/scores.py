@@ -66,7 +66,7 @@ def disagreement(captions: list[str], others: list[str], language: str) -> Float
 
 def _set(columns: Columns, found: list[tuple[int, str, float]]) -> None:
     for row, _, score in found:
-        columns.certainty[row] = score
+        columns.certainty[row] = math.exp(min(0.0, score))
     for code in LANGUAGES:
         number = LANGUAGE_CODES.index(code)
         part = [each for each in found if columns.language[each[0]] == number]

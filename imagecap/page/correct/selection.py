@@ -21,7 +21,7 @@ class Filter:
         language: one of `LANGUAGE_CODES`; "none" for pictures without caption.
         word: what the caption contains, in capitals or small letters.
         shortest, longest: characters of the caption.
-        least, most: certainty, as a mean log-probability per token.
+        least, most: certainty in per cent.
         alike: whether only pictures that resemble others are shown.
     """
 
@@ -92,9 +92,9 @@ def passing(columns: Columns, wanted: Filter) -> Mask:
     if wanted.longest is not None:
         mask &= columns.length <= wanted.longest
     if wanted.least is not None:
-        mask &= columns.certainty >= wanted.least
+        mask &= columns.certainty >= wanted.least / 100
     if wanted.most is not None:
-        mask &= columns.certainty <= wanted.most
+        mask &= columns.certainty <= wanted.most / 100
     if wanted.alike:
         mask &= columns.group >= 0
     if wanted.word:
@@ -136,7 +136,8 @@ def page_of(
         order: one of `ORDERS`.
         limit: number of rows of a page.
         after: the last row of the page before; None for the first page.
-        before: the first row of the page after, which counts where `after` is None.
+        before: the first row of the page after, which counts where `after` is None. Where fewer rows than a page
+            precede it, the first page is returned.
     """
     sequence = ordered(columns, order)
     places = np.flatnonzero(passing(columns, wanted)[sequence])
