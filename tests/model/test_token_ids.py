@@ -94,9 +94,10 @@ def test_a_batch_of_captions_has_the_ids_of_the_stock_tokenizer(tiny_model: Imag
         tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
         for text in captions
     ]
-    tokenizer(captions[0], truncation=True, max_length=2, padding="max_length")  # which a tokenizer keeps
-    found = tiny_model.captions_ids(captions, 1000)
-    assert found == [[*ids, tiny_model.eos_token_id] for ids in expected]
+    for asked in ({}, {"truncation": True, "max_length": 2}, {"padding": "max_length", "max_length": 500}):
+        tokenizer(captions[0], **asked)  # a tokenizer keeps what it was asked for last
+        found = tiny_model.captions_ids(captions, 1000)
+        assert found == [[*ids, tiny_model.eos_token_id] for ids in expected]
     assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [tiny_model.eos_token_id]
 
 

@@ -22,9 +22,7 @@ def test_on_this_machine(shards: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["PYTHONPATH"] = str(ROOT)
     for _ in range(4):
-        done = subprocess.run(
-            line, env=environment, cwd=ROOT, capture_output=True, text=True
-        )
+        done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True)
         if "timed out during startup" not in done.stderr:  # Ray waits 30 seconds, which a busy machine may exceed
             break
     assert done.returncode == 0, done.stderr
