@@ -3,7 +3,7 @@
 # make test       lint, types and the quick tests;  make coverage: quick tests with coverage
 # make test-long  tests that kill processes or start servers;  make test-soak: those that try many values
 # make docs       the documentation site, in site/
-# make ui         MLflow (port 5000), Prefect (4200) and the report (5002) on 127.0.0.1; Ctrl-C ends them
+# make ui         MLflow (port 5000), Prefect (4200), report (5002) and page (5003) on 127.0.0.1; Ctrl-C ends them
 # make clean      remove what the pipeline made (data, bases, cache, runs and the environment stay)
 
 .DEFAULT_GOAL := run
@@ -26,6 +26,7 @@ unexport DVC_ROOT DVC_STAGE DVC_EXP_NAME DVC_EXP_BASELINE_REV
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 REPORT_PORT ?= 5002
+PAGE_PORT ?= 5003
 
 setup:
 	@sh pipelines/setup.sh
@@ -61,7 +62,7 @@ test-soak: setup
 	pytest -m soak -n auto --maxprocesses 2 --dist worksteal
 
 ui: setup
-	@MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) REPORT_PORT=$(REPORT_PORT) python -m pipelines.ui
+	@MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) REPORT_PORT=$(REPORT_PORT) PAGE_PORT=$(PAGE_PORT) python -m pipelines.ui
 
 clean:
 	rm -rf prepared model mlflow_run.json evaluation outputs checkpoints dvc_plots site

@@ -107,3 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (command, summary) in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=summary, allow_abbrev=False))
     return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

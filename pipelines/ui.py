@@ -1,4 +1,4 @@
-"""`make ui`: servers for MLflow, Prefect and the report, until Ctrl-C."""
+"""`make ui`: servers for MLflow, Prefect, the report and the page, until Ctrl-C."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from pipelines.processes import LAUNCHER, interrupt_on_end_signals
 from pipelines.stages import EVALUATION
 
 HOST = "127.0.0.1"
-MLFLOW, PREFECT, REPORT = 5000, 4200, 5002
+MLFLOW, PREFECT, REPORT, PAGE = 5000, 4200, 5002, 5003
 _START_SECONDS = 180.0
 _END_SECONDS = 15.0
 
@@ -50,14 +50,19 @@ def main() -> None:
         handler = partial(_QuietHandler, directory=str(EVALUATION))
         report = ThreadingHTTPServer((HOST, ports["REPORT"]), handler)
         Thread(target=report.serve_forever, daemon=True).start()
-        for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"])):
+        if Path("data").is_dir() or Path("model", "config.json").is_file():
+            page = ["imagecap.main", "page", "--host", HOST, "--port", str(ports["PAGE"])]
+            servers["page"] = _start("page", page + (["--data", "data"] if Path("data").is_dir() else []), {})
+        for name, port in (("MLflow", ports["MLFLOW"]), ("Prefect", ports["PREFECT"]), ("page", ports["PAGE"])):
             if name in servers:
                 _wait(name, port, servers[name])
         _watch_heartbeats(ports["PREFECT"])
         print(f"MLflow   {_url(ports['MLFLOW']) if 'MLflow' in servers else store.shown}")
         print(f"Prefect  {_url(ports['PREFECT'])}")
         print(f"report   {_url(ports['REPORT'])}/report.html")
-        print("Ctrl-C ends all three", flush=True)
+        if "page" in servers:
+            print(f"page     {_url(ports['PAGE'])}")
+        print("Ctrl-C ends all of them", flush=True)
         while all(server.poll() is None for server in servers.values()):
             time.sleep(0.5)
         ended = next(name for name, server in servers.items() if server.poll() is not None)
@@ -66,7 +71,7 @@ def main() -> None:
         _end(list(servers.values()))
 
 
-_DEFAULTS = {"MLFLOW": MLFLOW, "PREFECT": PREFECT, "REPORT": REPORT}
+_DEFAULTS = {"MLFLOW": MLFLOW, "PREFECT": PREFECT, "REPORT": REPORT, "PAGE": PAGE}
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

@@ -150,6 +150,17 @@ class ImageCaptioner(nn.Module):
         """Preprocess RGB pictures in float32 on the CPU; may be called from any thread."""
         return self._preprocessing(images)
 
+    def visible_region(self, width: int, height: int) -> tuple[float, float, float, float] | None:
+        """The part of an upright picture that the encoder sees; see `Preprocessing.visible_region`."""
+        return self._preprocessing.visible_region(width, height)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the image tokens. Tokens of registers, if there are any, come before those of patches."""
+        vision = self.llava.config.vision_config
+        side = vision.image_size // vision.patch_size // PROJECTORS[self._projector_name].patches_per_side
+        return side, side
+
     @cached_property
     def _preprocessing(self) -> Preprocessing:
         return Preprocessing(self.image_processor)

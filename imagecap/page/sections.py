@@ -8,27 +8,8 @@ from dataclasses import dataclass
 
 from starlette.routing import BaseRoute
 
-from imagecap.page import tryout
 from imagecap.page.context import PageContext
-from imagecap.page.correct.routes import routes as correct_routes
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page with a tab of its own.
-
-    Attributes:
-        name: of its files, and in its addresses.
-        routes: returns the routes; their paths begin with `/api/NAME/`.
-        offered: whether the section has anything to show; None: always.
-    """
-
-    name: str
-    routes: Callable[[PageContext], list[BaseRoute]]
-    offered: Callable[[PageContext], bool] | None = None
-
-
 SECTIONS = (
-    Section("try", tryout.routes),
+    Section("try", tryout.routes, tryout.offered),
     Section("correct", correct_routes, lambda context: context.data is not None),
 )

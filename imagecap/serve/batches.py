@@ -65,6 +65,10 @@ class SharedBatch:
                 ended = self._batch.step()
                 self._monitor.count_tokens(len(rows))
                 _report_first_tokens(self._monitor, [row.key for row in rows if len(row.tokens) == 1])
+                for row in rows:
+                    watch = row.key.request.watch
+                    if watch is not None:
+                        watch.on_tokens(row.key.place, list(row.tokens))
                 for row in ended:
                     self._finish(row)
         except Exception as error:

@@ -42,8 +42,8 @@ class DecodingLoop:
 
     @property
     def idle(self) -> bool:
-        """Whether no picture waits or is being captioned."""
-        return not self._waiting and not self._separate and not self._shared.active
+        """Whether no picture or call waits, and no picture is being captioned."""
+        return not self._waiting and not self._waiting.any_call and not self._separate and not self._shared.active
 
     def run(self) -> None:
         """Decode until the queue of waiting pictures is closed."""
@@ -58,7 +58,10 @@ class DecodingLoop:
                 self._monitor.report_load(running, len(self._waiting))
 
     def turn(self) -> None:
-        """Remove what nobody waits for, and let one batch generate one token per caption."""
+        """Run a waiting call, remove what nobody waits for, and let one batch generate one token per caption."""
+        call = self._waiting.take_call()
+        if call is not None:
+            call.run(self._model)
         started = time.monotonic()
         self._drop_ended(started)
         shared = self._shared.active

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import ImageFile
 from torch import Tensor
 
-from imagecap.data.images import decode_image, load_image
+from imagecap.data.images import PictureError, decode_image, load_image, open_image
 from imagecap.data.locations import Location
 from imagecap.data.strips import decode_in_strips
 from imagecap.serve.request import Limits, read_picture
@@ -36,6 +36,17 @@ class PictureReader:
     def read(self, value: Any, row: str, scheduler: Scheduler) -> Tensor:
         """Decode, resize and normalise the picture of one row: `[3, height, width]`; see `request.read_picture`."""
         return read_picture(value, row, self._limits, partial(self._decode, scheduler))
+
+    def read_content(self, content: bytes, scheduler: Scheduler) -> Tensor:
+        """Decode, resize and normalise the content of a picture file: `[3, height, width]`.
+
+        Raises:
+            PictureError: it is no picture, or larger than the limits allow.
+        """
+        if len(content) > self._limits.max_picture_bytes:
+            raise PictureError(f"is larger than {self._limits.max_picture_bytes} bytes")
+        with open_image(content, self._limits.max_image_pixels) as opened:
+            return self._decode(scheduler, opened, content)
 
     def _decode(self, scheduler: Scheduler, opened: ImageFile.ImageFile, source: Location | bytes) -> Tensor:
         pixels, least_side = opened.width * opened.height, scheduler.least_side

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -32,12 +32,14 @@ from imagecap.languages import ENGLISH
 from imagecap.serve.decoding import DecodingLoop
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
-from imagecap.serve.waiting import CaptionRequest, PictureJob, RequestEnded, WaitingPictures
+from imagecap.serve.waiting import CaptionRequest, ModelCall, PictureJob, RequestEnded, WaitingPictures, Watch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.model.imagecap_arch import ImageCaptioner
+
+Result = TypeVar("Result")
 
 MAX_ROWS = 32  # pictures decoded together; more wait in the queue
 _MOST_WAITING = 16  # resized pictures of a request that wait at once; the next one is not read before
@@ -114,6 +116,7 @@ class Scheduler:
         prompt: str | None,
         settings: GenerateSettings,
         deadline: float = math.inf,
+        watch: Watch | None = None,
     ) -> tuple[list[GeneratedCaption], Timing]:
         """Caption the pictures of one request; blocks until all captions are done. Any thread may call it.
 
@@ -124,6 +127,7 @@ class Scheduler:
             prompt: prompt of all pictures; None: `settings.prompt`, else the default prompt of the model.
             settings: decoding settings, already validated.
             deadline: time of `time.monotonic` at which decoding stops.
+            watch: follows the tokens while they are generated, and may cancel the request; may be None.
 
         Returns:
             A caption per picture, and the timing. If there is no caption of a picture, `GeneratedCaption.error` says
@@ -131,7 +135,7 @@ class Scheduler:
 
         Raises:
             ImageCapError: there is no prompt, or it is too long for the model.
-            RequestEnded: the deadline is over.
+            RequestEnded: the deadline is over, or `watch` has cancelled the request.
             Exception: any exception that the model, or `pictures`, raised. The other pictures are then not decoded
                 further.
         """
@@ -139,7 +143,7 @@ class Scheduler:
         tokenized = tokenize_prompt(
             self._model, resolve_prompt(self._model, settings, prompt, missing=missing), settings
         )
-        request = CaptionRequest(tokenized, settings, count, deadline)
+        request = CaptionRequest(tokenized, settings, count, deadline, watch=watch)
         jobs: list[PictureJob] = []
         try:
             for pixel_values in pictures:
@@ -160,6 +164,26 @@ class Scheduler:
         )
         return captions, timing
 
+    def call(self, function: "Callable[[ImageCaptioner], Result]") -> Result:
+        """Call a function with the model in the decoding thread, between two tokens; returns what it returns.
+
+        It runs inside `torch.inference_mode` and holds up all captions meanwhile. Any thread may call this method.
+
+        Raises:
+            Exception: any exception that the function raised.
+        """
+        call = ModelCall(function)
+        self._put(call)
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        result: Result = call.result
+        return result
+
+    def read(self, function: "Callable[[ImageCaptioner], Result]") -> Result:
+        """Call a function in this thread that reads tokenizer or settings of the model and does not run it."""
+        return function(self._model)
+
     @property
     def least_side(self) -> int | None:
         """See `ImageCaptioner.least_side`."""
@@ -176,10 +200,11 @@ class Scheduler:
             if self._thread is not None:
                 self._waiting.close()
 
-    def _put(self, job: PictureJob) -> None:
-        """Queue a picture, and start the decoding thread, unless it runs already."""
+    def _put(self, job: PictureJob | ModelCall) -> None:
+        """Queue a picture or a call, and start the decoding thread, unless it runs already."""
         with self._start_lock:
-            self._asked.add(job)
+            if isinstance(job, PictureJob):
+                self._asked.add(job)
             self._waiting.put(job)
             if self._thread is None:
                 # A daemon thread does not keep the process alive. On shutdown the server first completes its requests.

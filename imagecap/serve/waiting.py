@@ -8,9 +8,11 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from imagecap.config import GenerateSettings
 from imagecap.generate.continuous_batch import can_join
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
 
 # Longest delay of a prefill, in seconds: a few steps of a small model, less than one step of a large model.
 GATHER_SECONDS = 0.01
@@ -44,6 +49,49 @@ class Kind(Enum):
 
 
 @dataclass(eq=False)
+class Watch:
+    """Follows the decoding of a request while it runs.
+
+    Attributes:
+        on_tokens: called in the decoding thread after each token of a picture in the running batch, with the number of
+            pictures before it in the request and a copy of its tokens so far. Pictures with beam search or several
+            captions are not reported. If a batch fails, its pictures begin again.
+        cancelled: may be set by any thread; the captions are then not decoded further.
+    """
+
+    on_tokens: Callable[[int, list[int]], None]
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
+class ModelCall:
+    """A function that the decoding thread calls with the model between two turns.
+
+    Attributes:
+        function: the function.
+        done: is set when it has returned or raised.
+        result: what it returned.
+        error: what it raised.
+    """
+
+    function: "Callable[[ImageCaptioner], Any]"
+    done: threading.Event = field(default_factory=threading.Event)
+    result: Any = None
+    error: BaseException | None = None
+
+    def run(self, model: "ImageCaptioner") -> None:
+        """Call the function, and wake the thread that waits for it."""
+        try:
+            self.result = self.function(model)
+        except BaseException as error:
+            self.error = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.done.set()
+
+
+@dataclass(eq=False)
 class CaptionRequest:
     """What the pictures of one request share.
 
@@ -53,6 +101,7 @@ class CaptionRequest:
         pictures: number of pictures.
         deadline: time of `time.monotonic` at which the client gets no answer any more.
         cancelled: whether the captions are not wanted any more.
+        watch: follows the decoding; may be None.
     """
 
     prompt: TokenizedPrompt
@@ -60,6 +109,7 @@ class CaptionRequest:
     pictures: int = 1
     deadline: float = math.inf
     cancelled: bool = False
+    watch: Watch | None = None
 
     @property
     def captions(self) -> int:
@@ -75,7 +125,7 @@ class CaptionRequest:
 
     def ended(self, now: float) -> bool:
         """Whether nobody waits for the captions any more."""
-        return self.cancelled or now >= self.deadline
+        return self.cancelled or now >= self.deadline or (self.watch is not None and self.watch.cancelled)
 
 
 @dataclass(eq=False)
@@ -129,7 +179,9 @@ class WaitingPictures:
 
     def __init__(self, *, continuous: bool, max_rows: int) -> None:
         self._continuous, self._max_rows = continuous, max_rows
-        self._queue: queue.SimpleQueue[PictureJob | None] = queue.SimpleQueue()  # None: no more pictures come
+        # None: no more pictures come
+        self._queue: queue.SimpleQueue[PictureJob | ModelCall | None] = queue.SimpleQueue()
+        self._calls: deque[ModelCall] = deque()
         self._collected: list[PictureJob] = []
         self.closed = False
 
@@ -142,17 +194,28 @@ class WaitingPictures:
         """Whether a picture waits that may join the running batch."""
         return any(self._joins(job) for job in self._collected)
 
-    def put(self, job: PictureJob) -> None:
-        """Queue a picture."""
+    def put(self, job: PictureJob | ModelCall) -> None:
+        """Queue a picture or a call."""
         self._queue.put(job)
 
+    @property
+    def any_call(self) -> bool:
+        """Whether a call waits."""
+        return bool(self._calls)
+
+    def take_call(self) -> ModelCall | None:
+        """Take the oldest waiting call; None if there is none."""
+        return self._calls.popleft() if self._calls else None
+
     def collect(self, *, wait: bool) -> None:
-        """Take all pictures from the queue; with `wait`, block until there is at least one, or `close` is called."""
+        """Take everything from the queue; with `wait`, block until there is something, or `close` is called."""
         while wait or not self._queue.empty():
             wait = False
             job = self._queue.get()
             if job is None:
                 self.closed = True
+            elif isinstance(job, ModelCall):
+                self._calls.append(job)
             else:
                 self._collected.append(job)
 
@@ -178,8 +241,11 @@ class WaitingPictures:
                 job.finish(None, RequestEnded())
 
     def drop_all(self, error: BaseException) -> None:
-        """Finish all waiting pictures with an error."""
+        """Finish all waiting pictures and calls with an error."""
         self.collect(wait=False)
+        while (call := self.take_call()) is not None:
+            call.error = error
+            call.done.set()
         for job in self._take(self._collected):
             job.finish(None, error)
 

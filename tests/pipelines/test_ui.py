@@ -1,4 +1,4 @@
-"""`make ui`: three addresses that answer, and nothing left after Ctrl-C."""
+"""`make ui`: addresses that answer, and nothing left after Ctrl-C."""
 
 import os
 import signal
@@ -12,8 +12,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.pipelines.servers import free_port
+from tests.tiny import picture
 
-NAMES = ("MLFLOW", "PREFECT", "REPORT")
+NAMES = ("MLFLOW", "PREFECT", "REPORT", "PAGE")
 
 
 def environment(folder: Path, ports: dict[str, int]) -> dict[str, str]:
@@ -28,10 +29,13 @@ def interruptible() -> None:
 
 
 @pytest.mark.long
-def test_three_addresses_answer_and_ctrl_c_ends_all(tmp_path: Path) -> None:
+def test_all_addresses_answer_and_ctrl_c_ends_all(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "report.html").write_text("the report")
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    picture().save(tmp_path / "data" / "images" / "a.png")
+    (tmp_path / "data" / "captions.json").write_text('[{"image": "a.png", "caption": "a cat"}]')
     ports = {name: free_port() for name in NAMES}
     command = [sys.executable, "-m", "pipelines.ui"]
     process = subprocess.Popen(
@@ -45,18 +49,19 @@ def test_three_addresses_answer_and_ctrl_c_ends_all(tmp_path: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
+        lines = [process.stdout.readline() for _ in range(5)]
         assert lines == [
             f"MLflow   http://127.0.0.1:{ports['MLFLOW']}\n",
             f"Prefect  http://127.0.0.1:{ports['PREFECT']}\n",
             f"report   http://127.0.0.1:{ports['REPORT']}/report.html\n",
-            "Ctrl-C ends all three\n",
+            f"page     http://127.0.0.1:{ports['PAGE']}\n",
+            "Ctrl-C ends all of them\n",
         ]
-        for line in lines[:3]:
+        for line in lines[:4]:
             with urllib.request.urlopen(line.split()[1], timeout=60) as answer:
                 assert answer.status == 200
         children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2
+        assert len(children) >= 3
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -71,7 +76,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = {"MLFLOW": taken.getsockname()[1], "PREFECT": free_port(), "REPORT": free_port()}
+        ports = {"MLFLOW": taken.getsockname()[1], "PREFECT": free_port(), "REPORT": free_port(), "PAGE": free_port()}
         done = subprocess.run(
             [sys.executable, "-m", "pipelines.ui"],
             cwd=tmp_path,

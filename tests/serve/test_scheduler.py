@@ -15,11 +15,13 @@ from imagecap.generate.continuous_batch import ContinuousBatch
 from imagecap.serve import decoding
 from imagecap.serve.monitoring import Monitor
 from imagecap.serve.scheduler import Scheduler
-from imagecap.serve.waiting import RequestEnded, WaitingPictures
+from imagecap.serve.waiting import RequestEnded, WaitingPictures, Watch
 from tests.serve.jobs import GREEDY, KINDS, PICTURES
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
+
+PROMPT = "Describe this image."
 
 
 def run_together(tasks: list[Callable[[], Any]]) -> list[Any]:
@@ -255,3 +257,46 @@ def test_a_row_without_a_possible_token_does_not_affect_the_others(
     assert [each.error is None for each in found] == [True, False, True, False, True]
     many = impossible.model_copy(update={"num_captions": 2})
     assert scheduler.caption(PICTURES[:1], "a", many)[0][0].error
+
+
+def test_tokens_can_be_watched_and_a_request_cancelled(model: "ImageCaptioner") -> None:
+    scheduler, seen = Scheduler(model), []
+    pixels = scheduler.preprocess(PICTURES[0])
+    watch = Watch(lambda place, tokens: seen.append((place, tokens)))
+    made, _ = scheduler.caption_pixels([pixels], 1, PROMPT, GREEDY, watch=watch)
+    assert seen == [(0, made[0].token_ids[: count + 1]) for count in range(len(made[0].token_ids))]
+
+    def stop(_: int, tokens: list[int]) -> None:
+        stopping.cancelled = len(tokens) == 2
+
+    stopping = Watch(stop)
+    with pytest.raises(RequestEnded):
+        scheduler.caption_pixels([pixels], 1, PROMPT, GREEDY, watch=stopping)
+    assert scheduler.caption_pixels([pixels], 1, PROMPT, GREEDY)[0] == made
+    scheduler.close()
+
+
+def test_a_call_runs_between_two_tokens(model: "ImageCaptioner") -> None:
+    """It runs in the decoding thread, returns or raises to its caller, and harms no caption."""
+    scheduler = Scheduler(model)
+    pixels = scheduler.preprocess(PICTURES[0])
+    alone = scheduler.caption_pixels([pixels], 1, PROMPT, GREEDY)[0]
+
+    def name(called: "ImageCaptioner") -> str:
+        assert called is model
+        return threading.current_thread().name
+
+    def fail(_: "ImageCaptioner") -> None:
+        raise ImageCapError("no")
+
+    results = run_together(
+        [
+            lambda: scheduler.caption_pixels([pixels], 1, PROMPT, GREEDY)[0],
+            lambda: scheduler.call(name),
+            lambda: scheduler.call(fail),
+        ]
+    )
+    assert results[0] == alone
+    assert results[1] == "imagecap-decoding"
+    assert isinstance(results[2], ImageCapError)
+    scheduler.close()

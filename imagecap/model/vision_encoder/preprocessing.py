@@ -48,6 +48,52 @@ class Preprocessing:
             return self._stock(pictures)
         return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
 
+    def visible_region(self, width: int, height: int) -> tuple[float, float, float, float] | None:
+        """The part of a picture that the pixel values show, the rest being cropped: left, top, width and height.
+
+        All four are shares of the width or the height of the picture; a picture that is padded to a square has a
+        region that goes beyond it. None if the stock processor does it in its own way.
+        """
+        sides = self._sides(width, height)
+        if sides is None:
+            return None
+        (wide, high), (crop_wide, crop_high) = sides
+        left, top = (wide - crop_wide) // 2, (high - crop_high) // 2
+        whole_wide, whole_high = (max(width, height),) * 2 if self._pads else (width, height)
+        return (
+            (left / wide * whole_wide - (whole_wide - width) // 2) / width,
+            (top / high * whole_high - (whole_high - height) // 2) / height,
+            crop_wide / wide * whole_wide / width,
+            crop_high / high * whole_high / height,
+        )
+
+    @property
+    def _pads(self) -> bool:
+        """Whether pictures are padded to squares first."""
+        return bool(getattr(self._processor, "do_pad", False))
+
+    def _sides(self, picture_width: int, picture_height: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Width and height after resizing, and after cropping; None if the stock processor does it in its own way."""
+        size = self._processor.size
+        if self._pads:
+            picture_width = picture_height = max(picture_width, picture_height)
+        if size.shortest_edge and not size.longest_edge:
+            short = min(picture_width, picture_height)
+            height, width = (
+                size.shortest_edge if side == short else int(size.shortest_edge * side / short)
+                for side in (picture_height, picture_width)
+            )
+        elif size.height and size.width:
+            height, width = size.height, size.width
+        else:
+            return None
+        if not self._processor.do_center_crop:
+            return (width, height), (width, height)
+        crop_height, crop_width = self._processor.crop_size.height, self._processor.crop_size.width
+        if crop_height > height or crop_width > width:  # the stock processor pads
+            return None
+        return (width, height), (crop_width, crop_height)
+
     def _stock(self, pictures: Sequence[Image.Image]) -> Tensor:
         pixels = self._processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         assert isinstance(pixels, Tensor)
@@ -55,26 +101,12 @@ class Preprocessing:
 
     def _preprocess(self, picture: Image.Image) -> NDArray[np.float32] | None:
         """Resize, crop and normalise one picture: `[3, height, width]`; None where only the stock processor can."""
-        size, table = self._processor.size, self._table
-        if table is None or picture.mode != "RGB":
+        table, sides = self._table, self._sides(*picture.size)
+        if table is None or picture.mode != "RGB" or sides is None:
             return None
-        if getattr(self._processor, "do_pad", False):
+        if self._pads:
             picture = _padded(picture, self._processor.image_mean)
-        if size.shortest_edge and not size.longest_edge:
-            short = min(picture.size)
-            height, width = (
-                size.shortest_edge if side == short else int(size.shortest_edge * side / short)
-                for side in (picture.height, picture.width)
-            )
-        elif size.height and size.width:
-            height, width = size.height, size.width
-        else:
-            return None
-        crop_height, crop_width = height, width
-        if self._processor.do_center_crop:
-            crop_height, crop_width = self._processor.crop_size.height, self._processor.crop_size.width
-            if crop_height > height or crop_width > width:  # the stock processor pads
-                return None
+        (width, height), (crop_width, crop_height) = sides
         top, left = (height - crop_height) // 2, (width - crop_width) // 2
         resized = np.asarray(picture.resize((width, height), resample=self._processor.resample))
         pixels = resized[top : top + crop_height, left : left + crop_width]
