@@ -128,7 +128,10 @@ def captioner_config(folder: Path) -> dict[str, Any]:
     model_type = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     default_layers = {kind.model_type: kind.default_feature_layer for kind in PROJECTORS.values()}
     if model_type not in default_layers:
-        raise ImageCapError(f"{folder} holds a {model_type} model, not a captioner (a LLaVA checkpoint)")
+        raise ImageCapError(
+            f"{folder} holds a {model_type} model: only captioners in the format of LLaVA (1.5) can be opened, not "
+            "those that cut pictures into tiles (LLaVA-NeXT, LLaVA-OneVision) or have other parts"
+        )
     if not any((folder / file).is_file() for file in WEIGHTS):
         raise ImageCapError(f"{folder} has no weights (model.safetensors): it is incomplete, train or copy it again")
     config.setdefault("vision_feature_layer", default_layers[model_type])

@@ -119,7 +119,7 @@ def test_dinov3_pixels_are_close_to_its_own_preprocessor(tiny_bases: ModelSettin
     assert float(levels.max()) < 1.1
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_dinov3_is_compiled(tiny_bases: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_dinov3(tmp_path / "vision")
