@@ -42,7 +42,8 @@ def write_llava(folder: Path, **changes: Any) -> None:
     size = write_tiny_tokenizer(folder, bos=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    part = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3}
+    part: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    part["num_hidden_layers"] = 3
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**part, image_size=32, patch_size=8),
         text_config=LlamaConfig(**part, vocab_size=size + 8, max_position_embeddings=256),
@@ -57,7 +58,7 @@ def write_llava(folder: Path, **changes: Any) -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
-    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    sides: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     LlavaProcessor(
         image_processor=CLIPImageProcessorPil(**sides),
         tokenizer=tokenizer,
