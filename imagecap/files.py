@@ -6,8 +6,9 @@ import os
 import re
 import stat
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 from imagecap.errors import ImageCapError
 from imagecap.printable import printable
 from imagecap.staging import NEW, OLD, clear_leftovers, clear_leftovers_once, staged
+
+_SYNCED_AT_ONCE = 8  # files; a disk writes several together
 
 
 @contextmanager
@@ -155,11 +158,11 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     clear_leftovers(path)
     with staged(path, NEW, folder=True) as temporary:
         write(temporary)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-                file.chmod(0o666 & ~_umask())  # some libraries write files that only their owner may read
+        files = [file for file in temporary.rglob("*") if file.is_file()]
+        with ThreadPoolExecutor(_SYNCED_AT_ONCE) as threads:
+            deque(threads.map(_sync, files), maxlen=0)
+        for file in files:
+            file.chmod(0o666 & ~_umask())  # some libraries write files that only their owner may read
         temporary.chmod(0o777 & ~_umask())
         if not path.exists():
             temporary.rename(path)
@@ -263,6 +266,12 @@ def natural_key(name: str) -> str:
 def _digits(text: str) -> str:
     digits = str(int(text))
     return chr(len(digits)) + digits
+
+
+def _sync(file: Path) -> None:
+    """Wait until a file is on the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _umask() -> int:
