@@ -137,7 +137,7 @@ def register(
             run = known or _import_run(client, settings, model_hash)
             write_record(temporary / "record", model_folder, settings, model_hash, doubt)
             tags = {**source_tags(), HASH_TAG: model_hash, "imagecap.run_id": run}
-            model_id = _find_or_log_model(client, model_folder, temporary / "record", settings, run, tags)
+            model_id = _find_or_log_model(client, model_folder, temporary, settings, run, tags)
             _ensure_registered_model(client, name)
             made = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run, tags=tags, model_id=model_id, await_creation_for=60
@@ -181,8 +181,12 @@ def _prune(client: Any, name: str, keep: int | None) -> list[str]:
 
 
 def _find_or_log_model(
-    client: Any, folder: Path, record: Path, settings: Settings, run_id: str, tags: dict[str, str]
+    client: Any, folder: Path, temporary: Path, settings: Settings, run_id: str, tags: dict[str, str]
 ) -> str:
+    """The id of the logged model with these weights, which may be there from an interrupted call.
+
+    `temporary` holds the lineage record, and gets a smaller copy of the checkpoint.
+    """
     experiment_id = client.get_run(run_id).info.experiment_id
     same = client.search_logged_models([experiment_id], filter_string=f"tags.`{HASH_TAG}` = '{tags[HASH_TAG]}'")
     for found in same:
@@ -193,13 +197,16 @@ def _find_or_log_model(
     before = client.get_run(run_id).info
     import mlflow
 
+    from imagecap.model.exact_copy import copy_exactly
+
+    copy_exactly(folder, temporary / "checkpoint")
     logging.disable(logging.INFO)  # MLflow runs the model on its example, which logs lines as in a server
     try:
         with mlflow.start_run(run_id=run_id):
             made = mlflow.pyfunc.log_model(
                 name="captioner",
                 python_model=str(Path(__file__).parents[1] / "serve" / "pyfunc_model.py"),
-                artifacts={"checkpoint": str(folder), "lineage": str(record)},
+                artifacts={"checkpoint": str(temporary / "checkpoint"), "lineage": str(temporary / "record")},
                 code_paths=[str(Path(__file__).parents[1])],
                 signature=_signature(settings.generate),
                 input_example=input_example(),

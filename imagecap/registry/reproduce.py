@@ -148,8 +148,17 @@ def _restore_data(checkout: Path, scratch: Path, progress: TextIO) -> None:
 
 
 def _compare(trained: Path, registered: Path, uri: str, lineage: dict[str, Any]) -> Reproduction:
+    from imagecap.model.exact_copy import copy_exactly
+
     files = [file for file in sorted(registered.iterdir()) if file.is_file()]
-    differing = [file.name for file in files if dvc_md5(file) != dvc_md5(trained / file.name)]
+    with tempfile.TemporaryDirectory(prefix="imagecap-reproduce-") as temporary:
+        smaller = Path(temporary) / "model"  # as versions are stored; earlier ones are as they were trained
+        copy_exactly(trained, smaller)
+        differing = [
+            file.name
+            for file in files
+            if dvc_md5(file) not in (dvc_md5(trained / file.name), dvc_md5(smaller / file.name))
+        ]
     if any(name.endswith(".safetensors") for name in differing):
         now = environment_versions()
         then = {name: number for name, number in lineage["versions"].items() if now.get(name) != number}
