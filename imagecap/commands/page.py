@@ -84,6 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ImageCapError("--scores needs --data, the pictures that it is about")
     if arguments.server is not None:
         check_server(arguments.server)
+        if arguments.model_path or arguments.model:
+            raise ImageCapError("give --server, or models with --model_path and --model: one of the two captions")
     checkout = checkout_of()
     listener = _listen(arguments.host, arguments.port)
     with tempfile.TemporaryDirectory(prefix="imagecap-page-") as folder:
@@ -140,10 +142,11 @@ def _entries(arguments: argparse.Namespace, checkout: Path | None, folder: Path)
     from imagecap.page.models import ModelEntry
 
     entries = []
-    for path in arguments.model_path:
+    for path in dict.fromkeys(arguments.model_path):
         captioner_config(path)  # a mistyped folder is reported before the page is served
         entries.append(ModelEntry(str(path), path))
-    entries += [_registered(uri, folder) for uri in arguments.model]
+    entries += [_registered(uri, folder) for uri in dict.fromkeys(arguments.model)]
+    entries = list({entry.name: entry for entry in entries}.values())
     if entries or arguments.server is not None or checkout is None:
         return entries
     entries = _registered_by_alias(checkout, folder)

@@ -162,6 +162,15 @@ def test_bodies_are_limited(client: Client) -> None:
     assert page.post("/api/page", headers={"content-length": "-1"}).status_code == 400
 
 
+def test_bodies_without_a_length_are_limited(tmp_path: Path) -> None:
+    """Chunks are counted while they come."""
+    app = build_app(PageContext(state=tmp_path, server="http://127.0.0.1:1"), LOCAL)
+    page = TestClient(app, base_url="http://127.0.0.1:5003", raise_server_exceptions=False)
+    answer = page.post("/api/try/pictures", content=iter([b"x" * 1_000_000] * 22))
+    assert answer.status_code == 413
+    assert answer.json() == {"error": f"the body is larger than {MOST_BODY_BYTES} bytes"}
+
+
 def test_unknown_addresses_have_a_sentence(client: Client) -> None:
     answer = client(LOCAL).get("/api/nothing")
     assert answer.status_code == 404

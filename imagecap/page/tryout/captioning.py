@@ -79,8 +79,9 @@ class Captioning:
         Leaving the iterator stops the decoding.
 
         Yields:
-            `{"text"}` with the beginning of the caption that no later token changes, where it has one caption that is
-            greedy or sampled; then `{"captions"}`, the finished captions, best first, or `{"error"}`.
+            `{"opening"}` with the name of the model; `{"text"}`, at first empty when the model is open, then with the
+            beginning of the caption that no later token changes, where it has one caption that is greedy or sampled;
+            and at last `{"captions"}`, the finished captions, best first, or `{"error"}`.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | list[int]]()
         scheduler: list[Scheduler] = []
@@ -95,6 +96,7 @@ class Captioning:
             try:
                 tell({"opening": task.model})
                 scheduler.append(self._models.scheduler(task.model))
+                tell({"text": ""})
                 tell({"captions": self._captions(scheduler[0], task, watch)})
             except ImageCapError as error:
                 tell({"error": str(error)})

@@ -83,7 +83,7 @@ export default {
     "try.code.folder": "A folder is not served directly. Register the model, then its address is models:/NAME@champion.",
     "try.notpicture": "{name} is not a picture file.",
     "try.toolarge": "{name} is larger than {megabytes} MB.",
-    "try.count": "{count} pictures",
+    "try.count": "Pictures: {count}",
   },
   zh: {
     "try.title": "用您的图片试一试",
@@ -169,6 +169,6 @@ export default {
     "try.code.folder": "文件夹不能直接提供服务。先注册模型，它的地址就是 models:/名称@champion。",
     "try.notpicture": "{name} 不是图片文件。",
     "try.toolarge": "{name} 超过 {megabytes} MB。",
-    "try.count": "{count} 张图片",
+    "try.count": "图片：{count}",
   },
 };
