@@ -35,7 +35,12 @@ class ImageCapError(Exception):
     The command line prints it as `error: …` and exits with `EXIT_USER_ERROR`; the served model answers with a 400.
     Bytes of file names that are not UTF-8 are written as `printable` does, as answers and logs must be UTF-8. Messages
     often quote those of libraries, so that passwords in URIs are removed here.
+
+    Attributes:
+        exit_status: of the command.
     """
+
+    exit_status = EXIT_USER_ERROR
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(printable(message)))

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             COMMANDS[arguments.command][0].run(arguments)
             sys.stdout.flush()  # here, where a full disk behind it becomes a sentence
     except ImageCapError as error:
-        return _end(str(error), EXIT_USER_ERROR)
+        return _end(str(error), error.exit_status)
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
         return exit_status(interrupt)

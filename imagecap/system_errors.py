@@ -54,7 +54,7 @@ def ending_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = (str(error), EXIT_USER_ERROR) if isinstance(error, ImageCapError) else system_error(error)
+        found = (str(error), error.exit_status) if isinstance(error, ImageCapError) else system_error(error)
         if found is None:
             raise
         print(f"error: {found[0]}", file=sys.stderr)

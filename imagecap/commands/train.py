@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
 from imagecap.errors import require_package
 
@@ -30,14 +31,22 @@ def run(arguments: argparse.Namespace) -> None:
     settings = settings_from_flags(arguments)
     if arguments.track:
         require_package("mlflow")
-    from imagecap.data.dataset import problem_lines, read_captions
-    from imagecap.data.filters import left_out_lines
-    from imagecap.train.distributed import is_main_process
+    from imagecap.train.distributed import in_a_group, is_main_process
     from imagecap.train.outputs import require_writable_output
 
     output = Path(settings.train.output_dir)
     if is_main_process() and not arguments.dry_run:
         require_writable_output(output, output / "state")
+    with in_a_group(settings.compute):  # before the data is read, which may fail on one of several machines
+        _train(arguments, settings)
+
+
+def _train(arguments: argparse.Namespace, settings: Settings) -> None:
+    from imagecap.data.dataset import problem_lines, read_captions
+    from imagecap.data.filters import left_out_lines
+    from imagecap.train.distributed import is_main_process
+
+    output = Path(settings.train.output_dir)
     samples, problems = read_captions(settings.data)
     if problems and is_main_process():
         print(problem_lines(problems), file=sys.stderr)

@@ -4,9 +4,13 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from enum import IntEnum
 from pathlib import Path
+from threading import Lock
 from typing import NoReturn, TypeVar
+from uuid import uuid4
 
 from imagecap.errors import ImageCapError
+from imagecap.files import atomic_write_text
+from imagecap.locks import HeldError, exclusive
 from imagecap.signals import Interrupted
 from imagecap.train.outputs import write_history
 from imagecap.train.progress import Stopwatch, print_status
@@ -34,6 +38,9 @@ class StateKeeper:
         folder: the folder of the state.
         signals: the signals that this process has received.
         watch: started with this process's part of the run.
+
+    Attributes:
+        sharing: ranks of the processes that see the state folder of process 0; set by `find_sharing`.
     """
 
     def __init__(self, setup: TrainingSetup, folder: Path, signals: DeferredSignals, watch: Stopwatch) -> None:
@@ -41,6 +48,29 @@ class StateKeeper:
         self.progress, self.group = setup.progress, setup.group
         self.seconds_before = self.progress.seconds
         self._saved = self._position if self.progress.step else None
+        self._saving = Lock()
+        self.sharing: list[int] = []
+
+    def find_sharing(self) -> None:
+        """Find which processes see the state folder of process 0, and save from now on when processes are lost."""
+        if self.group.heartbeats is None:
+            return
+        mark = self.folder / "first"
+        written = self.group.on_first(lambda: self._mark(mark))
+        try:
+            seen = mark.read_text() == written
+        except OSError:
+            seen = False
+        self.sharing = self.group.all_gather([self.group.rank] if seen else [])
+        self.group.heartbeats.save = self.save_without
+        if self.group.rank == 0:
+            mark.unlink(missing_ok=True)
+
+    @staticmethod
+    def _mark(mark: Path) -> str:
+        text = uuid4().hex
+        atomic_write_text(mark, text)
+        return text
 
     @property
     def seconds(self) -> float:
@@ -56,11 +86,46 @@ class StateKeeper:
         """Save the training state and the history, unless the saved ones are up to date."""
         if self.group.rank or self._saved == self._position:
             return
+        self._write()
+
+    def _write(self) -> None:
         self.progress.seconds = self.seconds
         self.progress.scaler = self.setup.train_step.scaler.state_dict()
         save_state(self.folder, self.setup.key, self.progress, self.setup.weights, self.setup.optimizer)
         write_history(self.progress.history, Path(self.setup.settings.train.output_dir))
         self._saved = self._position
+
+    def save_without(self, lost: list[int]) -> str:
+        """Save the training state when processes are lost.
+
+        If process 0 is lost, its files are written by the first process that sees its disk, unless it is still there.
+
+        Args:
+            lost: ranks of the lost processes.
+
+        Returns:
+            What was done, as a part of a sentence.
+
+        Raises:
+            ImageCapError: the state cannot be written.
+        """
+        with self._saving:
+            again = "the same command with --resume goes on"
+            if not self.progress.step:
+                return "nothing was trained yet"
+            if self.group.rank == 0:
+                self.save()
+            elif self.group.rank == min(set(self.sharing) - set(lost), default=-1):
+                try:
+                    with exclusive(self.folder / "lock", f"training in {self.folder}"):
+                        self._write()
+                except HeldError:
+                    return f"its machine keeps the state: {again}"
+            elif 0 in lost:
+                return f"the state that process 0 has saved before is kept: {again}"
+            else:
+                return f"process 0 saves the state: {again}"
+            return f"the state after step {self.progress.step} of {self.setup.steps} is saved: {again}"
 
     def leave_after_step(self, stops: float) -> None:
         """Leave if a process has received a signal to stop.

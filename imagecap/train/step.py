@@ -166,9 +166,10 @@ class TrainStep:
     def wrap_distributed(self) -> None:
         """Wrap the loss in DistributedDataParallel; call it again whenever the set of trained weights changes."""
         if self.group.size > 1:
-            self._loss = DistributedDataParallel(
-                _Loss(self), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with self.group.communicating():
+                self._loss = DistributedDataParallel(
+                    _Loss(self), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
 
     def step(
         self,
@@ -198,7 +199,8 @@ class TrainStep:
             for part in passes:
                 last = batch is micro_batches[-1] and part is passes[-1]
                 # Gradient checkpointing runs blocks again in the backward pass, so `kernels` must include it.
-                with self.kernels(), self._gradient_sync(last):
+                waiting = self.group.communicating() if last else nullcontext()
+                with waiting, self.kernels(), self._gradient_sync(last):
                     loss = self._loss(part, self.group.size / weight)  # DDP averages gradients over processes
                     self.scaler.scale(loss).backward()
                 losses.append(loss.detach() / self.group.size)
@@ -208,7 +210,9 @@ class TrainStep:
         norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
         total = torch.stack(losses).sum()
         shared = self.group.all_reduce_sum(torch.cat([total.reshape(1), total.new_tensor(numbers)]))
-        size, total_loss, *rest = torch.cat([norm.to(total.dtype).reshape(1), shared, torch.stack(losses)]).tolist()
+        found = torch.cat([norm.to(total.dtype).reshape(1), shared, torch.stack(losses)])
+        with self.group.communicating():  # on a GPU the processes wait for one another here
+            size, total_loss, *rest = found.tolist()
         summed, values = rest[: len(numbers)], rest[len(numbers) :]
         # Every process has the same sum and the same norm, so that all of them decide alike.
         finite = math.isfinite(total_loss) and math.isfinite(size)

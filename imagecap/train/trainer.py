@@ -11,6 +11,7 @@ from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.distributed import process_group
 from imagecap.train.feature_store import open_feature_store
+from imagecap.train.heartbeats import LostProcessError
 from imagecap.train.loader import LoadedStep, Loader
 from imagecap.train.memory import memory_errors, memory_errors_of_saving, peak_memory, release_freed_memory
 from imagecap.train.optimizer import set_learning_rates
@@ -70,7 +71,7 @@ def train(
 
     Raises:
         ImageCapError: the training cannot be set up (see `prepare_training`), nothing can be written, the disk is full,
-            memory runs out, or the loss is not finite.
+            memory runs out, the loss is not finite, or another process of the training is lost.
         SystemExit: a signal that asks to end came, such as Ctrl-C (status 130) or SIGTERM (143); the state is saved.
             During the set-up, when there is nothing to save, signals do what they did before.
     """
@@ -109,6 +110,16 @@ class _TrainingLoop:
 
     def run(self) -> TrainSummary:
         """The whole run; see `train`."""
+        self.state.find_sharing()
+        try:
+            return self._run()
+        except LostProcessError as error:
+            raise LostProcessError(error.ranks, self.state.save_without(error.ranks)) from None
+        finally:
+            if self.group.heartbeats is not None:  # from here on each process goes its own way
+                self.group.heartbeats.stop()
+
+    def _run(self) -> TrainSummary:
         setup, pixels = self.setup, self.settings.data.max_image_pixels
         announce(setup)
         self.features = open_feature_store(self.train_step, self.folder / "features", self.settings)
