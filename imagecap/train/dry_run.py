@@ -10,9 +10,11 @@ from torch import Tensor
 from imagecap.config import Settings
 from imagecap.data.data_sets import describe_sets
 from imagecap.data.records import Sample
+from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.weight_files import WeightFiles
 from imagecap.train.disk import size_text
+from imagecap.train.distributed import process_group
 from imagecap.train.loader import MicroBatch
 from imagecap.train.loss import CHUNK_LOGITS
 from imagecap.train.memory import checkpointing_blocks
@@ -24,6 +26,7 @@ from imagecap.train.room import disk_space
 from imagecap.train.setup import TrainingSetup, prepare_training
 
 _MB = 1e6
+_EXAMPLE = 8  # processes whose memory is shown where there is only one
 _LOOKED_AT = 2000  # pictures, evenly spaced, whose captions are tokenized for the mean lengths
 
 
@@ -51,6 +54,11 @@ class Memory:
     def total(self) -> int:
         return self.weights + self.gradients + self.moments + self.activations + self.recomputed + self.logits
 
+    def sharded(self, processes: int) -> int:
+        """What each process would need if it held only its share of weights, gradients and moments."""
+        shared = self.weights + self.gradients + self.moments
+        return self.total - shared + -(-shared // processes)
+
 
 def dry_run(
     settings: Settings,
@@ -67,7 +75,8 @@ def dry_run(
     Raises:
         ImageCapError: whatever `prepare_training` refuses.
     """
-    setup = prepare_training(settings, model, training, validation, state_folder)
+    with process_group(resolve_device(settings.compute)) as group:
+        setup = prepare_training(settings, model, training, validation, state_folder, group)
     plan, options = setup.plan, settings.train
     lines = [f"{'part':<16}{'weights':>14}{'trained':>14}"]
     for part, (total, trained) in _parts(model).items():
@@ -85,12 +94,13 @@ def dry_run(
         f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / len(tokens):.1f} a caption; "
         f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / count:.0f}",
         f"steps: {per_epoch:,} an epoch, {epochs * per_epoch:,} in all, of {options.batch_size} × "
-        f"{options.gradient_accumulation_steps} pictures, on {model.device.type} in "
+        f"{options.gradient_accumulation_steps} pictures{_in_each_of(group.size)}, on {model.device.type} in "
         f"{str(setup.dtype).removeprefix('torch.')}",
     ]
     memory = estimate_memory(setup)
     parts = ", ".join(f"{name} {value / _MB:,.0f}" for name, value in vars(memory).items() if value)
     lines.append(f"memory of a step, in MB: about {memory.total / _MB:,.0f} ({parts}); python and torch come on top")
+    lines.append(_memory_of_processes(memory, group.size))
     saving, space = memory.weights + WeightFiles(model.llava, torch.float32).group_nbytes, disk_space(setup)
     lines.append(
         f"saving the model takes about {size_text(saving)} of memory and {size_text(space.checkpoints)} of the disk; "
@@ -98,6 +108,21 @@ def dry_run(
     )
     without = describe_unadapted(model)
     return "\n".join([*lines, *([without] if without else [])])
+
+
+def _in_each_of(processes: int) -> str:
+    return "" if processes == 1 else f" in each of {processes} processes"
+
+
+def _memory_of_processes(memory: Memory, processes: int) -> str:
+    """What each process of a distributed training needs, and what it would need with sharded weights."""
+    shown = processes if processes > 1 else _EXAMPLE
+    held = (memory.weights + memory.gradients + memory.moments) / _MB
+    return (
+        f"each of {shown} processes (torchrun) needs all of this, about {memory.total / _MB:,.0f} MB: it holds all "
+        f"weights, gradients and moments, {held:,.0f} MB. Sharded over {shown} processes, which ImageCap does not do, "
+        f"it would need about {memory.sharded(shown) / _MB:,.0f} MB"
+    )
 
 
 def _mixed(setup: TrainingSetup) -> list[str]:

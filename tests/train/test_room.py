@@ -13,7 +13,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.weight_files import SafetensorsFile
-from imagecap.train.dry_run import dry_run
+from imagecap.train.dry_run import Memory, dry_run
 from imagecap.train.room import disk_space
 from imagecap.train.setup import prepare_training
 from imagecap.train.state import BEST_FILE, STATE_FILE
@@ -28,6 +28,7 @@ def test_what_a_training_writes(tiny_bases: ModelSettings, make_samples: MakeSam
     space = disk_space(prepare_training(settings, model, samples[:3], samples[3:], tmp_path / "state"))
     said = dry_run(settings, build(tiny_bases), samples[:3], samples[3:], tmp_path / "state")
     assert f"{space.checkpoints / 1e6:,.1f} MB of the disk" in said
+    assert "each of 8 processes (torchrun) needs all of this" in said
     kept: list[int] = []
 
     def sizes(_: object) -> None:
@@ -117,3 +118,9 @@ def test_a_resumed_run_goes_on_in_the_dtype_of_its_state(
     assert "going on in bfloat16" in capsys.readouterr().err
     assert load(tmp_path / "out" / "final").dtype == torch.float32
     assert part().dtype == "float32"
+
+
+def test_sharding_divides_what_every_process_holds() -> None:
+    memory = Memory(weights=100, gradients=20, moments=40, activations=7, recomputed=2, logits=1)
+    assert memory.sharded(1) == memory.total == 170
+    assert memory.sharded(4) == 40 + 10
