@@ -176,7 +176,7 @@ def _registered_by_alias(checkout: Path, folder: Path) -> "list[ModelEntry]":
     """The champion and the challenger of the checkout, as far as there are any; none without MLflow."""
     from importlib.util import find_spec
 
-    if find_spec("mlflow") is None:
+    if find_spec("mlflow") is None or not (checkout / "params.yaml").is_file():
         return []
     from imagecap.registry.lineage import CHAMPION, version_numbers
     from imagecap.registry.promotion import CHALLENGER
