@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from starlette.routing import BaseRoute
 
+from imagecap.page import judge, versions
 from imagecap.page.context import PageContext
 from imagecap.page.correct.routes import routes as correct_routes
 from imagecap.page.tryout import section as tryout
@@ -30,5 +31,7 @@ class Section:
 
 SECTIONS = (
     Section("try", tryout.routes, tryout.offered),
+    Section("judge", judge.routes, judge.offered),
     Section("correct", correct_routes, lambda context: context.data is not None),
+    Section("versions", versions.routes, versions.offered),
 )

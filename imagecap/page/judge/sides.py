@@ -1,6 +1,7 @@
 """The two sides of a session: versions or runs, with the captions that they wrote for the same test pictures."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from imagecap.errors import ImageCapError
@@ -100,7 +101,8 @@ def _trained_on(registered: Registered, versions: list[Version]) -> set[str]:
 
     found: set[str] = set()
     for version in versions:
-        found |= training_pictures(registered.client, version.name, version.number) or set()
+        with suppress(ImageCapError):  # registered by other means, it does not say what it was trained on
+            found |= training_pictures(registered.client, version.name, version.number) or set()
     return found
 
 

@@ -47,7 +47,7 @@ def details(registered: Registered, version: Version) -> dict[str, Any]:
     found["notes"] = [str(note) for note in evaluation.get("notes", [])] if evaluation else []
     found["curves"] = curves(_history(registered, version))
     found["preferences"] = _preferences(version)
-    found["lineage"] = _lineage(registered, version)
+    found["facts"] = [{"name": name, "value": value} for name, value in _flat(_lineage(registered, version))]
     found["has_report"] = has_report(registered, version)
     return found
 
@@ -164,7 +164,7 @@ def _preferences(version: Version) -> list[dict[str, Any]]:
     for tag, value in version.tags.items():
         if tag.startswith(f"{PREFERENCE}."):
             try:
-                found.append({"other": tag.removeprefix(f"{PREFERENCE}."), **json.loads(value)})
+                found.append({**json.loads(value), "version": tag.removeprefix(f"{PREFERENCE}.")})
             except (ValueError, TypeError):
                 continue
     return found
