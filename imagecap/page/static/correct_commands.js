@@ -36,13 +36,20 @@ export class CommandsView {
     try {
       found = await this.tools.api(`/api/correct/commands?start=${this.next}`, { quiet: true });
     } catch {
-      this.timer = setTimeout(() => this.watch(), 5 * EVERY); // the server is started anew, perhaps
+      if (!this.ended) this.timer = setTimeout(() => this.watch(), 5 * EVERY); // the server is started anew, perhaps
       return;
     }
+    if (this.ended) return;
     const before = this.state;
     this.#draw(found);
     if (found.state === "running") this.timer = setTimeout(() => this.watch(), EVERY);
     else if (before === "running") await this.actions.refresh();
+  }
+
+  /** Ask no more, as the section is left. */
+  end() {
+    this.ended = true;
+    clearTimeout(this.timer);
   }
 
   #draw(found) {
