@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
     from imagecap.train.outputs import TrainSummary
     from imagecap.train.progress import MetricLogger, ProgressCallback
+    from imagecap.train.self_critical import Reward
 
 Picture: TypeAlias = Union[str, os.PathLike[str], "Image", "NDArray[np.uint8]"]
 """The path of a picture file, a PIL image, or an array `[height, width, 3]` or `[height, width]` of uint8."""
@@ -90,13 +91,19 @@ def load(model_path: str | os.PathLike[str], **settings: Any) -> Captioner:
 
 
 def train(
-    *, callback: "ProgressCallback | None" = None, logger: "MetricLogger | None" = None, **settings: Any
+    *,
+    callback: "ProgressCallback | None" = None,
+    logger: "MetricLogger | None" = None,
+    reward: "Reward | None" = None,
+    **settings: Any,
 ) -> "TrainSummary":
     """Train a captioner on a folder of captioned pictures and write it to `output_dir/final`.
 
     Args:
         callback: called after every optimizer step with a `TrainingStatus` (step, steps, epoch, loss, …).
         logger: object whose method `metrics(values, step)` receives the metrics that are logged and validated.
+        reward: what the last `cider_epochs` maximise instead of CIDEr: a function of generated captions and of the
+            references of the picture of each, which returns a number for each caption. A run is resumed with the same.
         settings: settings of the sections `data`, `model`, `train` and `compute`, such as `data_path="data"`.
 
     Returns:
@@ -114,6 +121,8 @@ def train(
         1
     """
     chosen = with_changes(Settings(), settings, ("data", "model", "train", "compute"))
+    if reward is not None and not chosen.train.cider_epochs:
+        raise ImageCapError("reward is what the last cider_epochs maximise, and there are none: give cider_epochs=1")
     from imagecap.data.dataset import read_captions
     from imagecap.model.builder import build
     from imagecap.train.distributed import is_main_process
@@ -128,7 +137,7 @@ def train(
     training, validation = samples.of_split("train"), samples.of_split("validation")
     require_pictures(training)
     model = build(chosen.model, chosen.compute, seed=chosen.train.train_seed)
-    return train(chosen, model, training, validation, state_folder=state, log=logger, callback=callback)
+    return train(chosen, model, training, validation, state_folder=state, log=logger, callback=callback, reward=reward)
 
 
 def evaluate(

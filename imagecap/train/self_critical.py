@@ -4,13 +4,15 @@ Beam search generates several captions of each picture. The reward of a caption 
 captions. Its advantage is the reward minus the baseline, the mean reward of the other beams of the picture (SCST:
 Rennie et al. 2017, arXiv:1612.00563; beams instead of samples: Cornia et al. 2020, arXiv:1912.08226; the baseline: Luo
 2020, arXiv:2003.09971). Generated captions are packed like reference captions, so that `TrainStep.step` is the same.
-Only the captions and the weights of their labels, the advantages, differ.
+Only the captions and the weights of their labels, the advantages, differ. Another reward than CIDEr can be given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
@@ -23,6 +25,9 @@ from imagecap.train.packing import Branch, pack
 from imagecap.train.plan import Plan, Step, prompts_of, texts_in
 from imagecap.train.step import TrainStep
 
+Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
+"""Returns a number for each caption, from the captions `[n]` and the references of the picture of each `[n]`."""
+
 MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time of captions without an end token
 
 
@@ -32,14 +37,15 @@ class SelfCritical:
     Args:
         train_step: holds the model.
         plan: the training pictures with their reference captions.
+        reward: used instead of CIDEr.
 
     Raises:
         ImageCapError: the language model has too few positions for a prompt and a caption, or they exceed
             `batch_tokens`.
     """
 
-    def __init__(self, train_step: TrainStep, plan: Plan) -> None:
-        self.train_step, self.plan = train_step, plan
+    def __init__(self, train_step: TrainStep, plan: Plan, reward: Reward | None = None) -> None:
+        self.train_step, self.plan, self._reward = train_step, plan, reward
         self.before = train_step.model.prompt_ids("").before
         self.beams = self.plan.settings.cider_beams
         self.settings = GenerateSettings(
@@ -102,7 +108,7 @@ class SelfCritical:
         for (language, prompt), group in rows_by_prompt.items():
             found = self._beam_search(features[group], prompt)
             places = [self.row_of_picture[language][batch.pictures[row]] for row in group for _ in range(self.beams)]
-            rewards = self.cider[language].score(places, [text for text, _ in found]).reshape(len(group), self.beams)
+            rewards = self._rewards(language, places, [text for text, _ in found]).reshape(len(group), self.beams)
             total += float(rewards.sum())
             baselines = (rewards.sum(1, keepdims=True) - rewards) / (self.beams - 1)
             after = tuple(model.prompt_ids(prompt).after)
@@ -120,6 +126,24 @@ class SelfCritical:
         if not batch.weights.any():  # a placeholder of a process without pictures in this micro-step; see `Loader`
             return replace(batch, rows=packed, weights=torch.zeros_like(weights)), 0.0
         return replace(batch, rows=packed, weights=weights), total
+
+    def _rewards(self, language: str, places: Sequence[int], texts: Sequence[str]) -> NDArray[np.float64]:
+        """The reward of each caption. `[captions]`
+
+        Raises:
+            ImageCapError: the reward that was given does not return a finite number for each caption.
+        """
+        if self._reward is None:
+            return self.cider[language].score(places, texts)
+        pictures = list(self.row_of_picture[language])
+        references = [texts_in(self.plan.samples[pictures[place]], language) for place in places]
+        try:
+            values = np.array(self._reward(texts, references), dtype=np.float64)
+        except (TypeError, ValueError):  # not numbers, or lists of several lengths
+            values = np.empty(0)
+        if values.shape != (len(texts),) or not np.isfinite(values).all():
+            raise ImageCapError(f"the reward must return {len(texts)} finite numbers, one for each caption")
+        return values
 
     def _beam_search(self, features: Tensor, prompt: str) -> list[tuple[str, list[int]]]:
         """Text and token ids of every beam; the beams of a picture are adjacent.

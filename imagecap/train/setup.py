@@ -25,7 +25,7 @@ from imagecap.train.outputs import count_parameters, describe_unadapted
 from imagecap.train.plan import Plan
 from imagecap.train.progress import print_status
 from imagecap.train.schedule import Phases
-from imagecap.train.self_critical import SelfCritical
+from imagecap.train.self_critical import Reward, SelfCritical
 from imagecap.train.state import (
     STATE_FILE,
     ResumeKey,
@@ -91,6 +91,7 @@ def prepare_training(
     validation: Sequence[Sample],
     state_folder: Path,
     group: ProcessGroup | None = None,
+    reward: Reward | None = None,
 ) -> TrainingSetup:
     """Check a training and construct its parts; with `resume` the model gets the weights of the saved state.
 
@@ -101,6 +102,7 @@ def prepare_training(
         validation: validation pictures with their captions.
         state_folder: where the state of an interrupted run is.
         group: the processes that train together; default: this one alone.
+        reward: what `train.cider_epochs` maximise; default: CIDEr.
 
     Raises:
         ImageCapError: there is nothing to train on, a caption is too long for the language model, the language model
@@ -160,7 +162,7 @@ def prepare_training(
         weights=weights,
         phases=Phases(options, weights, plan.steps_per_epoch()),
         optimizer=optimizer,
-        self_critical=SelfCritical(train_step, plan) if options.cider_epochs else None,
+        self_critical=SelfCritical(train_step, plan, reward) if options.cider_epochs else None,
         data_digest=data_digest,
         key=key,
         progress=progress,

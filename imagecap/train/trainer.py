@@ -38,6 +38,7 @@ from imagecap.train.progress import (
     progress_bar,
 )
 from imagecap.train.room import require_room
+from imagecap.train.self_critical import Reward
 from imagecap.train.setup import TrainingSetup, announce, prepare_training
 from imagecap.train.signals import DeferredSignals, deferred_signals
 from imagecap.train.state import load_best, remove_state, save_best
@@ -56,6 +57,7 @@ def train(
     state_folder: Path,
     log: MetricLogger | None = None,
     callback: ProgressCallback | None = None,
+    reward: Reward | None = None,
 ) -> TrainSummary:
     """Train `model` in place and write `final/`, `train_summary.json` and `history.jsonl` under `output_dir`.
 
@@ -67,6 +69,7 @@ def train(
         state_folder: the state of an interrupted run is kept here and removed when the run is complete; the feature
             cache stays here for the next run.
         log: receives the metrics, such as an MLflow run.
+        reward: what `train.cider_epochs` maximise instead of CIDEr.
         callback: called after every optimizer step, in the main process.
 
     Raises:
@@ -81,7 +84,7 @@ def train(
         group.on_first(lambda: stack.enter_context(claimed_output(Path(settings.train.output_dir), state_folder)))
         stack.enter_context(memory_errors(settings.train.batch_size))
         watch = Stopwatch()
-        setup = prepare_training(settings, model, training, validation, state_folder, group)
+        setup = prepare_training(settings, model, training, validation, state_folder, group, reward)
         signals = stack.enter_context(deferred_signals())
         return _TrainingLoop(setup, state_folder, signals, watch, log, callback).run()
 
