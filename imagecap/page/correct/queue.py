@@ -53,7 +53,8 @@ class CaptionQueue:
             self._entries_of: dict[str, array[int]] = {}  # by author, without those that take others back
             for number, entry in enumerate(self._workplace.journal.entries(), 1):
                 self._apply(number, entry)
-            self._add_new_pictures()
+            if not self._workplace.is_new:
+                self._add_new_pictures()
         except BaseException:
             self._held.close()
             raise

@@ -10,11 +10,12 @@ from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import CAPTIONS_FILE, RawRow, load_rows
+from imagecap.data.folders import walk
 from imagecap.data.formats import FORMATS, find_source
 from imagecap.data.formats.captions import Captions
 from imagecap.data.formats.sidecar import Sidecar
 from imagecap.data.images import PictureError
-from imagecap.data.picture_files import PictureFinder, pictures_below
+from imagecap.data.picture_files import PictureFinder, is_picture_name
 from imagecap.data.records import Problem
 from imagecap.errors import ImageCapError
 from imagecap.languages import Language, language_named
@@ -55,13 +56,18 @@ class CorrectionSource:
         return [row.value for row in rows if isinstance(row, RawRow) and not isinstance(row, Problem)]
 
     def without_captions(self, rows: Sequence[Row]) -> list[str]:
-        """The names of the pictures in the folder that no row names, in natural order.
+        """The names of the pictures in the folder that no row names, by folders and in natural order in each.
 
         Raises:
             ImageCapError: the folder of the pictures cannot be read.
         """
         named = {_form(row["image"]) for row in rows}
-        return [name for name in map(printable, pictures_below(self.pictures)) if _form(name) not in named]
+        found: list[str] = []
+        for place, names in walk(self.pictures):
+            below = "" if place == self.pictures else f"{place.relative_to(self.pictures).as_posix()}/"
+            pictures = (printable(below + name) for name in names if is_picture_name(name))
+            found += [name for name in pictures if _form(name) not in named]
+        return found
 
 
 def find_correction_source(place: Path) -> CorrectionSource:

@@ -27,11 +27,13 @@ class Workplace:
         folder: the folder of all states.
         state: the folder of the present one.
         journal: its journal.
+        is_new: whether the queue has just been begun, so that it has all pictures.
     """
 
     folder: Path
     state: Path
     journal: ChangeJournal
+    is_new: bool = False
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the source as they were when the queue was begun, in their order."""
@@ -62,7 +64,7 @@ def open_workplace(source: CorrectionSource) -> Workplace:
     new = folder / str(numbers[-1] + 1 if numbers else 1)
     earlier = folder / str(numbers[-1]) if numbers else None
     replace_folder(new, lambda target: _begin(target, source, found, digest, earlier))
-    return Workplace(folder, new, ChangeJournal(new / JOURNAL))
+    return Workplace(folder, new, ChangeJournal(new / JOURNAL), is_new=True)
 
 
 def decisions(state: Path) -> dict[tuple[str, str], str]:
