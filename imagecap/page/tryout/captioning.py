@@ -120,7 +120,7 @@ class Captioning:
                     yield {"text": scheduler[0].read(partial(_beginning, event, task.settings))}
                     continue
                 yield event
-                if "opening" not in event:
+                if "captions" in event or "error" in event:
                     return
         finally:
             watch.cancelled = True
