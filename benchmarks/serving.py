@@ -40,6 +40,7 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     import imagecap
+    from imagecap.registry.register import model_signature
     from imagecap.serve import pyfunc_model
 
     signature = ModelSignature(
@@ -47,13 +48,14 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
         params=ParamSchema([ParamSpec("max_length", DataType.long, 64), ParamSpec("num_beams", DataType.long, 1)]),
     )
     package = str(Path(imagecap.__file__).parent)
-    common: dict[str, Any] = {"artifacts": {"checkpoint": str(checkpoint)}, "signature": signature}
+    common: dict[str, Any] = {"artifacts": {"checkpoint": str(checkpoint)}}
     common |= {"pip_requirements": ["mlflow"], "code_paths": [package]}
     peers = Path(__file__).with_name("serving_peers.py")
     mlflow.pyfunc.save_model(
         path=folder / "ours",
         python_model=str(Path(str(pyfunc_model.__file__))),
         model_config={"generate": "{}", "picture_folder": "", "dtype": dtype, "compile": compiled},
+        signature=model_signature(GenerateSettings()),
         **common,
     )
     for kind in ("stock", "single"):
@@ -61,6 +63,7 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
             path=folder / kind,
             python_model=str(peers),
             model_config={"kind": kind, "dtype": dtype, "compile": compiled, "prompt": prompt},
+            signature=signature,
             **common,
         )
     return {kind: folder / kind for kind in ("ours", "stock", "single")}

@@ -208,7 +208,7 @@ def _find_or_log_model(
                 python_model=str(Path(__file__).parents[1] / "serve" / "pyfunc_model.py"),
                 artifacts={"checkpoint": str(temporary / "checkpoint"), "lineage": str(temporary / "record")},
                 code_paths=[str(Path(__file__).parents[1])],
-                signature=_signature(settings.generate),
+                signature=model_signature(settings.generate),
                 input_example=input_example(),
                 pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
                 # `load_model(..., model_config=…)` can change only the keys that are listed here
@@ -259,7 +259,8 @@ def _ensure_registered_model(client: Any, name: str) -> None:
             raise
 
 
-def _signature(generate: GenerateSettings) -> Any:
+def model_signature(generate: GenerateSettings) -> Any:
+    """Return the MLflow signature of a model: the pictures, the answer, and the parameters with these defaults."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 

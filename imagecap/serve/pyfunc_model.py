@@ -52,7 +52,7 @@ from imagecap.serve.request import (
 from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_id
 from imagecap.serve.scheduler import Scheduler, Timing
 from imagecap.serve.served_version import model_folder, registered_version
-from imagecap.serve.server_process import end_process, widen_thread_pool
+from imagecap.serve.server_process import end_process, return_freed_memory, widen_thread_pool
 from imagecap.serve.waiting import RequestEnded
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class CaptionModel(PythonModel):
         checkpoint = Path(context.artifacts["checkpoint"])
         self._monitor = open_monitor(server.metrics_port)
         if server.is_server:
+            return_freed_memory()
             widen_thread_pool()
         self._on_death = end_process if server.is_server else None
         self._reader = PictureReader(self._limits)
@@ -207,9 +208,9 @@ class CaptionModel(PythonModel):
         check_table(table, self._limits)
         cost = cost_of(len(table), settings, self._limits)
         with self.admission.admit(cost):
+            check_pixels(table, self._limits, skip_errors=self._errors_as_rows)
             if self._errors_as_rows:
                 return self._predict_in_chunks(scheduler, table, prompt, settings, deadline)
-            check_pixels(table, self._limits)
             pixels = (
                 self._reader.read(value, f"row {row} of {len(table)}", scheduler)
                 for row, value in enumerate(table[COLUMN], 1)

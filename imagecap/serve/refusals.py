@@ -6,14 +6,15 @@ from typing import Literal
 
 from imagecap.errors import ImageCapError
 
-Reason = Literal["table", "picture", "parameter", "busy"]
+Reason = Literal["table", "picture", "parameter", "cost", "pixels", "busy"]
 
 
 class Refusal(ImageCapError):
     """A mistake of the client, or a server that is busy.
 
     Attributes:
-        reason: what is wrong: the columns or rows of the table, a picture, or a parameter; or the server is busy.
+        reason: what is wrong: the columns or rows of the table, a picture, a parameter, or the cost or the pixels of
+            the whole request; or the server is busy.
     """
 
     def __init__(self, message: str, reason: Reason) -> None:

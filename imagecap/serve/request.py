@@ -124,7 +124,7 @@ def read_parameters(
     return generate, generate.prompt
 
 
-@refusing("parameter")
+@refusing("cost")
 def cost_of(pictures: int, settings: GenerateSettings, limits: Limits) -> int:
     """The number of tokens that a request may need.
 
@@ -142,9 +142,14 @@ def cost_of(pictures: int, settings: GenerateSettings, limits: Limits) -> int:
     return cost
 
 
-@refusing("picture")
-def check_pixels(table: "pd.DataFrame", limits: Limits) -> None:
+@refusing("pixels")
+def check_pixels(table: "pd.DataFrame", limits: Limits, *, skip_errors: bool = False) -> None:
     """Check the number of pixels of all pictures together, by their headers.
+
+    Args:
+        table: table of pictures.
+        limits: limits of the request.
+        skip_errors: whether a picture whose header cannot be read is not counted.
 
     Raises:
         ImageCapError: it is more than `limits.max_request_pixels`, or a header cannot be read.
@@ -154,7 +159,12 @@ def check_pixels(table: "pd.DataFrame", limits: Limits) -> None:
         return
     total = 0
     for row, value in enumerate(table[COLUMN], 1):
-        width, height = read_picture(value, f"row {row} of {len(table)}", limits, lambda opened, _: opened.size)
+        try:
+            width, height = read_picture(value, f"row {row} of {len(table)}", limits, lambda opened, _: opened.size)
+        except ImageCapError:
+            if not skip_errors:
+                raise
+            continue
         total += width * height
     if total > limit:
         raise ImageCapError(

@@ -1,21 +1,67 @@
-"""What a process of `mlflow models serve` is given: threads for requests, and an end if nothing can be decoded."""
+"""What a process of `mlflow models serve` is given: threads, memory that is returned, an end if nothing is decoded."""
 
 import asyncio
+import ctypes
+import gc
 import os
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 # MLflow calls the model in the default threads of the event loop, which are the number of cores + 4. A few requests
 # with many large pictures would take all of them, and others would wait unseen.
 _REQUEST_THREADS = 32
+_FIRST_WAIT, _MOST_WAIT = 0.05, 60.0  # seconds between looks for the event loop, and until there will be none
+
+# Parameters of glibc's `mallopt`, from malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_MAPPED_BYTES = 8 << 20  # blocks from this size on are returned when they are freed; Pillow's have 16 MiB
+_ARENAS = 4
 
 
 def widen_thread_pool() -> None:
-    """Give the event loop of the server more threads. It runs already when uvicorn loads the model."""
-    with suppress(RuntimeError):  # no event loop runs
-        pool = ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="imagecap-request")
-        asyncio.get_running_loop().set_default_executor(pool)
+    """Give the event loop of the server more threads.
+
+    With one worker, uvicorn loads the model before its event loop runs. A thread then waits for the loop.
+    """
+    try:
+        asyncio.get_running_loop().set_default_executor(_new_pool())
+    except RuntimeError:  # no event loop runs yet
+        threading.Thread(target=_widen_when_running, name="imagecap-thread-pool", daemon=True).start()
+
+
+def _widen_when_running() -> None:
+    started = time.monotonic()
+    wait = _FIRST_WAIT
+    while time.monotonic() < started + _MOST_WAIT:
+        time.sleep(wait)
+        # asyncio tells no thread of the loop of another thread. `isinstance` would wake proxies, `type` does not.
+        loops = [found for found in gc.get_objects() if issubclass(type(found), asyncio.AbstractEventLoop)]
+        running = [loop for loop in loops if loop.is_running()]
+        for loop in running:
+            loop.call_soon_threadsafe(loop.set_default_executor, _new_pool())
+        if running:
+            return
+        wait *= 2
+
+
+def _new_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="imagecap-request")
+
+
+def return_freed_memory() -> None:
+    """Let the process return the memory of large pictures and request bodies to the system when it is freed.
+
+    By default glibc gives each thread an arena, and keeps freed blocks of up to 32 MiB in it. Thirty threads that have
+    read a large picture each would keep gigabytes. Other C libraries have no such parameters.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_TRIM_THRESHOLD, 2 * _MAPPED_BYTES)
+        mallopt(_ARENA_MAX, _ARENAS)
 
 
 def end_process(error: BaseException) -> None:

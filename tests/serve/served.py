@@ -45,12 +45,13 @@ def save_version(model: "ImageCaptioner", folder: Path, version: str) -> None:
     (folder / "registered_model_meta").write_text(f"model_name: imagecap\nmodel_version: '{version}'\n")
 
 
-def load(folder: Path) -> "CaptionModel":
-    """Load a saved version."""
+def load(folder: Path, **config: Any) -> "CaptionModel":
+    """Load a saved version, with options of `model_config`."""
     from imagecap.serve.pyfunc_model import CaptionModel
 
     model = CaptionModel()
-    context: Any = SimpleNamespace(artifacts={"checkpoint": str(folder / "artifacts" / "checkpoint")}, model_config={})
+    artifacts = {"checkpoint": str(folder / "artifacts" / "checkpoint")}
+    context: Any = SimpleNamespace(artifacts=artifacts, model_config=config)
     model.load_context(context)
     return model
 

@@ -6,7 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -53,6 +53,7 @@ def serve(tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.Monk
         port = free_port()
         monkeypatch.setenv(SERVED, str(tmp_path / "model"))
         monkeypatch.setenv("IMAGECAP_METRICS_PORT", str(port))
+        monkeypatch.setenv("IMAGECAP_MAX_REQUEST_PIXELS", "2048")  # two pictures
         return load(tmp_path / "model"), port
 
     return load_with_port
@@ -61,7 +62,14 @@ def serve(tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.Monk
 def ask_of_every_kind(model: "CaptionModel") -> None:
     ask(model, [encoded(0), encoded(1)], max_length=5, min_length=5)
     ask(model, [encoded(2)], max_length=4, min_length=4, num_beams=2)
-    for rows, params in (([], {}), (["no picture"], {}), ([encoded(0)], {"max_length": 0})):
+    refused: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {}),
+        (["no picture"], {}),
+        ([encoded(0)], {"max_length": 0}),
+        ([encoded(0)], {"max_length": 1024, "num_beams": 32}),
+        ([encoded(0)] * 3, {}),
+    ]
+    for rows, params in refused:
         with pytest.raises(MlflowException):
             ask(model, rows, **params)
 
@@ -81,10 +89,10 @@ def test_requests_of_every_kind_are_counted(serve: Serve, monkeypatch: pytest.Mo
     assert value(found, "imagecap_tokens_total") >= 14
     assert value(found, "imagecap_first_token_seconds_count") >= 2
     assert value(found, "imagecap_request_seconds_count", outcome="captioned") == 2
-    assert value(found, "imagecap_request_seconds_count", outcome="refused") == 3
+    assert value(found, "imagecap_request_seconds_count", outcome="refused") == 5
     assert value(found, "imagecap_request_seconds_count", outcome="failed") == 1
     assert value(found, "imagecap_request_seconds_bucket", outcome="captioned", le="+Inf") == 2
-    for reason in ("table", "picture", "parameter"):
+    for reason in ("table", "picture", "parameter", "cost", "pixels"):
         assert value(found, "imagecap_refusals_total", reason=reason) == 1, reason
 
 

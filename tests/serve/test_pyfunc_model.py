@@ -61,6 +61,22 @@ def test_a_server_refuses_what_costs_too_much_and_says_when_to_come_back(
     assert len(ask(model, [encoded(0)], max_length=20)) == 1
 
 
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_a_server_bounds_the_pixels_of_a_request(
+    as_rows: bool, tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVED, str(tmp_path))
+    monkeypatch.setenv("IMAGECAP_MAX_REQUEST_PIXELS", "2048")
+    save_version(tiny_model, tmp_path, "1")
+    model = load(tmp_path, errors_as_rows=as_rows)
+    with pytest.raises(MlflowException, match="the 3 pictures have 3072 pixels together, more than the 2048"):
+        ask(model, [encoded(seed) for seed in range(3)])
+    assert len(ask(model, [encoded(0), encoded(1)])) == 2
+    if as_rows:
+        errors = ask(model, ["no picture", encoded(0), encoded(1)])["error"]
+        assert ["is not base64" in str(error) for error in errors] == [True, False, False]
+
+
 def test_a_request_whose_time_is_over_gets_no_caption(
     tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

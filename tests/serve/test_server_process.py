@@ -1,0 +1,60 @@
+"""What a process of the server is given."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from imagecap.serve.server_process import widen_thread_pool
+
+_DECODE = """\
+import threading
+import psutil
+from PIL import Image
+from imagecap.serve.server_process import return_freed_memory
+
+def decode(count):
+    for _ in range(count):
+        Image.new("RGB", (4000, 4000)).close()  # 64 MB
+
+return_freed_memory()
+before = psutil.Process().memory_info().rss
+for _ in range(12):
+    thread = threading.Thread(target=decode, args=(3,))
+    thread.start()
+    thread.join()
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory so")
+def test_threads_that_decoded_large_pictures_keep_no_memory() -> None:
+    grown = subprocess.run([sys.executable, "-c", _DECODE], check=True, capture_output=True, text=True).stdout
+    assert int(grown) < 30e6
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "in"])
+def test_many_requests_run_at_once_whether_the_model_is_loaded_before_or_in_the_event_loop(before: bool) -> None:
+    together = threading.Barrier(32)
+
+    def wait() -> bool:
+        try:
+            together.wait(1)
+        except threading.BrokenBarrierError:
+            return False
+        return True
+
+    async def serve() -> bool:
+        if not before:
+            widen_thread_pool()
+        for _ in range(20):
+            if all(await asyncio.gather(*(asyncio.to_thread(wait) for _ in range(32)))):
+                return True
+            together.reset()  # the thread pool was not wide yet, or the machine is busy
+        return False
+
+    if before:
+        widen_thread_pool()
+    assert asyncio.run(serve())
