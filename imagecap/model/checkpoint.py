@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from imagecap.errors import ImageCapError, one_line
@@ -15,6 +16,8 @@ from imagecap.files import expand_user, require_utf8_path
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 HUB_TIMEOUT = 10.0  # seconds
+
+_reading = Lock()
 
 
 def find_checkpoint(name: str, setting: str) -> Path:
@@ -106,6 +109,9 @@ def _require_complete(folder: Path, name: str, setting: str) -> None:
 def from_pretrained(stock: Any, folder: Path, failure: str, **arguments: Any) -> Any:
     """Call `stock.from_pretrained` on a local folder, without warnings and progress bars.
 
+    Threads that call it at the same time wait for one another: while transformers reads a model, it changes state of
+    the whole process, such as how weights are initialised.
+
     Args:
         stock: a class of transformers.
         folder: the checkpoint.
@@ -116,7 +122,7 @@ def from_pretrained(stock: Any, folder: Path, failure: str, **arguments: Any) ->
         ImageCapError: the class cannot read the folder.
     """
     try:
-        with quiet_transformers():
+        with _reading, quiet_transformers():
             return stock.from_pretrained(folder, local_files_only=True, **arguments)
     except Exception as error:  # KeyError, OSError, safetensors' and shape errors, …: they have no common base
         raise ImageCapError(f"{failure} ({one_line(error)})") from None

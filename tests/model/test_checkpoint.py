@@ -1,14 +1,16 @@
 """Finding checkpoints without a network, and what they say about their licence."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
-from imagecap.model.builder import build
+from imagecap.model.builder import build, load
 from imagecap.model.checkpoint import find_checkpoint, read_licence
 from tests.tiny import write_tiny_clip
 
@@ -27,6 +29,15 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text("0" * 40)
     return root / "snapshots" / ("0" * 40)
+
+
+def test_threads_open_captioners_at_the_same_time(tiny_bases: ModelSettings, tmp_path: Path) -> None:
+    build(tiny_bases).save(tmp_path / "final")
+    weights = load(tmp_path / "final").llava.state_dict()
+    with ThreadPoolExecutor(4) as threads:
+        for model in threads.map(load, [tmp_path / "final"] * 12):
+            found = model.llava.state_dict()
+            assert all(torch.equal(weights[name], found[name]) for name in weights)
 
 
 @pytest.mark.usefixtures("no_hub")

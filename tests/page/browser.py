@@ -150,6 +150,14 @@ def opened(
     assert hosts - {""} == {urlsplit(url).netloc}  # "" has blob: and data:
 
 
+def wait_until(page: Any, condition: str, seconds: float = 60) -> None:
+    """Wait until a JavaScript expression is true. The content policy of the page forbids `page.wait_for_function`."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(50)
+
+
 def serious_problems(page: Any) -> list[str]:
     """What axe-core finds on the page as it is now that is serious or critical."""
     page.evaluate(gzip.decompress(_AXE.read_bytes()).decode("utf-8"))

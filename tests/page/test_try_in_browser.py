@@ -23,6 +23,7 @@ from tests.page.browser import (
     page_server,
     screenshot,
     serious_problems,
+    wait_until,
 )
 from tests.tiny import picture
 
@@ -69,12 +70,13 @@ def files(tmp_path: Path) -> list[str]:
 
 def answered(page: Any, count: int) -> None:
     """Wait until so many answers have words that can be pointed at."""
-    page.wait_for_function(f"document.querySelectorAll('.answer:has(.word)').length === {count}")
+    wait_until(page, f"document.querySelectorAll('.answer:has(.word)').length === {count}")
 
 
 def test_captions_words_heat_maps_and_files(server: PageServer, browser: Any, files: list[str]) -> None:
     """All of it once: stream, point at words, beams, copy, save, code, remove; by keyboard where a keyboard can."""
     with opened(browser, server.url) as page:
+        page.locator("h1").wait_for()
         models = page.locator("fieldset input[type=checkbox]").count() or 1
         page.set_input_files("#try-files", files)
         answered(page, 2 * models)
@@ -98,10 +100,10 @@ def test_captions_words_heat_maps_and_files(server: PageServer, browser: Any, fi
 
         page.get_by_role("button", name="Beams").click()
         page.get_by_role("button", name="Caption again").click()
-        page.wait_for_function(f"document.querySelectorAll('.candidate').length === {2 * models * 3}")
+        wait_until(page, f"document.querySelectorAll('.candidate').length === {2 * models * 3}")
         answered(page, 2 * models)
         page.locator(".candidate").nth(1).click()
-        page.wait_for_function("document.querySelectorAll('.candidate')[1].getAttribute('aria-pressed') === 'true'")
+        wait_until(page, "document.querySelectorAll('.candidate')[1].getAttribute('aria-pressed') === 'true'")
 
         with page.expect_download() as download:
             page.get_by_role("button", name="JSON").click()
@@ -132,12 +134,13 @@ def test_paste_drop_and_camera(server: PageServer, browser: Any, files: list[str
               : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
             document.body.dispatchEvent(event);
         }"""
+        page.locator("h1").wait_for()
         for kind in ("paste", "drop"):
             page.evaluate(give, [kind, content])
         page.get_by_role("button", name="Use the camera").click()
-        page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+        wait_until(page, "document.querySelector('video')?.videoWidth > 0")
         page.get_by_role("button", name="Take it").click()
-        page.wait_for_function("document.querySelectorAll('.result').length === 3")
+        wait_until(page, "document.querySelectorAll('.result').length === 3")
         names = page.locator(".result .name").all_inner_texts()
         assert names == ["camera 1.jpg", "drop.png", "paste.png"]
 
