@@ -28,7 +28,7 @@ export async function mountPairs(element, tools, name, judge) {
         "button",
         { type: "button", class: "judge-caption", onclick: () => say(side), dataset: { answer: side } },
         el("span", { class: "judge-text" }),
-        el("span", { class: "judge-side", "aria-hidden": "true" }, el("kbd", { text: SIGNS[side] }), t(`judge.${side}`)),
+        el("span", { class: "judge-side" }, el("kbd", { text: SIGNS[side], "aria-hidden": "true" }), " ", t(`judge.${side}`)),
       ),
     ]),
   );
@@ -57,7 +57,6 @@ export async function mountPairs(element, tools, name, judge) {
       text.textContent = pair[side] || t("judge.empty");
       text.lang = pair.language === "zh" ? "zh-CN" : pair.language || "";
       text.dir = "auto";
-      captions[side].setAttribute("aria-label", `${t(`judge.${side}`)}: ${pair[side] || t("judge.empty")}`);
     }
     for (const choice of [captions.left, captions.right, ...ties]) {
       choice.setAttribute("aria-pressed", String(choice.dataset.answer === pair.answer));
