@@ -89,8 +89,9 @@ def test_captions_words_heat_maps_and_files(server: PageServer, browser: Any, fi
         assert heat.is_visible()
         brightness = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, 480, 480).data).size"
         assert heat.evaluate(brightness) > 20
-        page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.className").startswith("word")
+        if page.locator(".answer").first.locator(".word").count() > 1:  # the tiny model may say a single one
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement.className").startswith("word")
         page.get_by_label("Compare words").check()
         assert serious_problems(page) == []
 
@@ -171,7 +172,7 @@ def test_looks(server: PageServer, browser: Any, files: list[str], width: int, t
         screenshot(page, f"try-empty-{width}-{theme}-{language}")
         page.set_input_files("#try-files", files[:1])
         page.locator(".word").first.wait_for()
-        page.locator(".word").nth(1).focus()
+        page.locator(".word").last.focus()
         assert overflow(page) == 0
         assert serious_problems(page) == []
         small = page.evaluate(
