@@ -8,7 +8,6 @@ from threading import Lock
 from typing import TypeAlias, TypeVar
 
 from PIL import Image
-from tqdm import tqdm
 
 from imagecap.data.digest_cache import cached_facts, remember_facts
 from imagecap.data.identity import picture_digest
@@ -16,6 +15,7 @@ from imagecap.data.images import PictureError, decode_image, load_image, open_im
 from imagecap.data.locations import Location
 from imagecap.data.perceptual import difference_hash
 from imagecap.data.prefetch import prefetch
+from imagecap.data.progress import progress_bar
 from imagecap.data.records import PictureFacts
 
 Result = TypeVar("Result")
@@ -23,8 +23,6 @@ Facts: TypeAlias = dict[Location, PictureFacts | PictureError]
 
 # Pictures of at least this many pixels are decoded one at a time: eight of 100 megapixels would take several GB.
 LARGE_PIXELS = 16_000_000
-
-_SECONDS_BEFORE_PROGRESS = 2.0
 
 
 def digest_pictures(
@@ -50,19 +48,13 @@ def digest_pictures(
     results |= known_facts([path for path in paths if path not in results], max_pixels, hashed)
     unknown = [path for path in paths if path not in results]
     decoded: dict[Path, PictureFacts] = {}
-    bar = tqdm(
-        map_pictures(partial(_facts_of, hashed=hashed), unknown, max_pixels, threads),
-        total=len(unknown),
-        desc="checking pictures",
-        unit="picture",
-        delay=_SECONDS_BEFORE_PROGRESS,
-        disable=None if threads != 1 else True,  # one of several processes
-        leave=False,
-    )
-    for location, found in zip(unknown, bar, strict=True):
-        results[location] = found
-        if isinstance(location, Path) and not isinstance(found, PictureError):
-            decoded[location] = found
+    facts = map_pictures(partial(_facts_of, hashed=hashed), unknown, max_pixels, threads)
+    with progress_bar(len(unknown), "checking pictures", "picture", shown=threads != 1) as bar:
+        for location, found in zip(unknown, facts, strict=True):
+            results[location] = found
+            if isinstance(location, Path) and not isinstance(found, PictureError):
+                decoded[location] = found
+            bar.update()
     remember_facts(decoded)
     return [results[path] for path in paths]
 

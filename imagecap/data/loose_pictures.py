@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from imagecap.data.decoding import LARGE_PIXELS, Facts, digest_pictures, known_facts
 from imagecap.data.images import PictureError, open_image
 from imagecap.data.locations import Location
 from imagecap.data.processes import map_in_processes, num_processes, own_order
+from imagecap.data.progress import progress_bar
 from imagecap.data.records import PictureFacts
 
 _LEAST_FOR_PROCESSES = 4096  # pictures; fewer are decoded before processes would have started
 _CHUNK = 512  # pictures that a process decodes before their facts are kept
-_SECONDS_BEFORE_PROGRESS = 2.0
 
 
 def digest_loose_pictures(
@@ -37,14 +35,7 @@ def digest_loose_pictures(
     if len(unknown) >= _LEAST_FOR_PROCESSES and (processes > 1 or int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1):
         chunks = own_order([unknown[start : start + _CHUNK] for start in range(0, len(unknown), _CHUNK)])
         work = partial(_digest_small, max_pixels=max_pixels, hashed=hashed)
-        with tqdm(
-            total=len(unknown),
-            desc="checking pictures",
-            unit="picture",
-            delay=_SECONDS_BEFORE_PROGRESS,
-            disable=None,
-            leave=False,
-        ) as bar:
+        with progress_bar(len(unknown), "checking pictures", "picture") as bar:
             for each in map_in_processes(work, chunks, processes) if processes > 1 else map(work, chunks):
                 found |= each
                 bar.update(len(each))

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from imagecap.config import DataSettings
 from imagecap.data.data_sets import named
 from imagecap.data.decoding import digest_pictures
@@ -18,11 +16,11 @@ from imagecap.data.merging import merge
 from imagecap.data.part_cache import cached_unit, read_into_cache, remove_unused_parts
 from imagecap.data.parts import Part
 from imagecap.data.processes import map_in_processes, num_processes, own_order
+from imagecap.data.progress import progress_bar
 from imagecap.data.records import Problem, added
 from imagecap.data.samples import Samples
 from imagecap.data.units import Unit, read_unit
 
-_SECONDS_BEFORE_PROGRESS = 2.0
 _CHECKED = 8  # shards of which a picture is decoded to see that it is the one that was read before
 
 
@@ -77,14 +75,7 @@ def read_units(source: Source, settings: DataSettings, hashed: bool) -> list[Uni
         for number, shard in enumerate(shards)
     }
     missing = own_order([number for number, unit in units.items() if unit is None])
-    with tqdm(
-        total=len(missing),
-        desc="reading shards",
-        unit="shard",
-        delay=_SECONDS_BEFORE_PROGRESS,
-        disable=None,
-        leave=False,
-    ) as bar:
+    with progress_bar(len(missing), "reading shards", "shard") as bar:
         for number, unit in zip(missing, _read([shards[number] for number in missing], settings, hashed), strict=True):
             shard = shards[number]
             units[number] = unit or cached_unit(shard, settings, hashed=hashed) or read_unit(shard, settings, digest)

@@ -8,7 +8,7 @@ The text of a sample is `{bos?}{image}{prompt}\n{caption}{eos}`, or what the cha
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +149,10 @@ class ImageCaptioner(nn.Module):
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB pictures in float32 on the CPU; may be called from any thread."""
         return self._preprocessing(images)
+
+    def preprocess_one_by_one(self, images: Iterable[Image.Image], count: int) -> Tensor:
+        """`preprocess` of RGB pictures that come one after the other; see `Preprocessing.one_by_one`."""
+        return self._preprocessing.one_by_one(images, count)
 
     def visible_region(self, width: int, height: int) -> tuple[float, float, float, float] | None:
         """The part of an upright picture that the encoder sees; see `Preprocessing.visible_region`."""

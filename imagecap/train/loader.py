@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imagecap.data.prefetch import prefetch
@@ -85,8 +86,8 @@ class Loader:
         self.group = group or ProcessGroup()
         self.before = model.prompt_ids("").before
 
-    def pixels(self, picture: int, seen: int | None = None) -> Tensor:
-        """Read a picture; returns its pixel values `[3, height, width]`.
+    def picture(self, picture: int, seen: int | None = None) -> Image.Image:
+        """Read a picture, and change it at random if the settings say so.
 
         Args:
             picture: index of the picture in the plan.
@@ -98,7 +99,7 @@ class Loader:
             image = augment(
                 image, settings, np.random.default_rng([settings.train_seed, seen, picture, AUGMENTATION_STREAM])
             )
-        return self.model.preprocess([image])[0]
+        return image
 
     def micro_batch(
         self,
@@ -139,7 +140,8 @@ class Loader:
             hidden = token_dropout_mask(packed.captions, share, rngs)
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
-        pixels = torch.stack([self.pixels(pictures[place], seen[place]) for place in missing]) if missing else None
+        images = (self.picture(pictures[place], seen[place]) for place in missing)
+        pixels = self.model.preprocess_one_by_one(images, len(missing)) if missing else None
         # only copies from pinned memory are asynchronous
         pinned = self.model.device.type == "cuda"
         return MicroBatch(

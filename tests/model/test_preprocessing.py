@@ -45,6 +45,14 @@ def test_pixel_values_are_the_stock_ones(kind: str) -> None:
             assert found.dtype == torch.float32
             assert torch.equal(found, wanted)
         assert torch.equal(ours(pictures), torch.cat(expected))
+        assert torch.equal(ours.one_by_one(iter(pictures), len(pictures)), torch.cat(expected))
+
+
+def test_one_by_one_leaves_single_pictures_to_the_processor() -> None:
+    processor = PROCESSORS["SigLIP"]
+    pictures = [noise((50, 40), "L"), noise((40, 50)), noise((20, 30), "L")]
+    expected = torch.cat([stock(processor, [picture]) for picture in pictures])
+    assert torch.equal(Preprocessing(processor).one_by_one(iter(pictures), 3), expected)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_cached_features(tiny_model: ImageCaptioner, awkward: list[Sample], tmp_
         ...
     loader = Loader(tiny_model, plan, None, PIXELS)
     for picture in (1, 2):
-        store.add([plan.samples[picture].digest], step.encode(loader.pixels(picture)[None]))
+        store.add([plan.samples[picture].digest], step.encode(tiny_model.preprocess([loader.picture(picture)])))
     store.refresh()
     assert len(store.cache) == 2
     loss, expected, _ = step_of(tiny_model, awkward, None, batch_size=5)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -72,6 +73,8 @@ class PlainText:
             return [[] for _ in texts]
         found = iter(self._encode(spoken) if self._backend is None else self._encode_fast(self._backend, spoken))
         batch: list[list[int]] = [next(found) if text else [] for text in texts]
+        if self._special.keys().isdisjoint(chain.from_iterable(batch)):
+            return batch
         return [
             ids if self.special_token(text, ids) is None else self.ids(text)
             for text, ids in zip(texts, batch, strict=True)

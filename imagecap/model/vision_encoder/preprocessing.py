@@ -5,7 +5,7 @@ rescales and normalises every pixel in float64 and float32. Here the picture is 
 normalising are one look-up in a table of the 256 values of a byte.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,32 @@ class Preprocessing:
 
     def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Preprocess RGB pictures."""
-        arrays = [self._preprocess(picture) for picture in pictures]
-        if any(array is None for array in arrays):
+        sides = self._sides(*pictures[0].size) if pictures else None
+        if sides is None:
             return self._stock(pictures)
-        return torch.from_numpy(np.stack([array for array in arrays if array is not None]))
+        _, (width, height) = sides
+        pixels = np.empty((len(pictures), 3, height, width), np.float32)
+        if all(map(self._fill, pixels, pictures)):
+            return torch.from_numpy(pixels)
+        return self._stock(pictures)
+
+    def one_by_one(self, pictures: Iterable[Image.Image], count: int) -> Tensor:
+        """Preprocess RGB pictures that come one after the other, so that only one is in memory as a picture.
+
+        Args:
+            pictures: at least one.
+            count: how many they are.
+        """
+        pixels: Tensor | None = None
+        for number, picture in enumerate(pictures):
+            if pixels is None:
+                first = self([picture])[0]
+                pixels = first.new_empty(count, *first.shape)
+                pixels[0] = first
+            elif not self._fill(pixels[number].numpy(), picture):
+                pixels[number] = self._stock([picture])[0]
+        assert pixels is not None
+        return pixels
 
     def visible_region(self, width: int, height: int) -> tuple[float, float, float, float] | None:
         """The part of a picture that the pixel values show, the rest being cropped: left, top, width and height.
@@ -99,21 +121,27 @@ class Preprocessing:
         assert isinstance(pixels, Tensor)
         return pixels
 
-    def _preprocess(self, picture: Image.Image) -> NDArray[np.float32] | None:
-        """Resize, crop and normalise one picture: `[3, height, width]`; None where only the stock processor can."""
+    def _fill(self, values: NDArray[np.float32], picture: Image.Image) -> bool:
+        """Resize, crop and normalise one picture; False where only the stock processor can.
+
+        Args:
+            values: receives the pixel values, `[3, height, width]`.
+            picture: a picture.
+        """
         table, sides = self._table, self._sides(*picture.size)
         if table is None or picture.mode != "RGB" or sides is None:
-            return None
+            return False
+        (width, height), (crop_width, crop_height) = sides
+        if values.shape != (3, crop_height, crop_width):
+            return False
         if self._pads:
             picture = _padded(picture, self._processor.image_mean)
-        (width, height), (crop_width, crop_height) = sides
         top, left = (height - crop_height) // 2, (width - crop_width) // 2
         resized = np.asarray(picture.resize((width, height), resample=self._processor.resample))
         pixels = resized[top : top + crop_height, left : left + crop_width]
-        values = np.empty((3, crop_height, crop_width), dtype=np.float32)
         for channel in range(3):
             np.take(table[channel], pixels[..., channel], out=values[channel], mode="clip")
-        return values
+        return True
 
 
 def _padded(picture: Image.Image, mean: Sequence[float]) -> Image.Image:
