@@ -1,29 +1,38 @@
-"""What people prefer, as blind judgments found it: recorded in MLflow, and asked for by a promotion."""
+"""What people prefer, as blind judgments found it: recorded in MLflow, and asked for by a promotion.
+
+Each session of judgments is a run of its own. The tags of the versions pool all logged sessions of the two, so that
+nobody can choose the session that decides: each picture counts once, for the side that more judges prefer. Where a
+judge has judged a picture in several sessions, the last session counts.
+"""
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from imagecap.config import Settings
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json
+from imagecap.eval.preference import Choice, joint_preference
+from imagecap.files import atomic_write_json, read_json
+from imagecap.registry.evaluations import file_of_run
 from imagecap.registry.lineage import resolve_version
 from imagecap.registry.store import get_or_create_experiment
 from imagecap.registry.tracking import is_active_run, source_tags
 
 PREFERENCE = "imagecap.preference"
 """Tag of a version: how often it was preferred to another one, whose number follows after a full stop."""
+_RESULT = "judge/preference.json"  # artifact of a run
 
 
 def log_preference(client: Any, settings: Settings, result: Mapping[str, Any], run_id: str | None = None) -> str:
-    """Log the result of a session of judgments as an MLflow run, and write it into tags of the two versions.
+    """Log the result of a session of judgments as an MLflow run, and pool it with others in tags of the two versions.
 
     Args:
         client: MLflow's client.
         settings: its experiment is used.
-        result: `session`, `baseline`, `candidate` (model URIs or runs), `together`, `judges` and `agreement`.
+        result: `session`, `baseline`, `candidate` (model URIs or runs), `together`, `judges`, `agreement` and `pairs`
+            (`key` and the `choices` of every judge).
         run_id: the run of an earlier call for the same session, which is continued.
 
     Returns:
@@ -49,9 +58,9 @@ def log_preference(client: Any, settings: Settings, result: Mapping[str, Any], r
         if value is not None:
             client.log_metric(run_id, name, float(value), step=judgments)
     with tempfile.TemporaryDirectory(prefix="imagecap-") as folder:
-        file = Path(folder) / "preference.json"
+        file = Path(folder) / Path(_RESULT).name
         atomic_write_json(file, dict(result))
-        client.log_artifact(run_id, str(file), "judge")
+        client.log_artifact(run_id, str(file), str(Path(_RESULT).parent))
     client.set_terminated(run_id)
     _tag_versions(client, result, run_id)
     return run_id
@@ -61,7 +70,8 @@ def preference_over(client: Any, name: str, number: str, other: str) -> dict[str
     """Return how often a version was preferred to another one; None if nobody has judged the two.
 
     Returns:
-        `pictures`, `preferred`, `other`, `low`, `high`, `p_value`, `judges` and `run`.
+        `pictures`, `preferred`, `other`, `low`, `high`, `p_value`, `judges` (their number), and `runs`, those of the
+        sessions that are pooled in them.
     """
     text = client.get_model_version(name, number).tags.get(f"{PREFERENCE}.{other}")
     try:
@@ -99,7 +109,7 @@ def apply_preference(found: Mapping[str, Any] | None, pictures: int, champion: s
 
 
 def _tag_versions(client: Any, result: Mapping[str, Any], run_id: str) -> None:
-    """Write the preference into tags of both versions, each from its side; not where two runs were judged."""
+    """Write what all logged sessions say into tags of both versions, each from its side; not where runs were judged."""
     try:
         name, baseline = resolve_version(client, result["baseline"])
         other_name, candidate = resolve_version(client, result["candidate"])
@@ -107,18 +117,36 @@ def _tag_versions(client: Any, result: Mapping[str, Any], run_id: str) -> None:
         return
     if name != other_name:
         return
-    together = result["together"]
+    earlier = preference_over(client, name, candidate, baseline) or {}
+    runs = [run for run in earlier.get("runs", ()) if run != run_id and is_active_run(client, run)]
+    results = {run_id: result} | {run: read_json(file_of_run(client, run, _RESULT)) for run in runs}
+    judges = _pooled(client, (name, candidate), results.values())
+    together = joint_preference(judges)
     facts = {
-        "pictures": together["pictures"],
-        "p_value": together["p_value"],
-        "judges": len(result["judges"]),
-        "run": run_id,
+        "pictures": together.pictures,
+        "p_value": together.p_value,
+        "judges": len(judges),
+        "runs": [*runs, run_id],
     }
-    low, high = together["low"], together["high"]
+    low, high = together.low, together.high
     sides = (
-        (candidate, baseline, "candidate", "baseline", low, high),
-        (baseline, candidate, "baseline", "candidate", 1 - high, 1 - low),
+        (candidate, baseline, together.candidate, together.baseline, low, high),
+        (baseline, candidate, together.baseline, together.candidate, 1 - high, 1 - low),
     )
     for number, other, own, theirs, lowest, highest in sides:
-        value = facts | {"preferred": together[own], "other": together[theirs], "low": lowest, "high": highest}
+        value = facts | {"preferred": own, "other": theirs, "low": lowest, "high": highest}
         client.set_model_version_tag(name, number, f"{PREFERENCE}.{other}", json.dumps(value))
+
+
+def _pooled(
+    client: Any, candidate: tuple[str, str], results: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, Choice]]:
+    """The choices of all sessions by judge and picture, with `candidate` (name and number) on the candidate's side."""
+    swapped: dict[str, Choice] = {"baseline": "candidate", "candidate": "baseline"}
+    judges: dict[str, dict[str, Choice]] = {}
+    for result in sorted(results, key=lambda each: str(each["session"])):
+        same = resolve_version(client, result["candidate"]) == candidate
+        for pair in result["pairs"]:
+            for judge, choice in pair["choices"].items():
+                judges.setdefault(judge, {})[pair["key"]] = choice if same else swapped.get(choice, choice)
+    return judges

@@ -16,16 +16,21 @@ from imagecap.registry.promotion import Decision, decide
 from imagecap.registry.store import connect
 
 
-def result(name: str, candidate: int, baseline: int, ties: int = 0) -> dict[str, Any]:
-    choices: list[Choice] = ["candidate"] * candidate + ["baseline"] * baseline + ["both"] * ties
-    judges = {"ann": {str(place): choice for place, choice in enumerate(choices)}}
+def result(
+    name: str, preferred: int, other: int, ties: int = 0, *, judge: str = "ann", first: int = 0, **changes: str
+) -> dict[str, Any]:
+    """A session in which somebody has judged pictures from `first` on, and preferred the candidate to the other."""
+    choices: list[Choice] = ["candidate"] * preferred + ["baseline"] * other + ["both"] * ties
+    judges = {judge: {str(place): choice for place, choice in enumerate(choices, first)}}
     return {
         "session": "20260101-000000",
         "baseline": f"models:/{name}/1",
         "candidate": f"models:/{name}/2",
         "together": joint_preference(judges).to_dict(),
-        "judges": {"ann": preference_of(choices).to_dict()},
+        "judges": {judge: preference_of(choices).to_dict()},
         "agreement": {"kappa": None},
+        "pairs": [{"key": key, "choices": {judge: choice}} for key, choice in judges[judge].items()],
+        **changes,
     }
 
 
@@ -53,7 +58,7 @@ def test_result_is_a_run_and_a_tag_of_both_versions(client: Any, request: pytest
     new, old = preference_over(client, name, "2", "1"), preference_over(client, name, "1", "2")
     assert new is not None
     assert old is not None
-    assert (new["preferred"], new["other"], new["run"]) == (18, 4, run)
+    assert (new["preferred"], new["other"], new["runs"]) == (18, 4, [run])
     assert (old["preferred"], old["other"]) == (4, 18)
     assert (old["low"], old["high"]) == pytest.approx((1 - new["high"], 1 - new["low"]))
     # more judgments of the same session continue the run
@@ -62,6 +67,31 @@ def test_result_is_a_run_and_a_tag_of_both_versions(client: Any, request: pytest
     assert again is not None
     assert again["preferred"] == 20
     assert preference_over(client, name, "2", "9") is None
+
+
+def test_sessions_of_two_versions_are_pooled(client: Any, request: pytest.FixtureRequest) -> None:
+    name = request.node.name
+    first = log_preference(client, Settings(), result(name, 12, 3))
+
+    def found() -> tuple[int, int, int, int]:
+        told = preference_over(client, name, "2", "1")
+        assert told is not None
+        return told["preferred"], told["other"], told["pictures"], told["judges"]
+
+    # five pictures again by Ann, of which the later session counts, and ten others; the versions have changed sides
+    swapped = {"baseline": f"models:/{name}/2", "candidate": f"models:/{name}/1", "session": "20260102-000000"}
+    second = log_preference(client, Settings(), result(name, 15, 0, first=10, **swapped))
+    assert found() == (10, 15, 25, 1)
+    # Ben thinks otherwise about two pictures, which are split
+    third = log_preference(client, Settings(), result(name, 0, 2, judge="ben", session="20260103-000000"))
+    assert found() == (8, 15, 25, 2)
+    old = preference_over(client, name, "1", "2")
+    assert old is not None
+    assert (old["preferred"], old["other"], old["runs"]) == (15, 8, [first, second, third])
+    # a run that was deleted counts no more, and one that goes on counts once
+    client.delete_run(second)
+    log_preference(client, Settings(), result(name, 13, 3), first)
+    assert found() == (11, 3, 16, 2)
 
 
 def test_runs_are_logged_without_tags_and_nothing_is_refused(client: Any, request: pytest.FixtureRequest) -> None:
@@ -95,10 +125,10 @@ def test_promotion_asks_people(client: Any, place: Path, request: pytest.Fixture
         assert not undecided.promoted
         assert "preferred on 14 of 26 pictures that were not tied" in undecided.reason
         assert "must be above 50 %" in undecided.reason
-        log_preference(client, settings, result(name, 20, 4, 6))
+        log_preference(client, settings, result(name, 40, 4, 6, judge="ben", first=30))
         preferred = decide(client, name, "2", place, settings)
         assert preferred.promoted
-        assert "preferred on 20 of 24 pictures" in preferred.reason
+        assert "preferred on 54 of 70 pictures" in preferred.reason
         assert str(client.get_model_version_by_alias(name, "champion").version) == "2"
 
 
