@@ -126,9 +126,10 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
-        send = _with_headers(send)
+        send = _with_headers(send, clear_text=self._access.token is not None)
+        plain = scope["path"] == "/"  # a person reads it in a browser
         if refusal is not None:
-            await _answer(send, *refusal)
+            await _answer(send, *refusal, plain=plain)
             return
         if self._access.token is not None and not self._knows_token(headers):
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
@@ -136,7 +137,8 @@ class Guard:
                 cookie = f"{self._access.cookie}={self._access.token}; HttpOnly; SameSite=Strict; Path=/"
                 await _answer(send, 303, "", {"location": "/", "set-cookie": cookie})
                 return
-            await _answer(send, 401, "this page needs the token: open the address that the command has printed")
+            sentence = "this page needs the token: open the address that the command has printed"
+            await _answer(send, 401, sentence, plain=plain)
             return
         await self._app(scope, _Limited(receive, self._most_bytes), send)
 
@@ -202,13 +204,17 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, *, clear_text: bool) -> Send:
+    """Add the headers; over clear text, without the one that browsers then ignore and report as an error."""
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             # A document of its own, such as a report, may have a policy that gives it an origin of its own.
             own = headers.get("content-security-policy", "").startswith("sandbox")
             for name, value in _HEADERS.items():
+                if name == "cross-origin-opener-policy" and clear_text:
+                    continue
                 if name in ("content-security-policy", "x-frame-options") and own:
                     continue
                 if name == "cache-control":
@@ -220,9 +226,12 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _answer(send: Send, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
-    body = json.dumps({"error": sentence}).encode() if sentence else b""
-    fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+async def _answer(
+    send: Send, status: int, sentence: str, headers: dict[str, str] | None = None, *, plain: bool = False
+) -> None:
+    body = (sentence if plain or not sentence else json.dumps({"error": sentence})).encode()
+    kind = "text/plain; charset=utf-8" if plain else "application/json"
+    fields = {"content-type": kind, "content-length": str(len(body)), **(headers or {})}
     encoded = [(name.encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})

@@ -90,6 +90,10 @@ def test_token_where_other_machines_reach_the_page(client: Client) -> None:
     page = client(access)
     for path in ("/", "/api/page", "/static/shell.js", "/?token=wrong", "/?token=", "/?token=%C3%A4"):
         assert page.get(path).status_code == 401, path
+    told = page.get("/")
+    assert told.headers["content-type"].startswith("text/plain")
+    assert told.text.startswith("this page needs the token")
+    assert "cross-origin-opener-policy" not in told.headers  # which browsers report as an error over clear text
     assert page.get("/api/page", headers={"authorization": "Bearer wrong"}).status_code == 401
     assert page.get("/api/page", headers={"cookie": f"{access.cookie}=wrong"}).status_code == 401
     assert page.get(f"/api/page?token={access.token}").status_code == 401  # addresses end up in logs
@@ -133,6 +137,7 @@ def test_headers(client: Client) -> None:
         assert not [word for word in policy.split() if word.startswith("http") or word == "*"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
     assert page.get("/api/page").headers["cache-control"] == "no-store"
 
 
