@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,18 @@ def chromium_path() -> str:
 
 
 class PageServer:
-    """`run.py page` in a process of its own, which can be killed and started again at the same port."""
+    """`run.py page` in a process of its own, which can be killed and started again at the same port.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    Args:
+        folder: its working directory. The `run.py` there is run, else that of this repository.
+        arguments: further ones.
+        environment: its variables; None: those of this process.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.folder, self.arguments, self.port = folder, arguments, 0
+        self.root = folder if (folder / "run.py").is_file() else ROOT
+        self.environment = {**(os.environ if environment is None else environment), "PYTHONPATH": str(self.root)}
         self.start()
 
     def start(self, seconds: float = 300) -> None:
@@ -47,9 +55,9 @@ class PageServer:
         log = self.folder / "page-server.log"
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run.py"), "page", "--port", str(self.port), *self.arguments],
+                [sys.executable, str(self.root / "run.py"), "page", "--port", str(self.port), *self.arguments],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -85,9 +93,9 @@ class PageServer:
 
 
 @contextmanager
-def page_server(folder: Path, *arguments: str) -> Iterator[PageServer]:
-    """Run `run.py page` in a folder with further arguments, at a free port."""
-    server = PageServer(folder, *arguments)
+def page_server(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[PageServer]:
+    """Run `run.py page` at a free port; see `PageServer`."""
+    server = PageServer(folder, *arguments, environment=environment)
     try:
         yield server
     finally:
@@ -150,10 +158,13 @@ def opened(
     assert hosts - {""} == {urlsplit(url).netloc}  # "" has blob: and data:
 
 
-def wait_until(page: Any, condition: str, seconds: float = 60) -> None:
-    """Wait until a JavaScript expression is true. The content policy of the page forbids `page.wait_for_function`."""
+def wait_until(page: Any, condition: str, value: Any = None, seconds: float = 60) -> None:
+    """Wait until a JavaScript expression, or a function of `value`, is true.
+
+    The content policy of the page forbids `page.wait_for_function`.
+    """
     deadline = time.monotonic() + seconds
-    while not page.evaluate(condition):
+    while not page.evaluate(condition, value):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(50)
 

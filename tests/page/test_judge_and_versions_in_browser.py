@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from imagecap.page.judge.store import JudgmentStore
 from imagecap.page.security import new_access
 from imagecap.registry.preference import preference_over
 from imagecap.registry.store import connect
-from tests.page.browser import NARROW, WIDE, chromium, opened, overflow, screenshot, serious_problems
+from tests.page.browser import NARROW, WIDE, chromium, opened, overflow, screenshot, serious_problems, wait_until
 from tests.page.checkout_with_versions import make_checkout
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.long
 
 
 @dataclass(frozen=True)
@@ -74,26 +73,22 @@ def shots(browser: Any, url: str, name: str, ready: str) -> None:
             page.wait_for_load_state("networkidle")
             assert overflow(page) == 0, (name, width)
             assert serious_problems(page) == [], (name, width)
+            narrow = "cells => cells.filter((cell) => cell.scrollHeight > 70).length"
+            assert page.locator("td.number").evaluate_all(narrow) == 0, (name, width)  # numbers are in one line
             screenshot(page, f"{name}-{width}-{theme}")
-
-
-def until(page: Any, condition: str, value: Any = None) -> None:
-    """Wait for a condition in JavaScript. Playwright's own way compiles it in the page, which the page forbids."""
-    deadline = time.monotonic() + 60
-    while not page.evaluate(condition, value):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.02)
 
 
 def judge_all(page: Any, right: dict[frozenset[str], str], ties: int) -> None:
     """Press a key for each of 30 pairs: the side that `right` has for the pair, and "both" for the first `ties`."""
     for place in range(30):
-        until(page, "n => document.querySelector('.judge-where').textContent.includes(`Picture ${n} of`)", place + 1)
+        wait_until(
+            page, "n => document.querySelector('.judge-where').textContent.includes(`Picture ${n} of`)", place + 1
+        )
         left, other = page.locator(".judge-caption .judge-text").all_inner_texts()
         best = right[frozenset({left, other})]
         page.keyboard.press("ArrowUp" if place < ties else "ArrowLeft" if left == best else "ArrowRight")
         if place < 29:
-            until(page, "n => document.querySelector('progress').value === n", place + 1)
+            wait_until(page, "n => document.querySelector('progress').value === n", place + 1)
     page.wait_for_selector(".judge-finished:not([hidden])")
 
 
@@ -115,10 +110,10 @@ def test_two_judges_judge_thirty_pairs_by_keyboard(browser: Any, served: Served)
         assert set(told["pairs"][0]) == {"key", "place", "language", "left", "right", "answer"}
         judge_all(page, right, ties=3)
         page.keyboard.press("Backspace")  # the last but one again, with another answer and back
-        until(page, "document.querySelector('.judge-where').textContent.includes('Picture 29')")
+        wait_until(page, "document.querySelector('.judge-where').textContent.includes('Picture 29')")
         kept = store.judgments(name)["Ann"]
         page.keyboard.press("ArrowDown")
-        until(page, "document.querySelector('[data-answer=neither]').ariaPressed === 'true'")
+        wait_until(page, "document.querySelector('[data-answer=neither]').ariaPressed === 'true'")
         assert sum(each.answer == "neither" for each in store.judgments(name)["Ann"].values()) == 1
         assert len(kept) == 30
     shots(browser, f"{served.url}#judge/{name}", "judge-pair", ".judge-pair")
@@ -128,7 +123,7 @@ def test_two_judges_judge_thirty_pairs_by_keyboard(browser: Any, served: Served)
         page.wait_for_selector(".judge-pair")
         assert page.inner_text(".judge-question") == "哪一句描述更好？"
         page.evaluate("document.getElementById('language').click()")
-        until(page, "document.querySelector('.judge-question')?.textContent.startsWith('Which')")
+        wait_until(page, "document.querySelector('.judge-question')?.textContent.startsWith('Which')")
         judge_all(page, right, ties=0)
         page.keyboard.press("Enter")  # the focus is on the way to the result
         page.wait_for_selector(".judge-verdict")
@@ -155,12 +150,12 @@ def test_two_versions_are_looked_at_and_compared(browser: Any, served: Served) -
         page.wait_for_selector(".versions-cards img")
         assert page.locator(".versions-card").count() == 24
         page.get_by_role("button", name="Show more").click()
-        until(page, "document.querySelectorAll('.versions-card').length > 24")
+        wait_until(page, "document.querySelectorAll('.versions-card').length > 24")
         page.get_by_role("link", name="Version 2").first.click()
         page.wait_for_selector(".versions-charts svg")
         assert page.locator(".versions-charts path").count() == 2
         page.get_by_label("Find in captions, references, names").first.fill("007.jpg")
-        until(page, "document.querySelectorAll('.versions-card').length === 1")
+        wait_until(page, "document.querySelectorAll('.versions-card').length === 1")
         image = page.locator(".versions-card img")
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 224
     # the report is shown, and its script can reach nothing

@@ -119,7 +119,7 @@ function helperCard(tools, actions, commands) {
 function finishCard(tools, actions, commands) {
   const { t, api } = tools;
   const buttons = el("div", { class: "toolbar" });
-  const result = el("p", { role: "status" });
+  const result = el("p", { class: "correct-written", role: "status" });
   const train = button(t("correct.train.start"), { class: "main", onclick: () => start() });
   const no = el("p", { class: "soft", text: t("correct.train.no") });
 

@@ -44,6 +44,7 @@ async function request(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new Refused(t("shell.offline"), 0);
   }
+  document.querySelectorAll(".toast.offline").forEach((each) => each.remove()); // the server answers again
   if (!response.ok) {
     const content = await response.json().catch(() => ({}));
     throw new Refused(content.error || `${response.status} ${response.statusText}`, response.status);
@@ -80,6 +81,7 @@ function toast(text, kind = "", action = null) {
     action && el("button", { type: "button", class: "quiet", text: action.text, onclick: () => (close(), action.run()) }),
     el("button", { type: "button", class: "quiet icon-button", "aria-label": t("shell.close"), onclick: close }, icon(ICONS.close)),
   );
+  message.classList.toggle("offline", text === t("shell.offline"));
   document.getElementById("toasts").append(message);
   if (kind !== "bad") setTimeout(close, action ? 10000 : 5000);
 }
