@@ -20,7 +20,8 @@ def result(
     name: str, preferred: int, other: int, ties: int = 0, *, judge: str = "ann", first: int = 0, **changes: str
 ) -> dict[str, Any]:
     """A session in which somebody has judged pictures from `first` on, and preferred the candidate to the other."""
-    choices: list[Choice] = ["candidate"] * preferred + ["baseline"] * other + ["both"] * ties
+    counts: dict[Choice, int] = {"candidate": preferred, "baseline": other, "both": ties}
+    choices = [choice for choice, count in counts.items() for _ in range(count)]
     judges = {judge: {str(place): choice for place, choice in enumerate(choices, first)}}
     return {
         "session": "20260101-000000",
@@ -80,7 +81,7 @@ def test_sessions_of_two_versions_are_pooled(client: Any, request: pytest.Fixtur
 
     # five pictures again by Ann, of which the later session counts, and ten others; the versions have changed sides
     swapped = {"baseline": f"models:/{name}/2", "candidate": f"models:/{name}/1", "session": "20260102-000000"}
-    second = log_preference(client, Settings(), result(name, 15, 0, first=10, **swapped))
+    second = log_preference(client, Settings(), result(name, 15, 0, first=10) | swapped)
     assert found() == (10, 15, 25, 1)
     # Ben thinks otherwise about two pictures, which are split
     third = log_preference(client, Settings(), result(name, 0, 2, judge="ben", session="20260103-000000"))
