@@ -27,6 +27,7 @@ from pipelines.dvc_command import dvc_status, run_dvc
 from pipelines.integrity import check_cache
 from pipelines.overrides import apply_overrides
 from pipelines.processes import end_like_sigterm
+from pipelines.sharing import push_outputs, reproduce_flags, shares_outputs
 from pipelines.shell import CommandFailed, stream
 
 prepare_environment()  # before a flow starts: Prefect's temporary server is on this machine
@@ -111,10 +112,15 @@ def dvc_stage(stage: str) -> State[None]:
     Returns:
         A state with the message "ran", "unchanged" (state Skipped), or "restored" from DVC's cache of earlier runs.
     """
-    if dvc_status(stage, ROOT) == {}:
+    unchanged = dvc_status(stage, ROOT) == {}
+    if unchanged and not shares_outputs():
         return Completed(name="Skipped", message="unchanged")
     with ProgressArtifact(stage) as progress:
-        ran = run_dvc(["repro", "--single-item", stage], _logger(progress), ROOT)
+        log = _logger(progress)
+        ran = False if unchanged else run_dvc(["repro", *reproduce_flags(), "--single-item", stage], log, ROOT)
+        push_outputs(stage, log, ROOT)  # also in a further attempt, after the remote did not answer
+    if unchanged:
+        return Completed(name="Skipped", message="unchanged")
     return Completed(message="ran") if ran else Completed(name="Restored", message="restored")
 
 

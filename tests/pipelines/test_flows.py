@@ -117,6 +117,27 @@ def test_dvc_says_what_became_of_a_stage(pipeline: Path) -> None:
         assert (pipeline / "model" / "result").read_text() == "train1"
 
 
+def test_what_one_machine_made_is_restored_on_another(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dvc = [sys.executable, "-m", "dvc"]
+    metric = "    outs: [prepared]\n    metrics: [score.json: {cache: false}]\n"  # of which dvc push takes none
+    (pipeline / "dvc.yaml").write_text(PIPELINE.replace("    outs: [prepared]\n", metric))
+    with (pipeline / "stage.py").open("r+") as file:
+        file.write(STAGE.replace("    Path(out).mkdir", "    Path('score.json').write_text('1')\n    Path(out).mkdir"))
+    subprocess.run([*dvc, "remote", "add", "-q", "-d", "own", str(pipeline / "remote")], cwd=pipeline, check=True)
+    with disable_run_logger():
+        assert tasks.dvc_stage.fn("prepare").message == "ran"
+        assert not (pipeline / "remote").exists(), "nothing is shared unless it is wanted"
+        monkeypatch.setenv("IMAGECAP_SHARE_OUTPUTS", "true")
+        assert tasks.dvc_stage.fn("prepare").message == "unchanged", "pushed, as after a push that failed"
+        for folder in (pipeline / ".dvc" / "cache", pipeline / "prepared"):
+            shutil.rmtree(folder)
+        for file in ("dvc.lock", "score.json"):
+            (pipeline / file).unlink()
+        assert tasks.dvc_stage.fn("prepare").message == "restored"
+        assert (pipeline / "prepared" / "result").read_text() == "prepare1"
+        assert (pipeline / "score.json").read_text() == "1"
+
+
 def test_a_stage_that_fails_says_why_and_with_which_status(pipeline: Path) -> None:
     (pipeline / "broken").touch()
     with (
