@@ -1,7 +1,7 @@
 """`reduced_decoding`: a captioner that was trained on JPEGs decoded at reduced scale captions them so as well."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,19 @@ def samples(tmp_path: Path) -> list[Sample]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]:
     """Sizes of the pictures that a captioner preprocesses."""
     sizes: set[tuple[int, int]] = set()
-    real = ImageCaptioner.preprocess
+    at_once, one_by_one = ImageCaptioner.preprocess, ImageCaptioner.preprocess_one_by_one
 
     def preprocess(self: ImageCaptioner, images: Sequence[Image.Image]) -> Tensor:
         sizes.update(image.size for image in images)
-        return real(self, images)
+        return at_once(self, images)
+
+    def preprocess_one_by_one(self: ImageCaptioner, images: Iterable[Image.Image], count: int) -> Tensor:
+        pictures = list(images)
+        sizes.update(image.size for image in pictures)
+        return one_by_one(self, pictures, count)
 
     monkeypatch.setattr(ImageCaptioner, "preprocess", preprocess)
+    monkeypatch.setattr(ImageCaptioner, "preprocess_one_by_one", preprocess_one_by_one)
     return sizes
 
 
