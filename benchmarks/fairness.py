@@ -84,13 +84,14 @@ def main() -> None:
         others = Load(server.port, large, clients)
         time.sleep(WARM_UP_SECONDS)
         beside, memory = measure(server, small, arguments.seconds)
-        server.stop()
+        server.stop(seconds=5)
         others.stop()
     before, after = ([1000 * quantile(each.latencies[200], share) for share in (0.5, 0.99)] for each in (alone, beside))
     print(f"alone: p50 {before[0]:.0f} ms, p99 {before[1]:.0f} ms, {first_memory / MB:.0f} MB; {statuses(alone)}")
     print(
         f"beside large requests: p50 {after[0]:.0f} ms ({after[0] / before[0]:.1f} times), p99 {after[1]:.0f} ms "
-        f"({after[1] / before[1]:.1f} times), {memory / MB:.0f} MB; {statuses(beside)}"
+        f"({after[1] / before[1]:.1f} times), {memory / MB:.0f} MB "
+        f"({(memory - first_memory) / MB:+.0f} MB); {statuses(beside)}"
     )
     print(f"large requests: {statuses(others)} (0: the server was stopped)")
 

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from benchmarks import captioners, machine
 from imagecap.config import GenerateSettings
 
@@ -111,14 +113,14 @@ class Server:
         except OSError:
             return False
 
-    def stop(self) -> None:
-        """Terminate the server and its workers; kill them if requests keep them for a minute."""
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+    def stop(self, seconds: float = 60) -> None:
+        """Terminate the server and its workers; kill those that requests keep for so long."""
+        processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+        os.killpg(self.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(processes, timeout=seconds)
+        for process in alive:
+            process.kill()
+        self._process.wait()
 
 
 def free_port() -> int:

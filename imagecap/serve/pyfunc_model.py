@@ -50,9 +50,10 @@ from imagecap.serve.request import (
     read_parameters,
 )
 from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_id
+from imagecap.serve.request_threads import arrived_at
 from imagecap.serve.scheduler import Scheduler, Timing
 from imagecap.serve.served_version import model_folder, registered_version
-from imagecap.serve.server_process import end_process, return_freed_memory, widen_thread_pool
+from imagecap.serve.server_process import end_process, return_freed_memory, set_request_threads
 from imagecap.serve.waiting import RequestEnded
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CaptionModel(PythonModel):
         self._monitor = open_monitor(server.metrics_port)
         if server.is_server:
             return_freed_memory()
-            widen_thread_pool()
+            set_request_threads()
         self._on_death = end_process if server.is_server else None
         self._reader = PictureReader(self._limits)
         scheduler = self._load(checkpoint)
@@ -201,7 +202,7 @@ class CaptionModel(PythonModel):
         return frame
 
     def _predict(self, scheduler: Scheduler, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
-        deadline = time.monotonic() + self._timeout
+        deadline = arrived_at() + self._timeout
         if not isinstance(table, pd.DataFrame):
             raise ImageCapError(f"expected a table with the column 'image', not {type(table).__name__}")
         settings, prompt = read_parameters(params, self._defaults, self._limits)

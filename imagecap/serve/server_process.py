@@ -7,12 +7,10 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-# MLflow calls the model in the default threads of the event loop, which are the number of cores + 4. A few requests
-# with many large pictures would take all of them, and others would wait unseen.
-_REQUEST_THREADS = 32
+from imagecap.serve.request_threads import RequestThreads
+
 _FIRST_WAIT, _MOST_WAIT = 0.05, 60.0  # seconds between looks for the event loop, and until there will be none
 
 # Parameters of glibc's `mallopt`, from malloc.h.
@@ -21,18 +19,18 @@ _MAPPED_BYTES = 8 << 20  # blocks from this size on are returned when they are f
 _ARENAS = 4
 
 
-def widen_thread_pool() -> None:
-    """Give the event loop of the server more threads.
+def set_request_threads() -> None:
+    """Let the event loop of the server handle requests in `RequestThreads`.
 
     With one worker, uvicorn loads the model before its event loop runs. A thread then waits for the loop.
     """
     try:
-        asyncio.get_running_loop().set_default_executor(_new_pool())
+        asyncio.get_running_loop().set_default_executor(RequestThreads())
     except RuntimeError:  # no event loop runs yet
-        threading.Thread(target=_widen_when_running, name="imagecap-thread-pool", daemon=True).start()
+        threading.Thread(target=_set_when_running, name="imagecap-thread-pool", daemon=True).start()
 
 
-def _widen_when_running() -> None:
+def _set_when_running() -> None:
     started = time.monotonic()
     wait = _FIRST_WAIT
     while time.monotonic() < started + _MOST_WAIT:
@@ -41,14 +39,10 @@ def _widen_when_running() -> None:
         loops = [found for found in gc.get_objects() if issubclass(type(found), asyncio.AbstractEventLoop)]
         running = [loop for loop in loops if loop.is_running()]
         for loop in running:
-            loop.call_soon_threadsafe(loop.set_default_executor, _new_pool())
+            loop.call_soon_threadsafe(loop.set_default_executor, RequestThreads())
         if running:
             return
         wait *= 2
-
-
-def _new_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_REQUEST_THREADS, thread_name_prefix="imagecap-request")
 
 
 def return_freed_memory() -> None:

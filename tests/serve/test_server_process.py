@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from imagecap.serve.server_process import widen_thread_pool
+from imagecap.serve.server_process import set_request_threads
 
 _DECODE = """\
 import threading
@@ -48,7 +48,7 @@ def test_many_requests_run_at_once_whether_the_model_is_loaded_before_or_in_the_
 
     async def serve() -> bool:
         if not before:
-            widen_thread_pool()
+            set_request_threads()
         for _ in range(20):
             if all(await asyncio.gather(*(asyncio.to_thread(wait) for _ in range(32)))):
                 return True
@@ -56,5 +56,5 @@ def test_many_requests_run_at_once_whether_the_model_is_loaded_before_or_in_the_
         return False
 
     if before:
-        widen_thread_pool()
+        set_request_threads()
     assert asyncio.run(serve())
