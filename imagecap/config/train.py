@@ -70,6 +70,12 @@ class TrainSettings(Section):
         le=MOST,
         changes_results=False,
     )
+    shard_model: bool = setting(
+        False,
+        "divide weights, gradients and AdamW's moments among the processes of torchrun (FSDP2), for models that do not "
+        "fit one device with them; one process trains as without it",
+        changes_results=False,
+    )
     gradient_checkpointing: bool = setting(
         False, "recompute the language model's activations in the backward pass: slower, with less memory"
     )
@@ -142,6 +148,15 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "TrainSettings":
+        alone = {
+            "cider_epochs": self.cider_epochs,
+            "best_by CIDEr": self.best_by == "CIDEr",
+            "projector_epochs": self.projector_epochs,
+            "batch_tokens": self.batch_tokens,
+        }
+        refused = [name for name, value in alone.items() if value]
+        if self.shard_model and refused:
+            raise ValueError(f"shard_model does not work with {refused[0]}: leave out one of them")
         if self.patience is not None and self.best_by is None:
             raise ValueError("patience needs best_by, which says what is to get better")
         if self.cider_epochs and self.best_by == "val_loss":

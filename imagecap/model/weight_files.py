@@ -46,13 +46,14 @@ class SafetensorsFile:
     Args:
         path: the file.
         layout: shape and dtype of every tensor, by name.
+        metadata: of the file.
     """
 
-    def __init__(self, path: Path, layout: Mapping[str, Tensor]) -> None:
+    def __init__(self, path: Path, layout: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         self._layout = layout
         self._offsets: dict[str, int] = {}
         order = list(_DTYPES)
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
         end = 0
         for name in sorted(layout, key=lambda name: (order.index(layout[name].dtype), name)):
             self._offsets[name], end = end, end + layout[name].nbytes
@@ -86,6 +87,17 @@ class SafetensorsFile:
         self._file.close()
 
 
+def is_divided(tensor: Any) -> bool:
+    """Whether each process holds a part of the tensor (`DTensor`)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Any) -> Tensor:
+    """The tensor, gathered if it is divided among processes, all of which must call this."""
+    gathered: Tensor = tensor.full_tensor() if is_divided(tensor) else tensor
+    return gathered
+
+
 @dataclass(frozen=True)
 class _Weight:
     """A weight of the model, and the layer whose adapter is added to it, if there is one."""
@@ -94,7 +106,7 @@ class _Weight:
     adapted: Any = None
 
     def read(self) -> Tensor:
-        return self.value if self.adapted is None else merged_weight(self.adapted)
+        return whole(self.value) if self.adapted is None else merged_weight(self.adapted)
 
 
 class WeightFiles:
@@ -152,6 +164,12 @@ class WeightFiles:
             index = {"metadata": {"total_parameters": total, **split.metadata}, "weight_map": split.tensor_to_filename}
             (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
+    def take_part(self) -> None:
+        """Take part in a `write` by another process, of a model that is divided among them (`shard_model`)."""
+        for group in self._groups:
+            for weight in group.values():
+                weight.read()
+
     def _as_stored(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         from transformers.core_model_loading import revert_weight_conversion
 
@@ -168,7 +186,13 @@ def _weights(llava: Any) -> dict[str, _Weight]:
 
     ignored = set(llava._keys_to_ignore_on_save or ())
     state = {name: tensor for name, tensor in llava.state_dict().items() if name not in ignored}
-    state = remove_tied_weights_from_state_dict(state, llava)
+    # Ties are found by the addresses of weights. A weight that is divided among processes may have none here.
+    marks = {id(weight): torch.zeros(1) for weight in llava.parameters()}
+    if any(map(is_divided, state.values())):
+        untied = {name: marks.get(id(llava.get_parameter_or_buffer(name)), torch.zeros(1)) for name in state}
+        state = {name: state[name] for name in remove_tied_weights_from_state_dict(untied, llava)}
+    else:
+        state = remove_tied_weights_from_state_dict(state, llava)
     adapted = {f"{name}.base_layer.weight": layer for name, layer in adapter_layers(llava).items()}
     return {
         name.replace(".base_layer.", "."): _Weight(tensor, adapted.get(name))
@@ -178,7 +202,8 @@ def _weights(llava: Any) -> dict[str, _Weight]:
 
 
 def _on_meta(weights: Mapping[str, _Weight]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(weight.value, device="meta") for name, weight in weights.items()}
+    values = {name: weight.value for name, weight in weights.items()}
+    return {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in values.items()}
 
 
 def _grouped(weights: dict[str, _Weight]) -> list[dict[str, _Weight]]:

@@ -24,6 +24,7 @@ from imagecap.train.packing import Branch, pack
 from imagecap.train.plan import Plan
 from imagecap.train.room import disk_space
 from imagecap.train.setup import TrainingSetup, prepare_training
+from imagecap.train.sharding import require_shardable, whole_bytes
 
 _MB = 1e6
 _EXAMPLE = 8  # processes whose memory is shown where there is only one
@@ -54,10 +55,15 @@ class Memory:
     def total(self) -> int:
         return self.weights + self.gradients + self.moments + self.activations + self.recomputed + self.logits
 
-    def sharded(self, processes: int) -> int:
-        """What each process would need if it held only its share of weights, gradients and moments."""
+    def sharded(self, processes: int, whole: int = 0) -> int:
+        """What each process needs if it holds only its share of weights, gradients and moments.
+
+        Args:
+            processes: number of processes.
+            whole: what each of them holds besides, such as the weights of the block that computes.
+        """
         shared = self.weights + self.gradients + self.moments
-        return self.total - shared + -(-shared // processes)
+        return self.total - shared + -(-shared // processes) + whole
 
 
 def dry_run(
@@ -76,8 +82,12 @@ def dry_run(
         ImageCapError: whatever `prepare_training` refuses.
     """
     with process_group(resolve_device(settings.compute)) as group:
-        setup = prepare_training(settings, model, training, validation, state_folder, group)
+        # nothing is divided here, since the memory of a step is measured on a whole model
+        whole = settings.model_copy(update={"train": settings.train.model_copy(update={"shard_model": False})})
+        setup = prepare_training(whole, model, training, validation, state_folder, group)
     plan, options = setup.plan, settings.train
+    if options.shard_model:
+        require_shardable(settings, setup.dtype)
     lines = [f"{'part':<16}{'weights':>14}{'trained':>14}"]
     for part, (total, trained) in _parts(model).items():
         lines.append(f"{part:<16}{total:>14,}{trained:>14,}")
@@ -100,7 +110,7 @@ def dry_run(
     memory = estimate_memory(setup)
     parts = ", ".join(f"{name} {value / _MB:,.0f}" for name, value in vars(memory).items() if value)
     lines.append(f"memory of a step, in MB: about {memory.total / _MB:,.0f} ({parts}); python and torch come on top")
-    lines.append(_memory_of_processes(memory, group.size))
+    lines.append(_memory_of_processes(memory, group.size, whole_bytes(model)))
     saving, space = memory.weights + WeightFiles(model.llava, torch.float32).group_nbytes, disk_space(setup)
     lines.append(
         f"saving the model takes about {size_text(saving)} of memory and {size_text(space.checkpoints)} of the disk; "
@@ -114,14 +124,14 @@ def _in_each_of(processes: int) -> str:
     return "" if processes == 1 else f" in each of {processes} processes"
 
 
-def _memory_of_processes(memory: Memory, processes: int) -> str:
-    """What each process of a distributed training needs, and what it would need with sharded weights."""
+def _memory_of_processes(memory: Memory, processes: int, whole: int) -> str:
+    """What each process of a distributed training needs, without and with `shard_model`."""
     shown = processes if processes > 1 else _EXAMPLE
     held = (memory.weights + memory.gradients + memory.moments) / _MB
     return (
         f"each of {shown} processes (torchrun) needs all of this, about {memory.total / _MB:,.0f} MB: it holds all "
-        f"weights, gradients and moments, {held:,.0f} MB. Sharded over {shown} processes, which ImageCap does not do, "
-        f"it would need about {memory.sharded(shown) / _MB:,.0f} MB"
+        f"weights, gradients and moments, {held:,.0f} MB. With --shard_model it needs about "
+        f"{memory.sharded(shown, whole) / _MB:,.0f} MB, {whole / _MB:,.0f} MB of it for weights that are gathered"
     )
 
 

@@ -26,6 +26,7 @@ from imagecap.train.plan import Plan
 from imagecap.train.progress import print_status
 from imagecap.train.schedule import Phases
 from imagecap.train.self_critical import Reward, SelfCritical
+from imagecap.train.sharding import ShardedModel, require_shardable, scatter_state
 from imagecap.train.state import (
     STATE_FILE,
     ResumeKey,
@@ -61,6 +62,7 @@ class TrainingSetup:
         data_digest: of training and validation pictures with their captions.
         key: what must be equal for a run to be resumed.
         progress: where the run starts, from its saved state if it is resumed.
+        sharded: whether weights, gradients and moments are divided among the processes (`shard_model`).
     """
 
     settings: Settings
@@ -77,6 +79,10 @@ class TrainingSetup:
     data_digest: str
     key: ResumeKey
     progress: TrainingProgress
+
+    @property
+    def sharded(self) -> bool:
+        return self.train_step.sharded is not None
 
     @property
     def steps(self) -> int:
@@ -118,7 +124,12 @@ def prepare_training(
     if model.dtype in small or (small and dtype == torch.float32):
         model.float()  # weights that train need float32; `dtype` is that of the matrix products
     model.info = {**model.info, "reduced_decoding": options.reduced_decoding}
-    model = model.to(device).eval()  # no dropout: the captions of a picture share its hidden states
+    shards = options.shard_model and group.size > 1
+    if options.shard_model:
+        require_shardable(settings, dtype)
+    # FSDP moves the weights to the device itself, in each process its part.
+    # No dropout: the captions of a picture share its hidden states.
+    model = model.to("cpu" if shards else device).eval()
     mix = settings.data.mix_weights
     plan = Plan(model, first_samples(training, options.max_samples, mix), options, group.size, mix)
     validation_plan = Plan(model, as_samples(validation)[: options.validation_pictures], options)
@@ -129,6 +140,7 @@ def prepare_training(
     data_digest = training_digest(plan.samples + validation_plan.samples)
     key = resume_key(settings, model, data_digest, dtype)
     require_same_key(group, key)
+    rehearse_save(model)
     train_step = TrainStep(
         model,
         dtype,
@@ -136,15 +148,19 @@ def prepare_training(
         compiled=settings.compute.compile,
         int8_features=stores_int8(options),
         batch_tokens=options.batch_tokens,
+        sharded=ShardedModel(model, group, device) if shards else None,
     )
     check_packed_rows(train_step, plan.longest_row)
-    rehearse_save(model)
     weights = trainable_weights(model)
     optimizer = build_optimizer(model, options)
     if options.resume:
         require_state_of_first((state_folder / STATE_FILE).exists(), group)
-    progress = group.on_first(lambda: _saved_progress(options, state_folder, key, weights, optimizer))
-    share_state(group, weights, optimizer)
+    read = {} if shards else weights
+    progress = group.on_first(lambda: _saved_progress(options, state_folder, key, read, optimizer))
+    if not shards:
+        share_state(group, weights, optimizer)
+    elif progress is not None:
+        scatter_state(group, state_folder / STATE_FILE, weights, optimizer)
     resumed = progress is not None
     progress = progress or TrainingProgress(step_pictures=plan.step_pictures)
     cut_anew = progress.step_pictures != plan.step_pictures
@@ -172,7 +188,8 @@ def prepare_training(
             f"going on after step {progress.step} of {setup.steps}"
             + (f"; steps keep their {plan.step_pictures} pictures with another number of processes" if cut_anew else "")
         )
-    store_frozen_weights_in(model, dtype)
+    if not shards:
+        store_frozen_weights_in(model, dtype)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     return setup

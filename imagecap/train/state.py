@@ -8,9 +8,10 @@ saved: the order of pictures, the choice of captions and the learning rate are f
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.optim import Optimizer
 from imagecap.config import Settings, result_neutral
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.weight_files import SafetensorsFile, is_divided, whole
 from imagecap.train.distributed import ProcessGroup
 
 Weights = dict[str, torch.nn.Parameter]
@@ -115,9 +117,26 @@ def fingerprint(model: ImageCaptioner) -> str:
 
 
 def save_state(
-    folder: Path, key: ResumeKey, progress: TrainingProgress, weights: Weights, optimizer: Optimizer
+    folder: Path,
+    key: ResumeKey,
+    progress: TrainingProgress,
+    weights: Weights,
+    optimizer: Optimizer,
+    *,
+    writes: bool = True,
 ) -> None:
     """Save the training state in `folder`, replacing the one before it.
+
+    Weights that are divided among processes are gathered one by one, for which all processes must call this. The file
+    is the same as that of one process.
+
+    Args:
+        folder: of the state.
+        key: of the run.
+        progress: of the run.
+        weights: those that train.
+        optimizer: its moments are saved.
+        writes: whether this process writes the file.
 
     Raises:
         ImageCapError: the state cannot be written; the one before it is unchanged.
@@ -131,13 +150,14 @@ def save_state(
         folder / STATE_FILE,
         tensors,
         {"version": STATE_VERSION, "key": json.dumps(key), "progress": json.dumps(asdict(progress))},
+        writes,
     )
 
 
-def save_best(folder: Path, key: ResumeKey, weights: Weights) -> None:
-    """Save the weights that were best in validation; raises as `save_state` does."""
+def save_best(folder: Path, key: ResumeKey, weights: Weights, *, writes: bool = True) -> None:
+    """Save the weights that were best in validation; `writes` and errors are those of `save_state`."""
     tensors = {f"weight.{name}": weight.detach() for name, weight in weights.items()}
-    _write(folder / BEST_FILE, tensors, {"key": json.dumps(key)})
+    _write(folder / BEST_FILE, tensors, {"key": json.dumps(key)}, writes)
 
 
 def load_state(folder: Path, key: ResumeKey, weights: Weights, optimizer: Optimizer) -> TrainingProgress | None:
@@ -221,18 +241,42 @@ def _opened(target: Path, key: ResumeKey) -> Iterator[Any]:
         ) from None
 
 
-def _write(target: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+@contextmanager
+def read_tensors(file: Path, here: bool) -> Iterator[dict[str, Callable[[], Tensor]]]:
+    """Functions that read the tensors of a state, by name, for the length of the block; none if not `here`."""
+    from safetensors import safe_open
+
+    if not here or not file.exists():
+        yield {}
+        return
+    with safe_open(file, framework="pt") as opened:
+        yield {name: partial(opened.get_tensor, name) for name in opened.keys()}  # noqa: SIM118
+
+
+def _write(target: Path, tensors: dict[str, Tensor], header: dict[str, str], writes: bool) -> None:
+    if not writes:
+        for tensor in tensors.values():
+            whole(tensor)
+        return
     from safetensors.torch import save_file
 
     temporary = _new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+        if any(map(is_divided, tensors.values())):
+            layout = {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in tensors.items()}
+            with SafetensorsFile(temporary, layout, header) as states:
+                for name, tensor in tensors.items():
+                    states.write(name, whole(tensor))
+        else:
+            save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, temporary, metadata=header)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
     except Exception as error:  # a full disk comes as OSError or as safetensors' own exception
         temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # another process is lost, which `communicating` says
+            raise
         raise ImageCapError(
             f"the training state {target} cannot be written ({' '.join(str(error).split())}): make room and go on with "
             f"--resume; {'the state before it is kept' if target.exists() else 'there is no earlier one'}"

@@ -1,7 +1,7 @@
 """Saving the state of a running training, and leaving the training when a signal comes."""
 
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from enum import IntEnum
 from pathlib import Path
 from threading import Lock
@@ -84,15 +84,18 @@ class StateKeeper:
 
     def save(self) -> None:
         """Save the training state and the history, unless the saved ones are up to date."""
-        if self.group.rank or self._saved == self._position:
+        if (self.group.rank and not self.setup.sharded) or self._saved == self._position:
             return
         self._write()
 
     def _write(self) -> None:
         self.progress.seconds = self.seconds
         self.progress.scaler = self.setup.train_step.scaler.state_dict()
-        save_state(self.folder, self.setup.key, self.progress, self.setup.weights, self.setup.optimizer)
-        write_history(self.progress.history, Path(self.setup.settings.train.output_dir))
+        setup, writes = self.setup, self.group.rank == 0 or not self.setup.sharded
+        with self.group.communicating() if setup.sharded else nullcontext():
+            save_state(self.folder, setup.key, self.progress, setup.weights, setup.optimizer, writes=writes)
+        if writes:
+            write_history(self.progress.history, Path(setup.settings.train.output_dir))
         self._saved = self._position
 
     def save_without(self, lost: list[int]) -> str:
@@ -113,6 +116,8 @@ class StateKeeper:
             again = "the same command with --resume goes on"
             if not self.progress.step:
                 return "nothing was trained yet"
+            if self.setup.sharded:  # a part of the weights is lost
+                return f"the state that was saved before, if there is one, is kept: {again}"
             if self.group.rank == 0:
                 self.save()
             elif self.group.rank == min(set(self.sharing) - set(lost), default=-1):
@@ -158,14 +163,14 @@ class StateKeeper:
         found = self.group.on_first(done_or_interrupted)
         return found[0] if found else self._leave()
 
-    def interruptible_in_all(self, rounds: Generator[None, None, None]) -> None:
+    def interruptible_in_all(self, rounds: Generator[None, None, None], *, communicates: bool = False) -> None:
         """Do work in all processes, which wait for one another wherever it yields, until all have ended it.
 
         Leave when any process receives a signal, and fail when any process does.
 
         Args:
-            rounds: the work of this process, up to its end or to the next place where it waits. It does not
-                communicate, and can be done again.
+            rounds: the work of this process, up to its end or to the next place where it waits. It can be done again.
+            communicates: the rounds need all processes, so that a signal interrupts between them only.
 
         Raises:
             ImageCapError: raised by the work of a process; every process raises it.
@@ -173,18 +178,20 @@ class StateKeeper:
         with closing(rounds):
             found = _Outcome.GOING_ON
             while found == _Outcome.GOING_ON:
-                outcome, sentence = self._advance(rounds)
+                outcome, sentence = self._advance(rounds, communicates)
                 found = _Outcome(self.group.all_reduce_max(outcome))
             if found == _Outcome.FAILED:
                 raise ImageCapError(next(filter(None, self.group.all_gather([sentence]))))
             if found == _Outcome.INTERRUPTED:
                 self._leave()
 
-    def _advance(self, rounds: Generator[None, None, None]) -> tuple["_Outcome", str]:
+    def _advance(self, rounds: Generator[None, None, None], communicates: bool) -> tuple["_Outcome", str]:
         """Do the next round; returns its outcome, and the sentence of the error that it raised."""
         try:
-            with self.signals.interrupting():
+            with nullcontext() if communicates else self.signals.interrupting():
                 next(rounds)
+            if communicates and self.signals:
+                return _Outcome.INTERRUPTED, ""
         except StopIteration:
             return _Outcome.ENDED, ""
         except Interrupted:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from imagecap.train.forward import packed_loss
 from imagecap.train.loader import MicroBatch
 from imagecap.train.matmul_attention import MATMUL_ATTENTION, matmul_attention
 from imagecap.train.memory_efficient import memory_efficient_forwards, replaced_forwards
+from imagecap.train.sharding import ShardedModel, clip, squared_norm
 from imagecap.train.splitting import split_by_tokens
 
 GPU_ENCODER_BATCH = 32  # batch size of a frozen encoder on a GPU
@@ -54,6 +57,7 @@ class TrainStep:
         int8_features: round the features of a frozen encoder to int8, as a feature cache of int8 does, so that results
             do not depend on which pictures are cached.
         batch_tokens: largest number of tokens of a pass; micro-batches with more are computed in several passes.
+        sharded: the model where its weights are divided among the processes.
 
     Attributes:
         keep: called with the digests and features of pictures that a frozen encoder has encoded, such as
@@ -70,9 +74,13 @@ class TrainStep:
         compiled: bool = False,
         int8_features: bool = False,
         batch_tokens: int | None = None,
+        sharded: ShardedModel | None = None,
     ) -> None:
         self.model, self.dtype, self.group = model, dtype, group or ProcessGroup()
+        self.sharded = sharded
         self._loss: Callable[[MicroBatch, float], Tensor] = self.loss
+        if sharded is not None:
+            self._loss = partial(sharded, self.loss)
         self.encoder_trains = any(weight.requires_grad for weight in model.vision_tower.parameters())
         self._int8_features = int8_features and not self.encoder_trains
         self._batch_tokens = batch_tokens
@@ -165,7 +173,7 @@ class TrainStep:
 
     def wrap_distributed(self) -> None:
         """Wrap the loss in DistributedDataParallel; call it again whenever the set of trained weights changes."""
-        if self.group.size > 1:
+        if self.group.size > 1 and self.sharded is None:
             with self.group.communicating():
                 self._loss = DistributedDataParallel(
                     _Loss(self), find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -199,7 +207,8 @@ class TrainStep:
             for part in passes:
                 last = batch is micro_batches[-1] and part is passes[-1]
                 # Gradient checkpointing runs blocks again in the backward pass, so `kernels` must include it.
-                waiting = self.group.communicating() if last else nullcontext()
+                waits = last or self.sharded is not None
+                waiting = self.group.communicating() if waits else nullcontext()
                 with waiting, self.kernels(), self._gradient_sync(last):
                     loss = self._loss(part, self.group.size / weight)  # DDP averages gradients over processes
                     self.scaler.scale(loss).backward()
@@ -207,10 +216,17 @@ class TrainStep:
                 names.append(part.names)
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
         total = torch.stack(losses).sum()
-        shared = self.group.all_reduce_sum(torch.cat([total.reshape(1), total.new_tensor(numbers)]))
-        found = torch.cat([norm.to(total.dtype).reshape(1), shared, torch.stack(losses)])
+        shared = [total.reshape(1), total.new_tensor(numbers)]
+        if self.sharded is None:
+            norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
+            summed_here = self.group.all_reduce_sum(torch.cat(shared))
+        else:  # each process has a part of every gradient: their norm needs no all-reduce of its own
+            squares = squared_norm(weights).to(total.dtype).reshape(1)
+            summed_here, square = self.group.all_reduce_sum(torch.cat([*shared, squares])).tensor_split([-1])
+            norm = square.sqrt()
+            clip(weights, max_norm, norm)
+        found = torch.cat([norm.to(total.dtype).reshape(1), summed_here, torch.stack(losses)])
         with self.group.communicating():  # on a GPU the processes wait for one another here
             size, total_loss, *rest = found.tolist()
         summed, values = rest[: len(numbers)], rest[len(numbers) :]
@@ -227,6 +243,13 @@ class TrainStep:
         bad = self.group.all_gather(bad) or self.group.all_gather([name for part in names for name in part])
         return StepResult(total_loss, size, list(dict.fromkeys(bad)), summed)
 
+    def computed(self, compute: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
+        """Call a function that computes with the model, without gradients; sharded, in all processes together."""
+        if self.sharded is None:
+            return compute(*arguments, **named)
+        with self.group.communicating():
+            return self.sharded.without_gradients(compute, *arguments, **named)
+
     @torch.no_grad()
     def summed_loss(self, batches: Sequence[MicroBatch]) -> tuple[float, int]:
         """Sum of the losses of all label tokens, without label weights and gradients, and the number of labels."""
@@ -234,7 +257,7 @@ class TrainStep:
         for batch in batches:
             for part in self._passes(batch):
                 with self.kernels():
-                    total += self.loss(part, 1.0, weighted=False).cpu().double()
+                    total += self.computed(self.loss, part, 1.0, weighted=False).cpu().double()
             labels += len(batch.rows.labels)
         return total.item(), labels
 

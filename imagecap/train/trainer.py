@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from imagecap.config import Settings
 from imagecap.data.records import Sample
 from imagecap.errors import ImageCapError
 from imagecap.model.compute import resolve_device
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.weight_files import WeightFiles
 from imagecap.train.distributed import process_group
 from imagecap.train.feature_store import open_feature_store
 from imagecap.train.heartbeats import LostProcessError
@@ -40,6 +44,7 @@ from imagecap.train.progress import (
 from imagecap.train.room import require_room
 from imagecap.train.self_critical import Reward
 from imagecap.train.setup import TrainingSetup, announce, prepare_training
+from imagecap.train.sharding import scatter_best
 from imagecap.train.signals import DeferredSignals, deferred_signals
 from imagecap.train.state import load_best, remove_state, save_best
 from imagecap.train.state_keeper import StateKeeper
@@ -258,8 +263,9 @@ class _TrainingLoop:
         found = self.validator.validate()
         if self.options.best_by is None:
             return found
-        if self.best.is_better(found, self.progress.step) and self.group.rank == 0:
-            save_best(self.folder, self.setup.key, self.setup.weights)
+        first = self.group.rank == 0
+        if self.best.is_better(found, self.progress.step) and (first or self.setup.sharded):
+            save_best(self.folder, self.setup.key, self.setup.weights, writes=first)
         if self.best.patience_exhausted:
             print_status(f"{self.options.patience} validations without a better {self.options.best_by}: that is enough")
         return found
@@ -294,7 +300,11 @@ class _TrainingLoop:
             device=self.model.device.type,
             dtype=str(setup.dtype).removeprefix("torch."),
         )
-        self.state.interruptible(lambda: self._write(summary, last, metrics))  # the other processes wait for it
+        if setup.sharded:
+            self._write(summary, last, metrics)
+            self.group.barrier()
+        else:
+            self.state.interruptible(lambda: self._write(summary, last, metrics))  # the other processes wait for it
         if self.group.rank == 0:
             remove_state(self.folder)
         print_status(f"trained in {format_duration(summary.seconds)}: {self.output / 'final'}")
@@ -312,9 +322,22 @@ class _TrainingLoop:
         release_freed_memory()
         with memory_errors_of_saving():
             if self.options.best_by is not None:
-                save_checkpoint(self.model, self.output / "last", facts, last)
-                load_best(self.folder, setup.key, setup.weights)
-            save_checkpoint(self.model, self.output / "final", facts, metrics)
+                self._save("last", facts, last)
+                if setup.sharded:
+                    scatter_best(self.group, self.folder, setup.key, setup.weights)
+                else:
+                    load_best(self.folder, setup.key, setup.weights)
+            self._save("final", facts, metrics)
         finish(self.model)
+        if self.group.rank:
+            return
         write_history(self.progress.history, self.output)
         write_summary(summary, self.output)
+
+    def _save(self, name: str, facts: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write a checkpoint in the main process, for which the others give their parts of a sharded model."""
+        if self.group.rank == 0:
+            save_checkpoint(self.model, self.output / name, facts, metrics)
+        else:
+            with self.group.communicating():
+                WeightFiles(self.model.llava, torch.float32).take_part()

@@ -83,7 +83,7 @@ def check_packed_rows(step: TrainStep, branches: Sequence[Branch]) -> None:
 
 def _run(step: TrainStep, compute: Callable[[], Tensor]) -> Tensor:
     try:
-        return compute().float()
+        return step.computed(compute).float()
     except Exception as error:  # models that lack these arguments raise different types of errors
         raise ImageCapError(_refusal(step, f"it takes no such mask or positions: {one_line(error)}")) from error
 

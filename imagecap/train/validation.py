@@ -1,8 +1,8 @@
 """Validation during training: loss and CIDEr on the validation pictures, and the best validation so far."""
 
 import math
-from collections.abc import Callable, Generator
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from imagecap.config import GenerateSettings, TrainSettings
 from imagecap.metrics import References, prepare_references, score
 from imagecap.train.loader import Loader
-from imagecap.train.plan import Plan, prompts_of, texts_in
+from imagecap.train.plan import Plan, Step, prompts_of, texts_in
 from imagecap.train.step import TrainStep
 
 MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time of captions without an end token
@@ -35,7 +35,7 @@ class Validator:
         train_step: TrainStep,
         loader: Loader,
         settings: TrainSettings,
-        in_all: Callable[[Generator[None, None, None]], None],
+        in_all: Callable[..., None],
     ) -> None:
         self.train_step, self.loader, self.plan, self.group = train_step, loader, loader.plan, train_step.group
         self.with_captions = settings.best_by == "CIDEr"
@@ -51,7 +51,7 @@ class Validator:
         if not self.plan.samples:
             return {}
         sums = torch.zeros(2, dtype=torch.float64)  # of the losses of all labels, and of the labels
-        self._in_all(self._add_losses(sums))
+        self._in_all(self._add_losses(sums), communicates=self.train_step.sharded is not None)
         total, labels = self.group.all_reduce_sum(sums).tolist()
         found = {"val_loss": total / max(1, labels)}
         if self.with_captions:
@@ -63,10 +63,20 @@ class Validator:
 
     def _add_losses(self, sums: Tensor) -> Generator[None, None, None]:
         """Add the losses of the batches of this process, and the number of their labels; yields between them."""
-        mine = islice(self.plan.in_order(), self.group.rank, None, self.group.size)
-        for loaded in self.loader.steps(mine):
+        mine: Iterable[Step] = islice(self.plan.in_order(), self.group.rank, None, self.group.size)
+        count = None
+        sharded = self.train_step.sharded is not None
+        if sharded:  # all compute together: a process with fewer batches takes the first one, and does not count it
+            batches = math.ceil(len(self.plan.samples) / self.plan.settings.batch_size)
+            count = len(range(self.group.rank, batches, self.group.size))
+            idle = math.ceil(batches / self.group.size) - count
+            mine = chain(mine, islice(self.plan.in_order(), idle))
+        for number, loaded in enumerate(self.loader.steps(mine)):
+            if sharded:
+                yield  # all have read their pictures
             loss, labels = self.train_step.summed_loss(loaded.micro_batches)
-            sums += torch.tensor([loss, labels], dtype=sums.dtype)
+            if count is None or number < count:
+                sums += torch.tensor([loss, labels], dtype=sums.dtype)
             yield
 
     @torch.no_grad()

@@ -43,6 +43,7 @@ def test_settings_that_change_no_result() -> None:
         "feature_cache",
         "feature_cache_gb",
         "batch_tokens",
+        "shard_model",
     }
     for section in ("data", "model", "generate", "evaluate", "compute"):
         assert not result_neutral(section), section

@@ -47,7 +47,7 @@ def run_nodes(
             "data": {"data_path": str(data)},
             "model": bases.model_dump(),
             "train": {**train, "output_dir": str(folder)},
-            "compute": {"device": "cpu"},
+            "compute": {"device": "cpu", "dtype": "float32"},  # without autocast to bfloat16
         }
         (folder / f"settings-{rank}.json").write_text(json.dumps(settings))
         command = [
