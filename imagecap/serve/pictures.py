@@ -14,6 +14,7 @@ from imagecap.data.locations import Location
 from imagecap.data.strips import decode_in_strips
 from imagecap.serve.request import Limits, read_picture
 from imagecap.serve.scheduler import Scheduler
+from imagecap.serve.server_process import trim_heap
 
 _LARGE_PIXELS = 2_000_000  # pictures above it are decoded with few copies
 _ROOM_BESIDE = 10_000_000  # pixels of small pictures that are decoded beside the largest picture
@@ -53,6 +54,7 @@ class PictureReader:
         with self._holding(pixels):
             if pixels <= _LARGE_PIXELS:
                 return scheduler.preprocess(decode_image(opened, source, least_side))
+            trim_heap()  # the request bodies of many large pictures leave much of it free
             image = decode_in_strips(opened, least_side)
             if image is not opened:
                 opened.close()  # frees its pixels

@@ -58,6 +58,15 @@ def return_freed_memory() -> None:
         mallopt(_ARENA_MAX, _ARENAS)
 
 
+def trim_heap() -> None:
+    """Return freed blocks inside the heap as well, such as the parts in which request bodies arrived.
+
+    It takes about a millisecond.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def end_process(error: BaseException) -> None:
     """End the process, because its decoding thread has ended: a server that only answers `/ping` is worse than none."""
     print(

@@ -29,6 +29,25 @@ print(psutil.Process().memory_info().rss - before)
 """
 
 
+_BODIES = """\
+import psutil
+from imagecap.serve.server_process import return_freed_memory, trim_heap
+
+return_freed_memory()
+parts = [b"x" * 100_000 for _ in range(1000)]  # as those in which a request body arrives
+del parts[:-1]  # the last one keeps the heap from shrinking
+before = psutil.Process().memory_info().rss
+trim_heap()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has malloc_trim")
+def test_trimming_returns_what_lies_between_blocks_in_use() -> None:
+    returned = subprocess.run([sys.executable, "-c", _BODIES], check=True, capture_output=True, text=True).stdout
+    assert int(returned) > 80e6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory so")
 def test_threads_that_decoded_large_pictures_keep_no_memory() -> None:
     grown = subprocess.run([sys.executable, "-c", _DECODE], check=True, capture_output=True, text=True).stdout
