@@ -22,6 +22,7 @@ from imagecap.generate.decoders import choose_decoder
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt, resolve_prompt, tokenize_prompt
 from imagecap.model.builder import load
+from imagecap.model.int8 import is_int8
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,9 +41,11 @@ def open_captioner(folder: Path | str, compute: ComputeSettings) -> "ImageCaptio
     """Load a saved captioner to caption with, and choose its decoder.
 
     Raises:
-        ImageCapError: it cannot be read, or not be compiled on this machine.
+        ImageCapError: it cannot be read, or not be compiled: on this machine, or with int8 weights.
     """
     model = load(folder, compute)
+    if compute.compile and is_int8(model.llava):
+        raise ImageCapError(f"compile: {folder} has int8 weights, which are not compiled: leave --compile out")
     prepare_to_caption(model, compiled=compute.compile)
     return model
 

@@ -114,8 +114,8 @@ def embed_prefixes(
     before = torch.tensor([prompt.before for prompt in prompts], dtype=torch.long, device=images.device)
     after = torch.tensor([prompt.after for prompt in prompts], dtype=torch.long, device=images.device)
     image_ids = before.new_full(images.shape[:2], model.image_token_id)
-    embed = model.embed_tokens
-    embeddings = torch.cat((embed(before), images.to(embed.weight.dtype), embed(after)), dim=1)
+    first = model.embed_tokens(before)
+    embeddings = torch.cat((first, images.to(first.dtype), model.embed_tokens(after)), dim=1)
     return embeddings, torch.cat((before, image_ids, after), dim=1)
 
 

@@ -23,6 +23,7 @@ from imagecap.model.checkpoint import (
 )
 from imagecap.model.compute import resolve_device, resolve_dtype
 from imagecap.model.imagecap_arch import INFO_FILE, ImageCaptioner
+from imagecap.model.int8 import has_int8_weights
 from imagecap.model.language_model.chat import Turn, built_turn
 from imagecap.model.language_model.head import express_logit_scale
 from imagecap.model.language_model.silent_tokens import suppress_silent_tokens
@@ -63,6 +64,11 @@ def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, se
     device = torch.device("cpu") if compute is None else resolve_device(compute)
     dtype = torch.float32 if compute is None else resolve_dtype(compute, device)
     if settings.model_path is not None:
+        if has_int8_weights(captioner_config(expand_user(settings.model_path))):
+            raise ImageCapError(
+                f"model_path: {settings.model_path} has int8 weights, which cannot be trained: continue from the "
+                "model that it was made of"
+            )
         model = load(expand_user(settings.model_path)).float()
     else:
         model = _build_untrained(settings, seed, as_stored=dtype != torch.float32)
@@ -90,6 +96,9 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     folder = Path(folder)
     config = captioner_config(folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if has_int8_weights(config):
+        import imagecap.model.int8_format  # noqa: F401  (tells transformers how to read them)
 
     device = resolve_device(compute) if compute else torch.device("cpu")
     dtype = resolve_dtype(compute, device) if compute else "auto"

@@ -4,6 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_INT8_USAGE = """\
+```python
+import imagecap
+
+print(imagecap.load("path/to/this/folder").caption("picture.jpg"))
+```
+"""
 _USAGE = """\
 ```python
 from PIL import Image
@@ -30,6 +37,7 @@ class CardFacts:
         num_image_tokens: tokens of one picture.
         vision_feature_layer: the encoder's hidden state that is projected, or several that are joined.
         dtype: of the weights, without "torch.".
+        int8: the weights of the language model are int8, which plain transformers cannot read.
         template_writes_bos: the chat template begins with the BOS token, which the tokenizer must not add again.
     """
 
@@ -38,6 +46,7 @@ class CardFacts:
     num_image_tokens: int
     vision_feature_layer: int | Sequence[int]
     dtype: str
+    int8: bool
     template_writes_bos: bool
 
 
@@ -50,11 +59,15 @@ def model_card(facts: CardFacts, info: dict[str, Any]) -> str:
     """
     special = ", add_special_tokens=False" if facts.template_writes_bos else ""
     prompt = str(info.get("prompt", "Describe this image."))
+    stock_usage = _USAGE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special)
+    opener = (
+        "Its language model has int8 weights, which ImageCap opens" if facts.int8 else "Plain transformers opens it"
+    )
     parts = [
         _front_matter(info),
         "# An image captioner\n",
-        f"A stock `{facts.architecture}` made with ImageCap. Plain transformers opens it:\n",
-        _USAGE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special),
+        f"A stock `{facts.architecture}` made with ImageCap. {opener}:\n",
+        _INT8_USAGE if facts.int8 else stock_usage,
         _facts(facts, info),
     ]
     parts += [_table(title, info.get(key)) for title, key in (("Metrics", "metrics"), ("Settings", "settings"))]

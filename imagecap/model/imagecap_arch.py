@@ -25,6 +25,7 @@ from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, replace_folder
 from imagecap.model.card import CardFacts, model_card
 from imagecap.model.checkpoint import quiet_transformers
+from imagecap.model.int8 import is_int8
 from imagecap.model.language_model.adapters import add_adapters
 from imagecap.model.language_model.chat import Turn, plain_turn, turn_of
 from imagecap.model.language_model.plain_text import PlainText
@@ -263,7 +264,7 @@ class ImageCaptioner(nn.Module):
             ImageCapError: without `dtype`, the weights have several dtypes, which a stock checkpoint cannot express.
             OSError: the disk is full, or the folder cannot be written.
         """
-        dtypes = {parameter.dtype for parameter in self.llava.parameters()}
+        dtypes = {parameter.dtype for parameter in self.llava.parameters() if parameter.is_floating_point()}
         if dtype is None and len(dtypes) > 1:
             raise ImageCapError(f"a model with weights of several dtypes cannot be saved: {sorted(map(str, dtypes))}")
         dtype = dtype or self.dtype
@@ -295,5 +296,6 @@ class ImageCaptioner(nn.Module):
             num_image_tokens=self.num_image_tokens,
             vision_feature_layer=self.llava.config.vision_feature_layer,
             dtype=str(dtype).removeprefix("torch."),
+            int8=is_int8(self.llava),
             template_writes_bos=bool(bos_ids(self.tokenizer)),
         )
