@@ -153,7 +153,7 @@ def test_two_versions_are_looked_at_and_compared(browser: Any, served: Served) -
         wait_until(page, "document.querySelectorAll('.versions-card').length > 24")
         page.get_by_role("link", name="Version 2").first.click()
         page.wait_for_selector(".versions-charts svg")
-        assert page.locator(".versions-charts path").count() == 2
+        wait_until(page, "document.querySelectorAll('.versions-charts path').length === 2")
         page.get_by_label("Find in captions, references, names").first.fill("007.jpg")
         wait_until(page, "document.querySelectorAll('.versions-card').length === 1")
         image = page.locator(".versions-card img")

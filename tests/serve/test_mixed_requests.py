@@ -42,7 +42,7 @@ REFUSED: list[dict[str, Any]] = [
     {"dataframe_records": [{"image": encoded(0)}] * 65, "params": {}},
 ]
 SLOW = {
-    "dataframe_records": [{"image": encoded(0)}] * 2,
+    "dataframe_records": [{"image": encoded(0)}] * 8,
     "params": {"max_length": 320, "min_length": 320, "num_beams": 32},
 }
 SLOW_EVERY = 199
@@ -65,6 +65,8 @@ def server(model: "ImageCaptioner", tmp_path: Path) -> Iterator[tuple[Server, in
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # none: the request that takes too long on any machine is more than is permitted otherwise
+        **{f"IMAGECAP_MAX_{name}_TOKENS": "0" for name in ("REQUEST", "WAITING")},
     }
     command += ["--timeout", str(TIMEOUT), "-p", str(port)]
     started = Server(command, tmp_path, environment, f"http://127.0.0.1:{port}/ping")
