@@ -17,6 +17,7 @@ from tests.page.browser import (
     serious_problems,
     wait_until,
 )
+from tests.page.correct.by_keyboard import correct_with_a_kill, wait_for_row
 from tests.page.correct.samples_to_correct import make_folder, open_queue
 
 pytestmark = pytest.mark.long
@@ -39,29 +40,10 @@ def items(folder: Path) -> list[dict[str, Any]]:
         queue.close()
 
 
-def wait_for_row(page: Any, row: int) -> None:
-    page.wait_for_selector(f'.correct-row[aria-current][data-row="{row}"]')
-
-
 def test_fifty_captions_with_a_kill_between_them(folder: Path, tmp_path: Path) -> None:
     with page_server(tmp_path, "--data", str(folder)) as server, chromium() as browser:
         with opened(browser, f"{server.url}#correct/order=file&state=open", refusals=True) as page:
-            for row in range(CAPTIONS):
-                wait_for_row(page, row)
-                if row == CAPTIONS // 2:
-                    server.kill()
-                    page.keyboard.press("a")
-                    page.wait_for_selector(".toast.bad")
-                    server.start()
-                if row % 5 == 0:
-                    page.keyboard.press("e")
-                    page.keyboard.type(" More.")
-                    page.keyboard.press("Enter")
-                    wait_for_row(page, row + 1)
-                    page.evaluate("document.activeElement.blur()")
-                else:
-                    page.keyboard.press({1: "a", 2: "s", 3: "x", 4: "a"}[row % 5])
-            wait_for_row(page, CAPTIONS)
+            correct_with_a_kill(page, server, CAPTIONS, " More.", "asxa")
             page.keyboard.press("z")
             wait_for_row(page, CAPTIONS - 1)
         server.end()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.page.browser import PageServer, chromium, opened, overflow, page_server, screenshot, serious_problems
+from tests.page.correct.by_keyboard import correct_with_a_kill
 from tests.pipelines.checkout import Checkout, new_checkout
 
 pytestmark = pytest.mark.long
@@ -30,30 +31,6 @@ def checkout(tmp_path: Path) -> Checkout:
     return checkout
 
 
-def wait_for_row(page: Any, row: int) -> None:
-    page.wait_for_selector(f'.correct-row[aria-current][data-row="{row}"]')
-
-
-def correct_fifty(page: Any, server: PageServer) -> None:
-    """Edit every fifth caption, mark others as unusable, and accept the rest; the server is killed in between."""
-    for row in range(CAPTIONS):
-        wait_for_row(page, row)
-        if row == CAPTIONS // 2:
-            server.kill()
-            page.keyboard.press("a")
-            page.wait_for_selector(".toast.bad")
-            server.start()
-        if row % 5 == 0:
-            page.keyboard.press("e")
-            page.keyboard.type(" indeed")
-            page.keyboard.press("Enter")
-            wait_for_row(page, row + 1)
-            page.evaluate("document.activeElement.blur()")
-        else:
-            page.keyboard.press("x" if row % 5 == 3 else "a")
-    wait_for_row(page, CAPTIONS)
-
-
 def train(page: Any, server: PageServer) -> None:
     """Press the button and wait for the new version; training goes on while the server is killed."""
     page.get_by_role("button", name="Write and train").click()
@@ -71,7 +48,7 @@ def test_fifty_corrections_become_the_next_model(checkout: Checkout) -> None:
     served = page_server(checkout.folder, "--data", "data", environment=checkout.environment())
     with served as server, chromium() as browser:
         with opened(browser, f"{server.url}#correct/order=file&state=open", refusals=True) as page:
-            correct_fifty(page, server)
+            correct_with_a_kill(page, server, CAPTIONS, " indeed", "aaxa")
             train(page, server)
             assert "imagecap version 2" in page.inner_text(".section-correct")
             assert "CIDEr" in page.locator(".section-correct tbody th[scope=row]").all_inner_texts()
