@@ -186,9 +186,9 @@ def _weights(llava: Any) -> dict[str, _Weight]:
 
     ignored = set(llava._keys_to_ignore_on_save or ())
     state = {name: tensor for name, tensor in llava.state_dict().items() if name not in ignored}
-    # Ties are found by the addresses of weights. A weight that is divided among processes may have none here.
-    marks = {id(weight): torch.zeros(1) for weight in llava.parameters()}
     if any(map(is_divided, state.values())):
+        # Ties are found by the addresses of weights. A weight that is divided among processes may have none here.
+        marks = {id(weight): torch.zeros(1) for weight in llava.parameters()}
         untied = {name: marks.get(id(llava.get_parameter_or_buffer(name)), torch.zeros(1)) for name in state}
         state = {name: state[name] for name in remove_tied_weights_from_state_dict(untied, llava)}
     else:
@@ -202,8 +202,10 @@ def _weights(llava: Any) -> dict[str, _Weight]:
 
 
 def _on_meta(weights: Mapping[str, _Weight]) -> dict[str, Tensor]:
-    values = {name: weight.value for name, weight in weights.items()}
-    return {name: torch.empty(each.shape, dtype=each.dtype, device="meta") for name, each in values.items()}
+    return {
+        name: torch.empty(weight.value.shape, dtype=weight.value.dtype, device="meta")
+        for name, weight in weights.items()
+    }
 
 
 def _grouped(weights: dict[str, _Weight]) -> list[dict[str, _Weight]]:
