@@ -127,9 +127,11 @@ def tracked_run(settings: Settings, name: str, run_id: str | None = None) -> Ite
         status = "KILLED"
         raise
     finally:
-        run.close()
-        with warn_on_failure("the end of the run"):
-            mlflow.end_run(status)
+        try:
+            run.close()
+        finally:  # a second signal may interrupt what comes before
+            with warn_on_failure("the end of the run"):
+                mlflow.end_run(status)
 
 
 def pipeline_run_id(checkout: Path) -> str | None:

@@ -157,6 +157,22 @@ def test_a_run_tells_all(checkout: Path) -> None:
     assert {tag.key: tag.value for tag in data.tags}["pictures"] == "7"
 
 
+def test_a_second_signal_while_metrics_are_sent_does_not_leave_the_run_to_mlflow(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the process MLflow calls whatever run is still active FINISHED."""
+    import mlflow
+
+    def interrupted(_run: TrackedRun) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrackedRun, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), tracked_run(SETTINGS, "train") as run:
+        raise SystemExit(143)
+    assert mlflow.active_run() is None
+    assert connect().get_run(run.run_id).info.status == "KILLED"
+
+
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
 def test_an_interrupted_run_goes_on_under_its_id(checkout: Path, error: type[BaseException], status: str) -> None:
     with pytest.raises(error), tracked_run(SETTINGS, "train") as first:  # noqa: PT012
