@@ -37,6 +37,20 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA GPU here")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU, then a GPU. Tests that are for a GPU run on the CPU too, so that they are themselves tested."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Photographs, metric vectors and stand-in checkpoints that lie beside the checkout of the developers."""

@@ -5,6 +5,7 @@ A slot is a position in the buffers: slot s of row r holds the keys and values o
 in place, and a removed row is overwritten by the last row.
 """
 
+import weakref
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ class KeyValueLayer(CacheLayerMixin):
 
     def __init__(self, cache: "KeyValueCache") -> None:
         super().__init__()
-        self._cache = cache
+        # The cache holds its layers: references in both directions would keep its memory until the next garbage
+        # collection, which allocations on a GPU do not cause.
+        self._cache: KeyValueCache = weakref.proxy(cache)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the buffers for a prefix `[rows, key_heads, tokens, head_dim]`."""

@@ -5,6 +5,7 @@ compiled block is one call. The numbers of rows, tokens and slots are dynamic di
 batches of all sizes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,8 @@ def decode_block(
 class CompiledDecoder:
     """Implements `decoders.Decoder` with compiled blocks, for inference only: they compute no gradients.
 
+    On a GPU, `step` and `run_blocks` must not be called by two threads at once; see `GraphedDecoder`.
+
     Args:
         language_model: the language model without its head, which `WrittenOutDecoder.supports` must accept.
 
@@ -98,16 +101,21 @@ class CompiledDecoder:
         mask_dims = {0: "rows", 2: "tokens", 3: "slots"}
         input_dims = [*[token_dims] * 3, mask_dims, token_dims, *[buffer_dims] * 2]
         prefix, prefix_dims = hidden_cos_sin(_SLOTS), [token_dims] * 3
+        # The synchronization of threads queries events, which a CUDA graph cannot capture.
+        unsynchronized = like.device.type == "cuda"
         return (
             compile_block(prefill_block, block, config, prefix, prefix_dims, attention),
             compile_block(prefill_last_block, block, config, prefix, prefix_dims, attention),
-            compile_block(decode_block, block, config, inputs, input_dims, decoder_blocks, attention),
+            compile_block(
+                *(decode_block, block, config, inputs, input_dims, decoder_blocks, attention),
+                single_threaded=unsynchronized,
+            ),
         )
 
     def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
         """See `decoders.Decoder.prefill`."""
         rows, tokens, _ = embeddings.shape
-        cos, sin = self._rotary(torch.arange(tokens, device=embeddings.device).expand(rows, tokens), tokens)
+        cos, sin = self.rotary(torch.arange(tokens, device=embeddings.device).expand(rows, tokens), tokens)
         hidden = embeddings
         last = cache.kv_layers[-1]
         for (prefill, prefill_last, _), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
@@ -126,14 +134,30 @@ class CompiledDecoder:
         slots = cache.next_slots(tokens)
         if mask is None:
             mask = embeddings.new_zeros((rows, 1, tokens, used))
-        cos, sin = self._rotary(slots if positions is None else positions, used)
-        hidden = embeddings
-        for (_, _, run), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
-            hidden = run([*weights, hidden, cos, sin, mask, slots, layer.keys, layer.values])[0]
+        cos, sin = self.rotary(slots if positions is None else positions, used)
+        buffers = [(layer.keys, layer.values) for layer in cache.kv_layers]
+        hidden = self.run_blocks(embeddings, cos, sin, mask, slots, buffers)
         cache.advance(tokens)
+        return hidden
+
+    def run_blocks(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        slots: Tensor,
+        buffers: Sequence[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Run all blocks on the next tokens, and the last norm; returns hidden states `[rows, tokens, hidden]`.
+
+        Arguments are those of `decode_block`; `buffers` holds keys and values of each block.
+        """
+        for (_, _, run), weights, (keys, values) in zip(self._runs, self._weights, buffers, strict=True):
+            hidden = run([*weights, hidden, cos, sin, mask, slots, keys, values])[0]
         return rms_norm(self._language_model.norm, hidden)
 
-    def _rotary(self, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def rotary(self, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Look up `rotary_embedding` of `positions` `[rows, tokens]`, all below `count`, in a table that grows."""
         if count > len(self._cos):
             all_positions = torch.arange(2 * count, device=positions.device)[None]

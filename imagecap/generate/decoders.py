@@ -1,7 +1,8 @@
 """Decoders, which run the language model token by token; one is chosen when a captioner is opened.
 
-Three decoders give the same results: `StockDecoder` calls any language model of transformers, `WrittenOutDecoder` runs
-four families with fewer operations, and `CompiledDecoder` runs those four compiled ahead of time.
+All decoders give the same results: `StockDecoder` calls any language model of transformers, `WrittenOutDecoder` runs
+four families with fewer operations, `CompiledDecoder` runs those four compiled ahead of time, and `GraphedDecoder` does
+so on a GPU by CUDA graphs.
 """
 
 import inspect
@@ -64,7 +65,12 @@ def choose_decoder(language_model: Any, *, compiled: bool = False) -> Decoder:
         return WrittenOutDecoder(language_model)
     from imagecap.generate.compiled_decoder import CompiledDecoder  # loads torch.export and the compiler
 
-    return CompiledDecoder(language_model)
+    decoder = CompiledDecoder(language_model)
+    if language_model.norm.weight.device.type != "cuda":
+        return decoder
+    from imagecap.generate.graphed_decoder import GraphedDecoder
+
+    return GraphedDecoder(decoder)
 
 
 def decoder_of(model: "ImageCaptioner") -> Decoder:

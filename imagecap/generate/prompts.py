@@ -17,6 +17,7 @@ from imagecap.data.texts import without_picture_mark
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
 from imagecap.languages import LANGUAGES, Language, language_of
+from imagecap.model.vocabulary import require_known_tokens
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -82,9 +83,9 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
     """Tokenize a prompt, followed by `settings.caption_start`. Marks of the picture around the prompt are left out.
 
     Raises:
-        ImageCapError: the prompt contains a special token; `caption_start` has more than `MAX_START_TOKENS` tokens;
-            prompt and caption have more tokens than the language model has positions; or the language model does not
-            support these settings.
+        ImageCapError: the prompt contains a special token, or one that the language model does not have;
+            `caption_start` has more than `MAX_START_TOKENS` tokens; prompt and caption have more tokens than the
+            language model has positions; or the language model does not support these settings.
     """
     prompt = without_picture_mark(prompt)
     ids = model.prompt_ids(prompt)
@@ -92,6 +93,7 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
     if len(start) > MAX_START_TOKENS:
         raise ImageCapError(f"caption_start has {len(start)} tokens, more than {MAX_START_TOKENS}: shorten it")
     tokenized = TokenizedPrompt(prompt, ids.before, [*ids.after, *start])
+    require_known_tokens([*tokenized.before, *tokenized.after], model.embed_tokens.num_embeddings, "the prompt")
     tokens = sum(tokenized.shape) + model.num_image_tokens + settings.max_length
     check_decoder(model, settings.num_beams, tokens)
     return tokenized

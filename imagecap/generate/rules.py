@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.generate.prompts import end_token_ids
+from imagecap.model.vocabulary import require_known_tokens
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -109,10 +110,15 @@ def rules_of(model: "ImageCaptioner", settings: GenerateSettings, prefix_ids: Te
         model: the captioner.
         settings: decoding settings.
         prefix_ids: see `Rules`.
+
+    Raises:
+        ImageCapError: the generation config names a token that the model does not have.
     """
     config = model.llava.generation_config
     suppressed, begin_suppressed = config.suppress_tokens or (), config.begin_suppress_tokens or ()
-    return Rules(settings, end_token_ids(model), prefix_ids, suppressed, begin_suppressed)
+    ends = end_token_ids(model)
+    require_known_tokens([*ends, *suppressed, *begin_suppressed], model.lm_head.out_features, "generation_config.json")
+    return Rules(settings, ends, prefix_ids, suppressed, begin_suppressed)
 
 
 def _processors(chosen: Mapping[str, float]) -> list[Processor]:

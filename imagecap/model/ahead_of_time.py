@@ -64,6 +64,7 @@ def compile_block(
     inputs: list[Tensor],
     dynamic_dimensions: list[dict[int, str]],
     *used_modules: ModuleType,
+    single_threaded: bool = False,
 ) -> CompiledBlock:
     """Compile `function(block, *inputs)`, or load it from the cache.
 
@@ -78,6 +79,7 @@ def compile_block(
             same wherever the name is the same.
         *used_modules: modules of ours, beside the function's own, whose code the function runs. The cache key depends
             on their source.
+        single_threaded: leave out what lets several threads call the block at once.
 
     Raises:
         ImageCapError: compilation fails; says why, and what to do.
@@ -96,12 +98,12 @@ def compile_block(
         file = folder / f"{name}-{key[:32]}.pt2"
         with contextlib.suppress(Exception):  # a damaged file is compiled anew
             if file.exists():
-                return _load(file)
+                return _load(file, single_threaded)
         print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as work:
             package = _compile(function, block, inputs, dynamic_dimensions, str(Path(work) / file.name))
             atomic_write_bytes(file, Path(package).read_bytes())
-        return _load(file)
+        return _load(file, single_threaded)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
         raise ImageCapError(
             f"compile: {type(block).__name__} cannot be compiled for {device.type} here ({one_line(error)}): "
@@ -118,8 +120,9 @@ def compilation_advice(error: Exception) -> str:
     return "install the headers of Python, or leave it out" if "Python.h" in str(error) else "leave it out"
 
 
-def _load(file: Path) -> CompiledBlock:
-    run: CompiledBlock = torch._inductor.aoti_load_package(str(file)).loader.run
+def _load(file: Path, single_threaded: bool) -> CompiledBlock:
+    package = torch._inductor.aoti_load_package(str(file), run_single_threaded=single_threaded)
+    run: CompiledBlock = package.loader.run
     return run
 
 

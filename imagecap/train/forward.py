@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.loss import chunked_cross_entropy
 from imagecap.train.packing import PackedRows
@@ -17,8 +18,16 @@ def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: Packe
         model: the captioner.
         features: patch features, `[pictures, patches, vision_hidden]`.
         rows: packed captions of the same pictures.
+
+    Raises:
+        ImageCapError: the pictures have more or fewer image tokens than the rows have places for.
     """
     image = model.project(features)
+    if image.shape[1] != model.num_image_tokens:
+        raise ImageCapError(
+            f"a picture has {image.shape[1]} image tokens, but its row has places for {model.num_image_tokens}: "
+            "remove the feature cache of another encoder"
+        )
     text = model.embed_tokens(rows.ids)
     end = rows.image_start + image.shape[1]
     # Under autocast the output of the projector has a 16-bit dtype. The hidden states between blocks stay in float32.

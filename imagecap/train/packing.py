@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagecap.model.vocabulary import require_known_tokens
+
 SHARED = -1  # number of prompt or caption of tokens that all prompts, or all captions of a prompt, share
 PADDING = -2  # number of prompt and caption of padding tokens
 
@@ -76,6 +78,16 @@ class PackedRows:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedRows":
         changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return PackedRows(**changed, image_start=self.image_start)
+
+    def require_known_tokens(self, size: int) -> None:
+        """Check token ids and labels of rows on the CPU against the number of tokens of the language model.
+
+        Raises:
+            ImageCapError: the language model does not have one of them.
+        """
+        for ids in (self.ids, self.labels):
+            smallest, largest = ids.aminmax()
+            require_known_tokens((int(smallest), int(largest)), size, "a caption")
 
     def weights(self, weighting: str) -> Tensor:
         """Weights of the labels in the loss, `[labels]`.

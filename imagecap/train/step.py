@@ -159,11 +159,15 @@ class TrainStep:
             batch: the micro-batch.
             scale: factor of the sum, such as 1 / number of labels.
             weighted: multiply each label loss by its weight `batch.weights`.
+
+        Raises:
+            ImageCapError: the language model does not have a token of the captions.
         """
+        batch.rows.require_known_tokens(self.model.embed_tokens.num_embeddings)
         rows = batch.rows.to(self.model.device)
         exact = torch.float64 if self.model.dtype == torch.float64 else torch.float32
         weights = batch.weights if weighted else torch.ones_like(batch.weights)
-        row_weights = weights.to(exact).to(self.model.device, non_blocking=True) * scale
+        row_weights = _copied(weights.to(exact), self.model.device) * scale
         with self.autocast():
             features = self.features(batch)
             if self.dtype == torch.float32:
@@ -217,7 +221,7 @@ class TrainStep:
         self.scaler.unscale_(optimizer)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         total = torch.stack(losses).sum()
-        shared = [total.reshape(1), total.new_tensor(numbers)]
+        shared = [total.reshape(1), _copied(torch.tensor(numbers, dtype=total.dtype), total.device)]
         if self.sharded is None:
             norm = torch.nn.utils.clip_grad_norm_(weights, max_norm)
             summed_here = self.group.all_reduce_sum(torch.cat(shared))
@@ -280,6 +284,11 @@ class TrainStep:
         if last or not isinstance(self._loss, DistributedDataParallel):
             return nullcontext()
         return self._loss.no_sync()
+
+
+def _copied(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor to the device; the host does not wait, for which a GPU needs pinned memory."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 class _Loss(nn.Module):
