@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from imagecap.config import DataSettings
 from imagecap.data.alike import first_of_alike
 from imagecap.data.digest_table import repeated_digests
-from imagecap.data.parts import Part, record_batches
+from imagecap.data.parts import Part
+from imagecap.data.record_batches import record_batches
 from imagecap.data.records import SPLITS, Caption, CaptionRow, LeftOut, Sample
 from imagecap.data.samples import Rows, Samples
+from imagecap.languages import ENGLISH
 
 
 class CaptionFilter:
@@ -25,6 +27,7 @@ class CaptionFilter:
 
     Attributes:
         left_out: what each setting has left out so far. A picture counts where its last caption was left out.
+        passes_plain: whether no plain caption is left out (`are_plain`), which is taken for English.
     """
 
     def __init__(self, settings: DataSettings) -> None:
@@ -37,6 +40,7 @@ class CaptionFilter:
         if longest is not None:
             self._tests["max_caption_length"] = lambda caption: len(caption.text) <= longest
         self.left_out: LeftOut = {name: Counter(pictures=0, captions=0) for name in self._tests}
+        self.passes_plain = self._tests.keys() <= {"language"} and language in ("all", ENGLISH.code)
 
     def __call__(self, rows: Sequence[CaptionRow]) -> Sequence[CaptionRow]:
         """The rows of a picture that are used."""

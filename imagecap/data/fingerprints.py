@@ -22,6 +22,12 @@ def caption_fingerprints(digest: str, captions: Sequence[Caption]) -> list[bytes
     ]
 
 
+def plain_fingerprints(digest: str, texts: Sequence[str], language: str, prompt: str) -> list[bytes]:
+    """`caption_fingerprints` of captions in one language, with one prompt and without further columns."""
+    start, end, sha256, quoted = f'["{digest}", ', f", {_quoted_kind(language, prompt)}, {{}}]", hashlib.sha256, _quoted
+    return [sha256(f"{start}{quoted(each)}{end}".encode()).digest() for each in texts]
+
+
 @lru_cache(64)  # there are few
 def _quoted_kind(language: str, prompt: str) -> str:
     return f"{_quoted(language)}, {_quoted(prompt)}"

@@ -8,9 +8,8 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import accumulate, islice, repeat, starmap
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from weakref import WeakValueDictionary
@@ -21,10 +20,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from imagecap.data.columns import TextColumn, digest_column, flag_column, hash_column, number_column
-from imagecap.data.fingerprints import caption_fingerprints
-from imagecap.data.locations import ByteRange, Location, ParquetCell, file_of, position_of
+from imagecap.data.locations import ByteRange, Location, ParquetCell
 from imagecap.data.perceptual import Hashes
-from imagecap.data.records import SPLITS, Caption, PictureFacts, Sample, Split
+from imagecap.data.records import Caption, PictureFacts, Sample, Split
 from imagecap.data.remote import RemotePath, data_place, is_url
 from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_writer
@@ -34,24 +32,22 @@ PART_PICTURES = 1 << 16
 UNDECIDED = -1  # in the column `split`
 WHOLE_FILE = -1  # in the column `length`
 
-_SPLIT_CODES: dict[Split | None, int] = {None: UNDECIDED, **{split: code for code, split in enumerate(SPLITS)}}
+CODES = pa.dictionary(pa.int32(), pa.string())
 
-_CODES = pa.dictionary(pa.int32(), pa.string())
-
-_CAPTION_FIELDS = {
+CAPTION_FIELDS = {
     "text": pa.string(),
-    "language": _CODES,
-    "prompt": _CODES,
+    "language": CODES,
+    "prompt": CODES,
     "extra": pa.string(),  # JSON of the further columns; null if there are none
     "fingerprint": pa.binary(32),  # see `caption_fingerprints`
 }
 
-_PICTURE_FIELDS = {
+PICTURE_FIELDS = {
     "image": pa.string(),
     "file": pa.binary(),  # relative to the folder of the data, or absolute, or a URL; names need not be UTF-8
     "offset": pa.int64(),  # of the first byte, or row of a Parquet file
     "length": pa.int64(),  # in bytes; WHOLE_FILE for a file of its own and for a Parquet cell
-    "column": _CODES,  # of a Parquet file; null elsewhere
+    "column": CODES,  # of a Parquet file; null elsewhere
     "digest": pa.binary(32),
     "width": pa.int32(),  # in pixels, as the picture is seen; null where nobody has decoded it
     "height": pa.int32(),
@@ -60,80 +56,10 @@ _PICTURE_FIELDS = {
     "place": pa.string(),  # where the picture's first row was read, for messages
 }
 
-SCHEMA = pa.schema([*_PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(list(_CAPTION_FIELDS.items()))))])
+SCHEMA = pa.schema([*PICTURE_FIELDS.items(), ("captions", pa.list_(pa.struct(list(CAPTION_FIELDS.items()))))])
 
 
-_DECODED = ("width", "height", "hash")  # columns with the fields of `PictureFacts` of the same names
-_UNKNOWN = PictureFacts("", cast(Any, None), cast(Any, None))
-
-
-def record_batches(
-    samples: Iterable[Sample],
-    root: Path | None,
-    splits: Iterable[Split | None],
-    places: Iterable[str] | None = None,
-    facts: Iterable[PictureFacts] | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield record batches of at most `PART_PICTURES` samples.
-
-    Args:
-        samples: the samples; their own split does not count.
-        root: the folder to which paths are relative; None: paths are absolute.
-        splits: the split of each sample; None where it is undecided.
-        places: where each sample was read, for messages; None: unknown.
-        facts: what is known of each picture, of which the digest does not count; None: nothing.
-    """
-    rows = zip(samples, splits, places or repeat(""), facts or repeat(_UNKNOWN), strict=False)
-    while chunk := list(islice(rows, PART_PICTURES)):
-        yield _record_batch(chunk, os.fspath(root) if root is not None else None)
-
-
-def _record_batch(rows: Sequence[tuple[Sample, Split | None, str, Any]], root: str | None) -> pa.RecordBatch:
-    locations = [sample.path for sample, *_ in rows]
-    pictures: dict[str, Sequence[Any]] = {
-        "image": [sample.image for sample, *_ in rows],
-        "file": _files(locations, root),
-        "offset": [position_of(location) for location in locations],
-        "length": [location.length if isinstance(location, ByteRange) else WHOLE_FILE for location in locations],
-        "column": [location.column if isinstance(location, ParquetCell) else None for location in locations],
-        "digest": [bytes.fromhex(sample.digest) for sample, *_ in rows],
-        "split": [_SPLIT_CODES[split] for _, split, _, _ in rows],
-        "place": [place for _, _, place, _ in rows],
-        **{name: [getattr(facts, name) for *_, facts in rows] for name in _DECODED},
-    }
-    used = [caption for sample, *_ in rows for caption in sample.captions]
-    captions: dict[str, Sequence[Any]] = {
-        "text": [caption.text for caption in used],
-        "language": [caption.language for caption in used],
-        "prompt": [caption.prompt for caption in used],
-        "extra": [json.dumps(caption.extra, ensure_ascii=False) if caption.extra else None for caption in used],
-        "fingerprint": [found for sample, *_ in rows for found in caption_fingerprints(sample.digest, sample.captions)],
-    }
-    ends = list(accumulate((len(sample.captions) for sample, *_ in rows), initial=0))
-    fields = list(starmap(pa.field, _CAPTION_FIELDS.items()))
-    structs = pa.StructArray.from_arrays([pa.array(captions[each.name], each.type) for each in fields], fields=fields)
-    columns = [pa.array(pictures[name], kind) for name, kind in _PICTURE_FIELDS.items()]
-    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs)
-    return pa.RecordBatch.from_arrays([*columns, lists], schema=SCHEMA)
-
-
-def _files(locations: Iterable[Location], root: str | None) -> list[bytes]:
-    """The file of each location, relative to the root. Those of a shard share one object."""
-    files: list[bytes] = []
-    last: Path | None = None
-    for location in locations:
-        file = file_of(location)
-        if file is not last:
-            written = os.fsencode(_relative(os.fspath(file), root))
-            last = file
-        files.append(written)
-    return files
-
-
-def _relative(file: str, root: str | None) -> str:
-    if root is None or is_url(file) != is_url(root):
-        return file
-    return file[len(root) + 1 :] if file.startswith(f"{root}{os.sep}") else os.path.relpath(file, root)
+DECODED = ("width", "height", "hash")  # columns with the fields of `PictureFacts` of the same names
 
 
 def write_part(batch: pa.RecordBatch, file: Path) -> None:
@@ -277,7 +203,7 @@ class Part:
 
     def facts(self, row: int) -> PictureFacts:
         """What is known of the picture of a row."""
-        return PictureFacts(self.digest(row), *(self.batch.column(name)[row].as_py() for name in _DECODED))
+        return PictureFacts(self.digest(row), *(self.batch.column(name)[row].as_py() for name in DECODED))
 
     def chosen(self, rows: NDArray[np.int64], splits: NDArray[np.int8]) -> pa.RecordBatch:
         """A record batch of some rows, in these splits and without hashes. `[rows]`"""
@@ -308,12 +234,6 @@ class Part:
             self.prompts[self._prompt_codes[number]],
             json.loads(extra) if extra else {},
         )
-
-
-def parts_of(samples: Sequence[Sample]) -> list[Part]:
-    """Put samples into parts in memory."""
-    batches = record_batches(samples, None, (sample.split for sample in samples))
-    return [Part(batch, Path("/")) for batch in batches]
 
 
 @lru_cache(1024)

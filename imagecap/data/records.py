@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from imagecap.data.locations import Location
+from imagecap.data.locations import ByteRange, Location
 from imagecap.languages import Language
 
 Split = Literal["train", "validation", "test"]
@@ -48,6 +48,22 @@ class CaptionRow(NamedTuple):  # made quickly: there may be millions
     split: Split | None
     caption: Caption
     location: Location | None = None
+
+
+class PlainPicture(NamedTuple):  # made quickly: there may be millions
+    """A picture in a shard whose rows have nothing but its name and plain captions (`are_plain`).
+
+    Attributes:
+        place: where it was read, for messages.
+        image: its name.
+        location: where it is.
+        texts: the captions.
+    """
+
+    place: str
+    image: str
+    location: ByteRange
+    texts: list[str]
 
 
 class PictureFacts(NamedTuple):

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from imagecap.data.columns import flag_column, hex_digests
 from imagecap.data.locations import Location, file_of
-from imagecap.data.parts import Part, parts_of, record_batches
+from imagecap.data.parts import Part
 from imagecap.data.perceptual import Hashes
+from imagecap.data.record_batches import parts_of, record_batches
 from imagecap.data.records import SPLITS, LeftOut, PictureFacts, Sample, Split, added
 
 Rows = NDArray[np.int64]

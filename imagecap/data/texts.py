@@ -5,6 +5,7 @@ A mark is a piece of text that language models or data formats use as a token, s
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Characters without a picture that Unicode counts as letters or symbols: fillers of Hangul, and the blank of Braille.
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
@@ -45,6 +46,17 @@ def is_plain(text: str) -> bool:
         and "!" <= text[:1] <= "~"
         and text[-1] != " "
         and not _may_hold_mark(text)
+    )
+
+
+def are_plain(texts: Sequence[str]) -> bool:
+    """Whether all texts are plain, see `is_plain`: faster than one by one."""
+    whole = "".join(texts)
+    return (
+        whole.isascii()
+        and whole.isprintable()
+        and not _may_hold_mark(whole)
+        and all("!" <= text[:1] <= "~" and text[-1] != " " for text in texts)
     )
 
 

@@ -18,10 +18,12 @@ from imagecap.data.decoding import digest_pictures
 from imagecap.data.filters import CaptionFilter
 from imagecap.data.formats import Source
 from imagecap.data.grouping import DigestFunction, Repeats, add_rows_by_file, digest_files
+from imagecap.data.images import PictureError
 from imagecap.data.locations import Location, held_open
-from imagecap.data.parts import record_batches
-from imagecap.data.records import CaptionRow, LeftOut, PictureFacts, Problem, Sample, Split
+from imagecap.data.record_batches import plain_record_batches, record_batches
+from imagecap.data.records import CaptionRow, LeftOut, PictureFacts, PlainPicture, Problem, Sample, Split
 from imagecap.data.remote import copied
+from imagecap.languages import ENGLISH
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ def read_unit(source: Source, settings: DataSettings, digest: DigestFunction | N
     problems: list[Problem] = []
     digest = digest or partial(digest_pictures, max_pixels=settings.max_image_pixels)
     with copied(*source.files):
+        if CaptionFilter(settings).passes_plain:
+            with _without_garbage_collection():
+                pictures = source.plain_pictures(settings)
+            if pictures is not None:
+                locations: list[Location] = [each.location for each in pictures]
+                with held_open(source.files[0]):
+                    known = dict(zip(locations, digest(locations), strict=True))
+                unit = _plain_unit(source, settings, pictures, list(known.values()))
+                if unit is not None:
+                    return unit
+                digest = partial(_looked_up, known)
         with _without_garbage_collection():
             for finder, rows, bad in source.read(settings):
                 problems += [*bad, *add_rows_by_file(by_file, rows, finder)]
@@ -103,6 +116,34 @@ def _unit(
             places.append(first.place)
     batches = list(record_batches(samples, source.folder, splits, places, (facts[each.path] for each in samples)))
     return Unit(batches, problems + repeats.problems(), languages, used.left_out)
+
+
+def _looked_up(
+    known: Mapping[Location, PictureFacts | PictureError], locations: Sequence[Location]
+) -> list[PictureFacts | PictureError]:
+    return [known[each] for each in locations]
+
+
+def _plain_unit(
+    source: Source,
+    settings: DataSettings,
+    pictures: Sequence[PlainPicture],
+    facts: Sequence[PictureFacts | PictureError],
+) -> Unit | None:
+    """What `_unit` makes of plain pictures, in columns, without an object for each row.
+
+    None if a picture cannot be read, or a picture or one of its captions is there twice.
+    """
+    decoded = [each for each in facts if not isinstance(each, PictureError)]
+    if len(decoded) < len(facts) or len({each.digest for each in decoded}) < len(facts):
+        return None
+    captions = sum(len(each.texts) for each in pictures)
+    if sum(len(set(each.texts)) for each in pictures) < captions:
+        return None
+    language = ENGLISH.code
+    split = source.splits.get(source.files[0])
+    batches = plain_record_batches(pictures, decoded, source.folder, split, language, settings.prompt_of(language))
+    return Unit(list(batches), [], Counter({language: captions}), CaptionFilter(settings).left_out)
 
 
 def _rows_naming_splits(

@@ -10,7 +10,8 @@ import pytest
 
 from imagecap.data.fingerprints import caption_fingerprints
 from imagecap.data.locations import ByteRange, ParquetCell
-from imagecap.data.parts import Part, map_part, parts_of, record_batches, write_part
+from imagecap.data.parts import Part, map_part, write_part
+from imagecap.data.record_batches import parts_of, record_batches
 from imagecap.data.records import SPLITS, Caption, Sample
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError

@@ -29,7 +29,7 @@ from imagecap.data.formats.webdataset import WebDataset
 from imagecap.data.images import PictureError
 from imagecap.data.locations import Location
 from imagecap.data.picture_files import PictureFinder, PictureFinders
-from imagecap.data.records import CaptionRow, Problem, Split
+from imagecap.data.records import CaptionRow, PlainPicture, Problem, Split
 from imagecap.data.remote import RemotePath, copied
 from imagecap.errors import ImageCapError
 from imagecap.files import expand_user
@@ -102,6 +102,15 @@ class Source:
                 yield None, rows, problems
                 continue
             yield self._finders(file, folders, _names(raw), further), rows, problems
+
+    def plain_pictures(self, settings: DataSettings) -> list[PlainPicture] | None:
+        """Read a single shard whose rows are all plain; None for any other source. See `DataFormat.plain_pictures`."""
+        if not self.format.sharded or len(self.files) != 1:
+            return None
+        (file,) = self.files
+        found = self.format.plain_pictures(file, [self.folder], settings)
+        prefix = f"{file.relative_to(self.folder).as_posix()} "
+        return None if found is None else [each._replace(place=prefix + each.place) for each in found]
 
     def pictures(self, settings: DataSettings) -> Iterator[tuple[str, Location]]:
         """Yield name and place of the pictures that the captions files name; captions are not checked.

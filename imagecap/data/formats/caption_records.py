@@ -38,14 +38,19 @@ class CaptionRecords:
         self._first_failed = ""
 
     def rows(self, key: str, contents: Mapping[str, bytes]) -> list[dict[str, Any]]:
-        """Return the rows of a picture, one per caption. Without a name in the JSON they have no `image`.
+        """Return the rows of a picture, one per caption; see `captions`. Without a name they have no `image`."""
+        further, found = self.captions(key, contents)
+        return [{**further, **(each if isinstance(each, dict) else {"caption": each})} for each in found]
+
+    def captions(self, key: str, contents: Mapping[str, bytes]) -> tuple[dict[str, Any], list[Any]]:
+        """Return the further columns of all rows of a picture, such as its name, and its captions.
 
         Args:
             key: the name that its files share.
             contents: of its JSON and text files, by ending.
 
         Returns:
-            No rows if img2dataset says that it could not get the picture.
+            No captions if img2dataset says that it could not get the picture. A caption may be an object of columns.
 
         Raises:
             RecordError: a file cannot be read, or none of them has a caption.
@@ -55,7 +60,7 @@ class CaptionRecords:
         if technical and record["status"] != "success":
             self._failed += 1
             self._first_failed = self._first_failed or f"{key}: {record.get('error_message') or record['status']}"
-            return []
+            return {}, []
         texts = [ending for ending in TEXT_ENDINGS if ending in contents][:1]
         names = self._chosen or caption_names(record)
         found = filled([_cell(key, name, record, contents) for name in names])
@@ -68,7 +73,7 @@ class CaptionRecords:
             for name, value in record.items()
             if name not in names and (not technical or name in _USED_OF_IMG2DATASET)
         }
-        return [{**further, **(each if isinstance(each, dict) else {"caption": each})} for each in found]
+        return further, found
 
     def problems(self, place: str) -> Iterator[Problem]:
         """Yield a warning of the pictures of a shard or folder that img2dataset could not get, if there are any."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
 from imagecap.data.locations import Location
-from imagecap.data.records import Problem, Split
+from imagecap.data.records import PlainPicture, Problem, Split
 
 
 class DataFormat(ABC):
@@ -41,6 +41,17 @@ class DataFormat(ABC):
         Raises:
             ImageCapError: the file cannot be read.
         """
+
+    def plain_pictures(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> list[PlainPicture] | None:
+        """Read a shard as `rows` does, if all its rows have nothing but a name and plain captions.
+
+        Such shards are indexed in less time. The places of the pictures are without the name of the file.
+
+        Returns:
+            The pictures, no two of which are at one location. None if there is anything else, or something is wrong;
+            then `rows` is called.
+        """
+        return None
 
     def pictures(
         self, file: Path, folders: Sequence[Path], settings: DataSettings

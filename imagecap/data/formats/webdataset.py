@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from imagecap.config import DataSettings
 from imagecap.data.captions_file import RawRow
@@ -16,9 +17,10 @@ from imagecap.data.formats.shards import ShardFormat, shards_in
 from imagecap.data.images import PictureError
 from imagecap.data.locations import ByteRange, Location
 from imagecap.data.picture_files import is_picture_name, name_parts
-from imagecap.data.records import Problem
+from imagecap.data.records import PlainPicture, Problem
 from imagecap.data.remote import RemotePath
 from imagecap.data.tar_files import Member, TarDamageError, mapped, tar_members
+from imagecap.data.texts import are_plain, is_plain
 from imagecap.errors import ImageCapError
 from imagecap.printable import file_name, printable
 
@@ -44,6 +46,12 @@ class WebDataset(ShardFormat):
             raise ImageCapError(f"{file} is compressed, but pictures are read in place; unpack it to {_stem(file)}.tar")
         with mapped(file) as content:
             yield from _Shard(file, folders[0], content, settings).rows()
+
+    def plain_pictures(self, file: Path, folders: Sequence[Path], settings: DataSettings) -> list[PlainPicture] | None:
+        if file.suffix != ".tar":
+            return None
+        with mapped(file) as content:
+            return _Shard(file, folders[0], content, settings).plain_pictures()
 
     def pictures(
         self, file: Path, folders: Sequence[Path], settings: DataSettings
@@ -87,6 +95,25 @@ class _Shard:
                 yield Problem(None, None, printable(str(error)), place=place)
         yield from self.problems
         yield from self.records.problems(self.name)
+
+    def plain_pictures(self) -> list[PlainPicture] | None:
+        """See `DataFormat.plain_pictures`."""
+        samples, found = self._samples(), list[PlainPicture]()
+        if self.problems or not samples:
+            return None
+        for key, members in samples.items():
+            try:
+                location, own_name, contents = self._contents_of(key, members)
+                further, texts = self.records.captions(key, contents)
+                name = _name_in(further, own_name)
+                _check_name(name)
+            except RecordError:
+                return None
+            stripped = _stripped(texts)
+            if further.keys() - {"image"} or not (stripped and are_plain(stripped) and is_plain(name)):
+                return None
+            found.append(PlainPicture(f"sample {printable(key)}", name, location, stripped))
+        return found
 
     def pictures(self) -> Iterator[tuple[str, Location]]:
         """Yield name and place of every picture, in order of the archive, with captions or without.
@@ -145,6 +172,22 @@ class _Shard:
         return {key: members for key, members in samples.items() if key not in twice}
 
     def _rows_of(self, key: str, place: str, members: Mapping[str, Member]) -> Iterator[RawRow | Problem]:
+        location, own_name, contents = self._contents_of(key, members)
+        checked = shown = ""
+        for value in self.records.rows(key, contents):
+            name = _name_in(value, own_name)
+            if name != checked:
+                _check_name(name)
+                checked, shown = name, printable(name)
+            value["image"] = shown
+            yield RawRow(place, value, location)
+
+    def _contents_of(self, key: str, members: Mapping[str, Member]) -> tuple[ByteRange, str, dict[str, bytes]]:
+        """The place of a sample's picture, its name unless the JSON has one, and the contents of its further members.
+
+        Raises:
+            RecordError: it has no picture, several, or a member that cannot be read.
+        """
         ending = self._picture_ending(key, members)
         used = [ending, *(each for each in members if each in self.text_endings)]
         for each in used:
@@ -156,17 +199,7 @@ class _Shard:
                 raise RecordError(f"the archive ends within {member.name}, {missing} bytes before its end; get it anew")
         contents = {each: self.content[(m := members[each]).offset : m.offset + m.size] for each in used[1:]}
         picture = members[ending]
-        location = self._place(picture)
-        own_name = f"{self.name}/{_relative(picture.name)}"
-        checked = shown = ""
-        for value in self.records.rows(key, contents):
-            image = value.get("image")
-            name = image if isinstance(image, str) and image.strip() else own_name
-            if name != checked:
-                _check_name(name)
-                checked, shown = name, printable(name)
-            value["image"] = shown
-            yield RawRow(place, value, location)
+        return self._place(picture), f"{self.name}/{_relative(picture.name)}", contents
 
     def _picture_ending(self, key: str, members: Mapping[str, Member]) -> str:
         if self.picture_ending is not None:
@@ -204,6 +237,17 @@ def key_and_ending(name: str) -> tuple[str, str]:
 @lru_cache
 def _is_picture(ending: str) -> bool:
     return is_picture_name(f"x.{ending}")
+
+
+def _name_in(columns: Mapping[str, Any], own_name: str) -> str:
+    image = columns.get("image")
+    return image if isinstance(image, str) and image.strip() else own_name
+
+
+def _stripped(captions: Sequence[Any]) -> list[str]:
+    """Captions without white space at their ends; none if one of them is no text, or is nothing else."""
+    texts = [each.strip(" \t\r\n") for each in captions if isinstance(each, str)]
+    return texts if len(texts) == len(captions) and all(texts) else []
 
 
 def _check_name(name: str) -> None:
