@@ -1,51 +1,31 @@
-"""A small CLIP and a small Qwen3 with random weights, and a data folder of small photographs to train them on."""
+"""A small CLIP and a small Qwen3 with random weights, as the start of `benchmarks.photographs`."""
 
-import csv
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
-from imagecap.data.images import load_image
-
-INPUT_SIDE, STORED_SIDE = 96, 112  # pixels: the encoder's input, and the shorter side of stored pictures
+INPUT_SIDE = 96  # pixels of the encoder's input
 VOCABULARY = 4000
+RECIPE: dict[str, Any] = {
+    "vision_feature_layer": -1,
+    "freeze_vision_model": False,
+    "batch_size": 16,
+    "learning_rate": 4e-4,
+    "language_model_learning_rate": 4e-4,
+    "vision_model_learning_rate": 4e-4,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.1,
+    "augment_crop": 0.3,
+    "augment_colour": 0.3,
+    "augment_flip": True,
+    "token_dropout": 0.3,
+    "validation_pictures": 300,
+    "log_every": 100,
+}
+CIDER_RECIPE: dict[str, Any] = {**RECIPE, "batch_size": 32, "token_dropout": 0, "warmup_ratio": 0.03}
 SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|image_pad|>")
-
-
-def write_data(captions_file: Path, splits_file: Path | None, folder: Path) -> list[str]:
-    """Write a data folder with small copies of the pictures; return the training captions.
-
-    Args:
-        captions_file: a captions.json; the pictures lie in `images/` beside it.
-        splits_file: a CSV with the columns `image` and `split`, for rows of captions.json that have no split.
-        folder: the data folder.
-    """
-    rows = json.loads(captions_file.read_text(encoding="utf-8"))
-    splits: dict[str, str] = {}
-    if splits_file is not None:
-        with splits_file.open(encoding="utf-8", newline="") as file:
-            splits = {row["image"]: row["split"] for row in csv.DictReader(file)}
-    for row in rows:
-        row["split"] = row.get("split") or splits[row["image"]]
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-
-    def shrink(name: str) -> None:
-        target = folder / "images" / name
-        if not target.exists():
-            image = load_image(captions_file.parent / "images" / name, 100_000_000)
-            scale = STORED_SIDE / min(image.size)
-            size = (round(image.width * scale), round(image.height * scale))
-            image.resize(size, Image.Resampling.LANCZOS).save(target, quality=95)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(shrink, sorted({row["image"] for row in rows})))
-    (folder / "captions.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    return [row["caption"] for row in rows if row["split"] == "train"]
 
 
 def write_bases(

@@ -1,50 +1,59 @@
-"""Training on photographs from random weights: `python -m benchmarks.photographs --help`.
+"""Training on photographs, from random weights or from pretrained bases: `python -m benchmarks.photographs --help`.
 
-`run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures: the part `likelihood`
-on the captions that people wrote, the part `cider` then by the CIDEr of captions that the model generates. The part
-`peer` is transformers' `Trainer` on the stock LLaVA model, from the same initial weights and for the same time. Numbers
-are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the bootstrap
-confidence interval of the difference in CIDEr.
+Without `--bases`, `run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures.
+With it, the base models in that folder are trained, of which the vision encoder stays frozen. The part `likelihood`
+learns the captions that people wrote, the part `cider` then maximises the CIDEr of captions that the model generates.
+The part `peer` is transformers' `Trainer` on the stock model, from the same initial weights and for the same time. With
+bases there are two more: `twin` is `likelihood` with random weights in the vision encoder, and `choices` trains each
+deviation from the recipe on some of the pictures.
+
+Numbers are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the
+bootstrap confidence interval of the difference in CIDEr. Every part is also compared with `likelihood` or `cider`,
+picture by picture.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.from_nothing import write_bases, write_data
+from benchmarks import from_bases, from_nothing, machine
+from benchmarks.photograph_data import write_data
 from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.eval.bootstrap import resample_weights
+from imagecap.eval.compare import compare_results
 from imagecap.eval.floors import best_constant
 from imagecap.metrics import prepare_references, score
 
-RECIPE: dict[str, Any] = {
-    "vision_feature_layer": -1,
-    "freeze_vision_model": False,
-    "batch_size": 16,
-    "learning_rate": 4e-4,
-    "language_model_learning_rate": 4e-4,
-    "vision_model_learning_rate": 4e-4,
-    "warmup_ratio": 0.1,
-    "weight_decay": 0.1,
-    "augment_crop": 0.3,
-    "augment_colour": 0.3,
-    "augment_flip": True,
-    "token_dropout": 0.3,
-    "validation_pictures": 300,
-    "log_every": 100,
-}
-CIDER_RECIPE: dict[str, Any] = {**RECIPE, "batch_size": 32, "token_dropout": 0, "warmup_ratio": 0.03}
 BEAMS = 4
 TIMED_PICTURES = 480  # to train on once, to find out how many epochs fit
+SHOWN_PICTURES = 20
+HEADER = (
+    f"| | CIDEr, greedy | CIDEr, {BEAMS} beams | BLEU-4 | on other pictures | the constant caption's CIDEr | ratio "
+    "| difference, 95 % | empty captions |"
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where trainings begin.
+
+    Attributes:
+        bases: the settings that name the base models.
+        recipe: settings of `run.py train` for the part `likelihood`.
+        cider_recipe: the same for the part `cider`.
+    """
+
+    bases: dict[str, Path]
+    recipe: dict[str, Any]
+    cider_recipe: dict[str, Any]
 
 
 def train_ours(start: dict[str, Path], data: Path, output: Path, **settings: Any) -> dict[str, Any]:
@@ -66,22 +75,59 @@ def epochs_in(minutes: float, pictures: int, start: dict[str, Path], data: Path,
     return max(1, int(minutes * 60 / (step_seconds * pictures / TIMED_PICTURES + other_seconds)))
 
 
-def bases_in(work: Path) -> dict[str, Path]:
-    """The settings that name the base models."""
-    return {"vision_model_name": work / "bases/vision", "language_model_name": work / "bases/language"}
+def likelihood(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
+    """Train on the captions that people wrote; return a description and the folder."""
+    return _likelihood(arguments, start, pictures, arguments.work / "likelihood", "ours")
 
 
-def peer(arguments: argparse.Namespace, _pictures: int) -> tuple[str, Path]:
-    """Train the stock model with our learning rate; return a description and the folder."""
+def twin(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
+    """Train as `likelihood` does, from a vision encoder with random weights; return a description and the folder."""
+    work = arguments.work / "twin"
+    encoder = from_bases.write_random_twin(start.bases["vision_model_name"], work / "vision", arguments.seed)
+    random = Start({**start.bases, "vision_model_name": encoder}, start.recipe, start.cider_recipe)
+    return _likelihood(arguments, random, pictures, work, "the encoder's random twin")
+
+
+def _likelihood(arguments: argparse.Namespace, start: Start, pictures: int, work: Path, name: str) -> tuple[str, Path]:
+    data = arguments.work / "data"
+    recipe = {**start.recipe, "dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1}
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start.bases, data, work / "measured", **recipe)
+    summary = train_ours(start.bases, data, work, **{**recipe, "num_epochs": epochs})
+    return f"{name}, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
+
+
+def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
+    """Continue from `likelihood` by the CIDEr of generated captions; return a description and the folder."""
+    model, data, work = {"model_path": arguments.work / "likelihood/final"}, arguments.work / "data", arguments.work
+    if not model["model_path"].exists():
+        raise SystemExit(f"there is no {model['model_path']}: --parts likelihood makes it")
+    recipe = {
+        **start.cider_recipe,
+        "dtype": arguments.dtype,
+        "train_seed": arguments.seed,
+        "num_epochs": 1,
+        "cider_epochs": 1,
+    }
+    if arguments.pictures is not None:
+        recipe["max_samples"] = arguments.pictures
+    measured = work / "cider" / "measured"
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, model, data, measured, **recipe)
+    train_ours(model, data, work / "cider", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
+    return f"ours, then {epochs} epochs by CIDEr", work / "cider"
+
+
+def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[str, Path]:
+    """Train the stock model with our rate for the language model; return a description and the folder."""
     from imagecap.config import ModelSettings
     from imagecap.model.builder import build
     from imagecap.model.imagecap_arch import ImageCaptioner
 
     data, output = arguments.work / "data", arguments.work / "peer"
+    choices = {name: value for name, value in start.recipe.items() if name in ModelSettings.model_fields}
 
     def initial_model() -> ImageCaptioner:
-        names = {name: str(folder) for name, folder in bases_in(arguments.work).items()}
-        model = build(ModelSettings(**names, vision_feature_layer=-1, freeze_vision_model=False))
+        names = {name: str(folder) for name, folder in start.bases.items()}
+        model = build(ModelSettings(**names, **choices), seed=arguments.seed)
         model.info |= {"prompt": PROMPT, "prompts": {"en": PROMPT}}
         model.llava.train()
         return model
@@ -92,10 +138,10 @@ def peer(arguments: argparse.Namespace, _pictures: int) -> tuple[str, Path]:
         for row in json.loads((data / "captions.json").read_text(encoding="utf-8"))
         if row["split"] == "train"
     ]
-    batch = 80  # captions, as many as one of our steps has
+    batch = 5 * start.recipe["batch_size"]  # captions, as many as one of our steps has
     stock: dict[str, Any] = {
         "bf16": arguments.dtype == "bfloat16",
-        "learning_rate": RECIPE["learning_rate"],
+        "learning_rate": start.recipe["language_model_learning_rate"],
         "folder": output / "work",
     }
     ends, _ = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
@@ -108,74 +154,89 @@ def peer(arguments: argparse.Namespace, _pictures: int) -> tuple[str, Path]:
     return f"Trainer, {steps * batch / len(rows):.1f} epochs of {batch} rows a step", output
 
 
-def judge(model: Path, data: Path, output: Path, constant: str) -> dict[str, float]:
-    """Score a model on the validation pictures, with greedy and beam search, and compare with a constant caption."""
-    scores: dict[str, float] = {}
-    for beams, name in ((1, "greedy"), (BEAMS, "CIDEr")):
+PARTS: dict[str, Callable[[argparse.Namespace, Start, int], tuple[str, Path]]] = {
+    "likelihood": likelihood,
+    "cider": cider,
+    "peer": peer,
+    "twin": twin,
+}
+
+
+def evaluate(model: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:
+    """Caption the validation pictures with greedy and beam search; return the contents of both eval_results.json."""
+    found: dict[int, dict[str, Any]] = {}
+    for beams in (1, BEAMS):
+        results = output / f"results_{beams}.json"
         command = [sys.executable, "run.py", "eval", "--model_path", str(model), "--test_dir", str(data / "validation")]
-        command += ["--training_data", str(data), "--output_file", str(output / f"results_{beams}.json")]
+        command += ["--training_data", str(data), "--output_file", str(results)]
         command += ["--report_file", str(output / f"report_{beams}.html")]
         command += ["--num_beams", str(beams), "--max_length", "30"]
         subprocess.run(command, check=True)
-        results = json.loads((output / f"results_{beams}.json").read_text(encoding="utf-8"))["results"]
-        references = prepare_references({row["image"]: row["references"] for row in results})
-        model_scores = score(references, {row["image"]: row["caption"] for row in results}, programs=False)
-        scores |= {name: model_scores.overall["CIDEr"], "Bleu_4": model_scores.overall["Bleu_4"]}
+        found[beams] = json.loads(results.read_text(encoding="utf-8"))
+    return found
+
+
+def table_row(name: str, found: dict[int, dict[str, Any]], constant: str) -> str:
+    """A row of the table, by the evaluations of one model and the best constant caption."""
+    results, metrics = found[BEAMS]["results"], found[BEAMS]["metrics"]
+    references = prepare_references({row["image"]: row["references"] for row in results})
     floor = score(references, {row["image"]: constant for row in results}, programs=False)
-    captions = np.array([model_scores.per_image[row["image"]]["CIDEr"] for row in results])
+    captions = np.array([row["metrics"]["CIDEr"] for row in results])
     constants = np.array([floor.per_image[row["image"]]["CIDEr"] for row in results])
     differences = resample_weights(len(results), 2000) @ (captions - constants) / len(results)
     low, high = np.quantile(differences, [0.025, 0.975])
-    return {**scores, "constant": floor.overall["CIDEr"], "low": float(low), "high": float(high)}
-
-
-def table_row(name: str, scores: dict[str, float]) -> str:
-    """A row of the table."""
+    shuffled, least = found[BEAMS]["floors"]["shuffled"]["metrics"]["CIDEr"], floor.overall["CIDEr"]
+    greedy = found[1]["metrics"]["CIDEr"]
+    empty = sum(not row["caption"].strip() for each in found.values() for row in each["results"])
     return (
-        f"| {name} | {scores['greedy']:.3f} | {scores['CIDEr']:.3f} | {scores['Bleu_4']:.3f} | "
-        f"{scores['constant']:.3f} | {scores['CIDEr'] / scores['constant']:.2f}× | "
-        f"{scores['low']:+.3f} to {scores['high']:+.3f} |"
+        f"| {name} | {greedy:.3f} | {metrics['CIDEr']:.3f} | {metrics['Bleu_4']:.3f} | {shuffled:.3f} "
+        f"| {least:.3f} | {metrics['CIDEr'] / least:.2f}× | {low:+.3f} to {high:+.3f} | {empty} |"
     )
 
 
-def separate_validation(data: Path) -> None:
-    """Write the validation pictures into a folder of their own, as `run.py eval` takes them."""
-    rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
-    kept = [{"image": row["image"], "caption": row["caption"]} for row in rows if row["split"].startswith("val")]
-    folder = data / "validation"
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for name in {row["image"] for row in kept}:
-        target = folder / "images" / name
-        if not target.exists():
-            os.link(data / "images" / name, target)
-    (folder / "captions.json").write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+def comparison_line(work: Path, baseline: str, candidate: str) -> str:
+    """How much more CIDEr one part has than another on the same pictures, by beam search, with its interval."""
+    first, second = (
+        json.loads((work / part / f"results_{BEAMS}.json").read_text(encoding="utf-8"))
+        for part in (baseline, candidate)
+    )
+    change = compare_results(first, second).changes["CIDEr"]
+    return (
+        f"{candidate} against {baseline}: CIDEr {change.baseline:.3f} -> {change.candidate:.3f}, "
+        f"difference {change.low:+.3f} to {change.high:+.3f}"
+    )
 
 
-def likelihood(arguments: argparse.Namespace, pictures: int) -> tuple[str, Path]:
-    """Train from random weights on the captions that people wrote; return a description and the folder."""
-    start, data, work = bases_in(arguments.work), arguments.work / "data", arguments.work / "likelihood"
-    recipe = {**RECIPE, "dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1}
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **recipe)
-    summary = train_ours(start, data, work, **{**recipe, "num_epochs": epochs})
-    return f"ours, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
+def write_pictures(work: Path, part: str, seed: int) -> None:
+    """Write a picture of some validation pictures, chosen by the seed, with their captions."""
+    from imagecap.report.gallery import gallery_png
+
+    results = json.loads((work / part / f"results_{BEAMS}.json").read_text(encoding="utf-8"))["results"]
+    places = np.random.default_rng(seed).choice(len(results), SHOWN_PICTURES, replace=False)
+    shown = [results[place] for place in places]
+    pictures = [work / "data/images" / row["image"] for row in shown]
+    gallery_png(pictures, [row["caption"] for row in shown], work / part / "pictures.png")
 
 
-def cider(arguments: argparse.Namespace, pictures: int) -> tuple[str, Path]:
-    """Continue from `likelihood` by the CIDEr of generated captions; return a description and the folder."""
-    start, data, work = {"model_path": arguments.work / "likelihood/final"}, arguments.work / "data", arguments.work
-    if not start["model_path"].exists():
-        raise SystemExit(f"there is no {start['model_path']}: --parts likelihood makes it")
-    recipe = {
-        **CIDER_RECIPE,
-        "dtype": arguments.dtype,
-        "train_seed": arguments.seed,
-        "num_epochs": 1,
-        "cider_epochs": 1,
-    }
-    measured = work / "cider" / "measured"
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, measured, **recipe)
-    train_ours(start, data, work / "cider", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
-    return f"ours, then {epochs} epochs by CIDEr", work / "cider"
+def choices(arguments: argparse.Namespace, start: Start) -> None:
+    """Train every deviation from the recipe on some of the pictures, and print the validation losses."""
+    print("| choice | validation loss | captions/s |\n| --- | --- | --- |")
+    for number, (name, change) in enumerate(from_bases.CHOICES.items()):
+        settings = {**start.recipe, "num_epochs": 1, "max_samples": from_bases.CHOICE_PICTURES, **change}
+        settings |= {"dtype": arguments.dtype, "train_seed": arguments.seed}
+        summary = train_ours(start.bases, arguments.work / "data", arguments.work / f"choices/{number}", **settings)
+        print(f"| {name} | {summary['val_loss']:.3f} | {summary['captions_per_second']:.1f} |", flush=True)
+
+
+def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]]) -> Start:
+    """Find the base models, or write those with random weights."""
+    if arguments.bases is not None:
+        return Start(from_bases.find_bases(arguments.bases), from_bases.RECIPE, from_bases.CIDER_RECIPE)
+    captions = [caption for each in training.values() for caption in each]
+    sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
+    vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
+    bases = {"vision_model_name": vision, "language_model_name": language}
+    return Start(bases, from_nothing.RECIPE, from_nothing.CIDER_RECIPE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -183,40 +244,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
+    parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, models and results")
-    parser.add_argument("--parts", nargs="+", choices=("likelihood", "cider", "peer"), default=["likelihood", "cider"])
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
     parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
     parser.add_argument("--epochs", type=int, help="epochs of ours in each part, instead of as many as fit")
-    parser.add_argument("--width", type=int, default=192, help="hidden size of both models, a multiple of 64")
+    parser.add_argument("--pictures", type=int, help="training pictures of the part cider; absent: all")
+    parser.add_argument("--width", type=int, default=192, help="hidden size of random models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
     parser.add_argument("--language_blocks", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    if arguments.bases is None and {"twin", "choices"} & set(arguments.parts):
+        parser.error("the parts twin and choices need --bases")
     data, work = arguments.work / "data", arguments.work
-    captions = write_data(arguments.data, arguments.splits, data)
-    separate_validation(data)
-    blocks = arguments.vision_blocks, arguments.language_blocks
-    write_bases(captions, work / "bases", arguments.width, *blocks, arguments.seed)
-    rows = json.loads((data / "captions.json").read_text(encoding="utf-8"))
-    training: dict[str, list[str]] = {}
-    for row in rows:
-        if row["split"] == "train":
-            training.setdefault(row["image"], []).append(row["caption"])
+    training = write_data(arguments.data, arguments.splits, data, small=arguments.bases is None)
+    start = prepare_start(arguments, training)
+    if "choices" in arguments.parts:
+        choices(arguments, start)
     constant = best_constant(training, "en")
     table: list[str] = []
-    for part in arguments.parts:
+    for part in (part for part in arguments.parts if part != "choices"):
         started = time.perf_counter()
-        name, made = {"likelihood": likelihood, "cider": cider, "peer": peer}[part](arguments, len(training))
+        name, made = PARTS[part](arguments, start, len(training))
         minutes = (time.perf_counter() - started) / 60
-        table.append(table_row(f"{name}, {minutes:.0f} min", judge(made / "final", data, made, constant)))
+        table.append(table_row(f"{name}, {minutes:.0f} min", evaluate(made / "final", data, made), constant))
+        write_pictures(work, part, arguments.seed)
     print(f"\n{machine.describe()}, {arguments.dtype}")
-    print(f"the constant caption: {constant!r}\n")
-    print(
-        f"| | CIDEr, greedy | CIDEr, {BEAMS} beams | BLEU-4 | the constant caption's CIDEr | ratio | difference, 95 % |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    print("\n".join(table))
+    if not table:
+        return
+    print(f"the constant caption: {constant!r}\n\n{HEADER}\n|{' --- |' * (HEADER.count('|') - 1)}")
+    print("\n".join(table) + "\n")
+    evaluated = [part for part in PARTS if (work / part / f"results_{BEAMS}.json").exists()]
+    for candidate in (part for part in ("likelihood", "cider") if part in evaluated):
+        for baseline in (part for part in evaluated if part not in (candidate, "cider")):
+            print(comparison_line(work, baseline, candidate))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""Pretrained base checkpoints as the start of `benchmarks.photographs`, and the choices that were tried with them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RECIPE: dict[str, Any] = {
+    "projector": "pixel_shuffle",
+    "vision_feature_layer": -2,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "language_model_learning_rate": 1e-4,
+    "warmup_ratio": 0.03,
+    "weight_decay": 0.1,
+    "validation_pictures": 200,
+    "log_every": 25,
+}
+"""The settings of `run.py train` from pretrained bases, chosen by `CHOICES`. The vision encoder stays frozen."""
+
+CIDER_RECIPE: dict[str, Any] = {**RECIPE, "warmup_ratio": 0.03}
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "the recipe": {},
+    "language model's rate 3e-5": {"language_model_learning_rate": 3e-5},
+    "language model's rate 3e-4": {"language_model_learning_rate": 3e-4},
+    "the third hidden state from the end": {"vision_feature_layer": -3},
+    "two hidden states joined": {"vision_feature_layer": "[-2,-5]"},
+    "LoRA of rank 32": {"lora_rank": 32, "lora_alpha": 64, "lora_learning_rate": 1e-3},
+    "the last 8 blocks only": {
+        "freeze_language_model_except_layers": 8,
+        "language_model_learning_rate": 3e-4,
+    },
+    "the language model's chat template": {"chat_template": "own"},
+    "256 tokens a picture": {"projector": "mlp"},
+}
+"""Deviations from the recipe, each trained once on `CHOICE_PICTURES` pictures and judged by its validation loss."""
+
+CHOICE_PICTURES = 1000
+
+
+def find_bases(folder: Path) -> dict[str, Path]:
+    """The settings that name the base models in a folder: the one with a tokenizer is the language model.
+
+    Raises:
+        SystemExit: the folder does not hold one checkpoint of each kind.
+    """
+    checkpoints = [path.parent for path in sorted(folder.glob("*/config.json"))]
+    language = [path for path in checkpoints if (path / "tokenizer.json").exists()]
+    vision = [path for path in checkpoints if path not in language]
+    if len(language) != 1 or len(vision) != 1:
+        raise SystemExit(
+            f"--bases {folder}: it must hold the folders of one vision encoder and of one language model with its "
+            f"tokenizer.json, and holds {len(vision)} and {len(language)}"
+        )
+    return {"vision_model_name": vision[0], "language_model_name": language[0]}
+
+
+def write_random_twin(vision: Path, folder: Path, seed: int) -> Path:
+    """Write an encoder with the configuration and the preprocessor of another one, and random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(seed)
+    AutoModel.from_config(AutoConfig.from_pretrained(vision)).save_pretrained(folder)
+    shutil.copy2(vision / "preprocessor_config.json", folder)
+    return folder
