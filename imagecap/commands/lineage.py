@@ -30,6 +30,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
     rows = [
         ("model", " ".join([record["model"], *(f"@{alias}" for alias in record["aliases"])])),
         ("sha256", record["model_hash"]),
+        *([("weights", "int8, made of those that were trained")] if record.get("weights") == "int8" else []),
         ("decision", f"{record['decision']['decision']}: {record['decision']['reason']}"),
         ("run", record["run"]),
         *((f"parent, {what}", str(value)) for what, value in record["parents"].items() if value),

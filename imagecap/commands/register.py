@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--compare_only", action="store_true", help="register and compare, write the decision down, move no alias"
     )
+    parser.add_argument(
+        "--weights",
+        choices=("same", "int8"),
+        default="same",
+        help="register the model as it is, or with int8 weights in its language model (default: same)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -32,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     from imagecap.registry.register import register_pipeline_model
 
     with redirect_stdout(sys.stderr):  # standard output is for the result; libraries may print as well
-        done = register_pipeline_model(arguments.promote, compare_only=arguments.compare_only)
+        done = register_pipeline_model(
+            arguments.promote, compare_only=arguments.compare_only, weights=arguments.weights
+        )
     if arguments.json:
         print(json.dumps(asdict(done), ensure_ascii=False))
         return

@@ -1,10 +1,13 @@
 """Writing a captioner with int8 weights."""
 
+import shutil
 from pathlib import Path
 
 import torch
 
+from imagecap.data.identity import TRAINING_PICTURES_FILE
 from imagecap.errors import ImageCapError
+from imagecap.files import replace_folder
 from imagecap.model.builder import load
 from imagecap.model.int8 import is_int8, quantize
 from imagecap.model.int8_format import Int8Config
@@ -27,4 +30,10 @@ def write_int8_checkpoint(source: Path, target: Path) -> None:
     dtype = model.dtype
     quantize(model.llava)
     model.llava.config.quantization_config = Int8Config()
-    model.save(target, dtype if dtype != torch.float16 else torch.float32)  # scales may be too small for float16
+
+    def write(folder: Path) -> None:
+        model.save(folder, dtype if dtype != torch.float16 else torch.float32)  # scales may be too small for float16
+        if (source / TRAINING_PICTURES_FILE).is_file():
+            shutil.copyfile(source / TRAINING_PICTURES_FILE, folder / TRAINING_PICTURES_FILE)
+
+    replace_folder(target, write)

@@ -12,7 +12,7 @@ import json
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imagecap.checkout import (
     checkout_of,
@@ -31,6 +31,9 @@ from imagecap.redact import redact_uris
 from imagecap.registry.versions import environment_versions
 from imagecap.report.formatting import metric_label
 
+Weights = Literal["same", "int8"]
+"""The weights of a registered version: those of the trained model, or int8 weights that are made of them."""
+
 LINEAGE_FILE = "lineage.json"
 PATCH = "source.patch"
 PARAMS = "params.yaml"
@@ -43,16 +46,22 @@ _PATCH_BYTES = 20_000_000
 
 
 def write_record(
-    target: Path, model_folder: Path, settings: Settings, model_hash: str, doubt: str | None
+    target: Path,
+    model_folder: Path,
+    settings: Settings,
+    model_hash: str,
+    doubt: str | None,
+    weights: Weights = "same",
 ) -> dict[str, Any]:
     """Write the lineage record of a model. The record of a model outside a checkout has no git, data and metrics.
 
     Args:
         target: folder to write.
-        model_folder: the checkpoint.
+        model_folder: the checkpoint that was trained.
         settings: the current settings.
-        model_hash: `folder_digest` of the checkpoint.
+        model_hash: `folder_digest` of the checkpoint that is registered.
         doubt: result of `check_metrics`.
+        weights: those that are registered. Metrics of the trained model are left out if they are others.
 
     Returns:
         The content of lineage.json.
@@ -61,6 +70,7 @@ def write_record(
     checkout = checkout_of(model_folder)
     facts: dict[str, Any] = {
         "model_hash": model_hash,
+        "weights": weights,
         "bases": [_base(name) for name in (settings.model.vision_model_name, settings.model.language_model_name)],
         "versions": environment_versions(),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -70,7 +80,8 @@ def write_record(
     if checkout is not None:
         stages = locked_stages(checkout)
         facts["settings"] = settings_of_last_run(settings, stages)
-        facts |= {"git": _git(checkout, target), "data": _data(checkout, stages), "metrics": _metrics(checkout)}
+        facts |= {"git": _git(checkout, target), "data": _data(checkout, stages)}
+        facts["metrics"] = _metrics(checkout) if weights == "same" else {}
         facts["doubt"] = doubt
         for file in (checkout / "dvc.lock", checkout / "dvc.yaml", *dvc_files(checkout)):
             if file.is_file():  # `dvc import-url` writes URIs into .dvc files

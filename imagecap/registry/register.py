@@ -19,7 +19,7 @@ from imagecap.files import temporary_files_in
 from imagecap.locks import exclusive
 from imagecap.registry.lineage import CHAMPION, champion_of
 from imagecap.registry.promotion import CHALLENGER, Decision, decide, prunable_versions
-from imagecap.registry.record import check_metrics, write_record
+from imagecap.registry.record import Weights, check_metrics, write_record
 from imagecap.registry.store import connect, find_store, get_or_create_experiment, local_path
 from imagecap.registry.tracking import (
     PROCESS_TAG,
@@ -69,12 +69,15 @@ class Registration:
     removed: list[str]
 
 
-def register_pipeline_model(promote: bool | None = None, *, compare_only: bool = False) -> Registration:
+def register_pipeline_model(
+    promote: bool | None = None, *, compare_only: bool = False, weights: Weights = "same"
+) -> Registration:
     """Register the pipeline's `model/` under the MLflow run that trained it.
 
     Args:
         promote: True makes it the champion, False does not; None applies the rule of `params.yaml`.
         compare_only: store the decision in tags of the version, and leave the aliases to the next call.
+        weights: see `register`.
 
     Raises:
         ImageCapError: this is no checkout, it has no trained model, or the store cannot be opened.
@@ -92,7 +95,8 @@ def register_pipeline_model(promote: bool | None = None, *, compare_only: bool =
             "cache of DVC; `dvc repro --force train` makes it anew"
         )
     settings = read_params(str(checkout / "params.yaml"))
-    return register(folder, settings, pipeline_run_id(checkout), promote, compare_only=compare_only)
+    run_id = pipeline_run_id(checkout)
+    return register(folder, settings, run_id, promote, compare_only=compare_only, weights=weights)
 
 
 def register(
@@ -102,6 +106,7 @@ def register(
     promote: bool | None = None,
     *,
     compare_only: bool = False,
+    weights: Weights = "same",
 ) -> Registration:
     """Register a checkpoint folder as a pyfunc model, and decide whether it becomes the champion.
 
@@ -116,13 +121,16 @@ def register(
             of the served model.
         run_id: the run that trained the model; if the store has no such run, one named "import" is created.
         promote, compare_only: see `register_pipeline_model`.
+        weights: "int8" registers a copy whose language model has int8 weights; see `write_int8_checkpoint`. Its run is
+            named "import", since what the run of the training has measured was measured on other weights.
 
     Raises:
-        ImageCapError: the store cannot be opened.
+        ImageCapError: the store cannot be opened, or int8 weights are asked for that cannot be had.
     """
+    if weights == "int8" and settings.compute.compile:
+        raise ImageCapError("compute.compile: int8 weights cannot be compiled; set it to false, or register them whole")
     client = connect()
     name = settings.tracking.registered_model_name
-    model_hash = folder_digest(model_folder)
     store = find_store().folder
     # Processes that share the checkout's own store wait for each other; those of other machines are noticed afterwards.
     lock = exclusive(store / ".register.lock", "registering", wait=True) if store is not None else nullcontext()
@@ -130,14 +138,16 @@ def register(
     with lock, temporary_files_in(near) as temporary:
         checkout = checkout_of(model_folder)
         doubt = check_metrics(checkout, model_folder) if checkout is not None else None
+        checkpoint = _with_weights(model_folder, weights, temporary)
+        model_hash = folder_digest(checkpoint)
         found = _versions_of(client, name, model_hash)
         is_new = not found
         if is_new:
-            known = run_id if run_id and is_active_run(client, run_id) else None
+            known = run_id if run_id and weights == "same" and is_active_run(client, run_id) else None
             run = known or _import_run(client, settings, model_hash)
-            write_record(temporary / "record", model_folder, settings, model_hash, doubt)
+            write_record(temporary / "record", model_folder, settings, model_hash, doubt, weights)
             tags = {**source_tags(), HASH_TAG: model_hash, "imagecap.run_id": run}
-            model_id = _find_or_log_model(client, model_folder, temporary, settings, run, tags)
+            model_id = _find_or_log_model(client, checkpoint, temporary, settings, run, tags)
             _ensure_registered_model(client, name)
             made = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run, tags=tags, model_id=model_id, await_creation_for=60
@@ -151,6 +161,16 @@ def register(
         removed = [] if compare_only else _prune(client, name, settings.promote.kept_versions)
     alias = None if compare_only else CHAMPION if decision.promoted else CHALLENGER
     return Registration(name, number, is_new, model_hash, run_id, decision, alias, champion_of(client, name), removed)
+
+
+def _with_weights(model_folder: Path, weights: Weights, temporary: Path) -> Path:
+    """The folder of the checkpoint that is registered."""
+    if weights == "same":
+        return model_folder
+    from imagecap.model.int8_checkpoint import write_int8_checkpoint
+
+    write_int8_checkpoint(model_folder, temporary / "int8")
+    return temporary / "int8"
 
 
 def _versions_of(client: Any, name: str, model_hash: str) -> list[Any]:

@@ -70,7 +70,13 @@ def reproduce(uri: str, folder: Path | None, progress: TextIO) -> Reproduction:
             _restore_data(checkout, scratch, progress)
             print(f"running the pipeline in {scratch}", file=progress, flush=True)
             _dvc(scratch, "repro", "--force", "--no-run-cache", "--no-commit", output=progress)
-            return _compare(scratch / "model", registered, f"models:/{name}/{number}", lineage)
+            trained = scratch / "model"
+            if lineage.get("weights") == "int8":
+                from imagecap.model.int8_checkpoint import write_int8_checkpoint
+
+                trained = Path(temporary) / "int8"
+                write_int8_checkpoint(scratch / "model", trained)
+            return _compare(trained, registered, f"models:/{name}/{number}", lineage)
         finally:
             if folder is None:
                 git_succeeds(checkout, "worktree", "remove", "--force", str(tree))
