@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from imagecap.appending import json_line
 from imagecap.data.name_set import NameSet
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_writer
@@ -74,7 +75,7 @@ class Journal:
         content = b""
         for row in rows:
             self._note(row["image"], self._size + len(content))
-            content += (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+            content += json_line(row)
         try:
             self._file.write(content)
             self._file.flush()

@@ -5,12 +5,12 @@ the whole shard could not be captioned.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from imagecap.appending import append_lines, json_line
 from imagecap.files import atomic_writer
 from imagecap.generate.journal import JournalRow
 from imagecap.locks import exclusive
@@ -32,13 +32,8 @@ class ErrorList:
         """Append rows of a shard of which the list has none, and wait until they are on the disk."""
         if not rows:
             return
-        with self._exclusive(), self.path.open("ab") as file:
-            whole = self._whole()
-            if whole < file.tell():  # a process was killed while it wrote a row
-                file.truncate(whole)
-            file.write(b"".join(map(_line, rows)))
-            file.flush()
-            os.fsync(file.fileno())
+        with self._exclusive():
+            append_lines(self.path, b"".join(map(json_line, rows)))
 
     def replace(self, shard: str, rows: Sequence[JournalRow]) -> None:
         """Put rows in the place of those of a shard."""
@@ -48,9 +43,9 @@ class ErrorList:
             with atomic_writer(self.path) as file:
                 for row in self.rows():
                     if row["shard"] != shard:
-                        file.write(_line(row))
+                        file.write(json_line(row))
                 for row in rows:
-                    file.write(_line(row))
+                    file.write(json_line(row))
 
     def rows(self) -> Iterator[JournalRow]:
         """Yield the rows. An incomplete last one is left out."""
@@ -72,18 +67,3 @@ class ErrorList:
         if not self._locked:
             return nullcontext()
         return exclusive(self.path.with_name(f".{self.path.name}.lock"), f"the writing of {self.path}", wait=True)
-
-    def _whole(self) -> int:
-        """The length of the file without an incomplete last row."""
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            for start in range(max(0, size - 65536), -1, -65536):
-                file.seek(start)
-                end = file.read(65536).rfind(b"\n")
-                if end >= 0:
-                    return start + end + 1
-        return 0
-
-
-def _line(row: JournalRow) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from imagecap.appending import json_line
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_writer
 from imagecap.generate.journal import JournalRow
@@ -94,7 +95,7 @@ class ShardJournal:
         content = b""
         for number, row in zip(numbers, rows, strict=True):
             self._note(number, self._size + len(content), row)
-            content += _line({"row": number, "content": row})
+            content += json_line({"row": number, "content": row})
         self._append(content)
         os.fsync(self._file.fileno())
 
@@ -132,7 +133,7 @@ class ShardJournal:
         (self._failed.add if "error" in row else self._failed.discard)(number)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        self._append(_line(entry))
+        self._append(json_line(entry))
 
     def _append(self, content: bytes) -> None:
         try:
@@ -197,10 +198,6 @@ class ShardJournal:
         self._reading, self._alone = 0, None
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return (json.dumps(entry, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
-
-
 def write_journal(path: Path, state: str, pictures: int, rows: Iterator[tuple[int, JournalRow]]) -> None:
     """Write a journal with the rows of some pictures, as if a process had stopped after them.
 
@@ -211,7 +208,7 @@ def write_journal(path: Path, state: str, pictures: int, rows: Iterator[tuple[in
         rows: numbers of pictures, and their rows.
     """
     with atomic_writer(path) as file:
-        file.write(_line({"opened": state}) + _line({"pictures": pictures}) + _line({"listed": True}))
+        file.write(json_line({"opened": state}) + json_line({"pictures": pictures}) + json_line({"listed": True}))
         for number, row in rows:
-            file.write(_line({"row": number, "content": row}))
-        file.write(_line({"stopped": True}))
+            file.write(json_line({"row": number, "content": row}))
+        file.write(json_line({"stopped": True}))

@@ -1,8 +1,7 @@
 """The journal of a queue: every change is appended to a file and synced before anybody is told that it was made.
 
 The file has one JSON object per line. A line is one entry, whatever number of captions it changes, so that an entry is
-there as a whole or not at all. A process that is killed while it writes leaves at most one incomplete line, of which
-nobody was told; the next process truncates it.
+there as a whole or not at all (`imagecap/appending.py`).
 """
 
 import json
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from imagecap.appending import append_lines, json_line, sync_folder
 from imagecap.errors import ImageCapError
 
 Entry = dict[str, Any]
@@ -35,7 +35,7 @@ class ChangeJournal:
             is_new = not path.exists()
             self._file: BinaryIO = path.open("a+b", buffering=0)
             if is_new:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self._size = self._repair()
         except OSError as error:
             raise ImageCapError(f"{path} cannot be written: {error.strerror}") from None
@@ -77,14 +77,10 @@ class ChangeJournal:
         Raises:
             ImageCapError: the file cannot be written, for example because the disk is full. Nothing has changed then.
         """
-        content = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace") + b"\n"
+        content = json_line(entry)
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
-            os.fsync(self._file.fileno())
+            append_lines(self.path, content)
         except OSError as error:
-            os.ftruncate(self._file.fileno(), self._size)
             raise ImageCapError(
                 f"{self.path} cannot be written ({error.strerror}): make room and try again; nothing was changed"
             ) from None
@@ -109,12 +105,3 @@ class ChangeJournal:
                 self._starts.append(start)
                 start += len(line)
         return start
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the name of a new file is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,12 +2,10 @@
 
 A session is a folder with `session.json`, which is written once, and `judgments.jsonl`, to which each judgment is
 appended and synced before it is confirmed. Nothing is ever changed there: a judge who thinks again, or takes a judgment
-back, adds a line. A process that is killed while writing leaves at most one incomplete line, which is cut off by the
-next writer and ignored by readers.
+back, adds a line (`imagecap/appending.py`).
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from imagecap.appending import append_lines, json_line
 from imagecap.errors import ImageCapError
 from imagecap.eval.preference import Choice
 from imagecap.files import atomic_write_json, read_json
@@ -148,10 +147,9 @@ class JudgmentStore:
             raise ImageCapError(f"the session {session.name} does not show {key!r}")
         judgment = Judgment(key, judge, answer, session.left_of(judge, key), _now(), round(max(0.0, seconds), 2))
         folder = self.path(session.name)
-        line = (json.dumps(asdict(judgment), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         with exclusive(folder / ".lock", f"judging in {folder}", wait=True):
             try:
-                _append(folder / JUDGMENTS, line)
+                append_lines(folder / JUDGMENTS, json_line(asdict(judgment)))
             except OSError as error:
                 raise ImageCapError(
                     f"{folder / JUDGMENTS} cannot be written ({error.strerror}): make room and judge this pair again; "
@@ -176,42 +174,6 @@ class JudgmentStore:
             if judgment.choice is not None:
                 of_judge[judgment.key] = judgment
         return {judge: of_judge for judge, of_judge in found.items() if of_judge}
-
-
-def _append(file: Path, line: bytes) -> None:
-    """Append a line and sync it. What a killed process has left of a line is cut off first."""
-    is_new = not file.exists()
-    with file.open("ab+") as opened:
-        end = opened.seek(0, os.SEEK_END)
-        start = _end_of_last_line(opened, end)
-        if start < end:
-            opened.truncate(start)
-        try:
-            opened.write(line)
-            opened.flush()
-            os.fsync(opened.fileno())
-        except OSError:
-            os.truncate(file, start)  # a full disk may have taken half of it
-            raise
-    if is_new:
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # the name of the file, too
-        finally:
-            os.close(descriptor)
-
-
-def _end_of_last_line(opened: Any, end: int) -> int:
-    """The byte after the last line end."""
-    place = end
-    while place:
-        start = max(0, place - 4096)
-        opened.seek(start)
-        found = opened.read(place - start).rfind(b"\n")
-        if found >= 0:
-            return start + int(found) + 1
-        place = start
-    return 0
 
 
 def _read(file: Path) -> Iterator[Judgment]:
