@@ -19,6 +19,7 @@ from imagecap.metrics import display_name, prepare_references, score
 
 TRUE = "true_share"
 METEOR = "METEOR"
+CLIP_SCORE = "CLIPScore"
 
 Row = Mapping[str, Any]
 """A row of `results` in eval_results.json."""
@@ -95,6 +96,39 @@ def compare_results(baseline: Row, candidate: Row, *, resamples: int = 1000, see
     pictures.sort(key=lambda row: -abs(row["difference"]))
     left_out = len(before) + len(after) - 2 * len(common)
     return Comparison(len(common), left_out, changes, names, pictures)
+
+
+def with_references_of(other: Row, evaluation: Row) -> tuple[dict[str, Any], int]:
+    """Give an evaluation the references of another one, for captions of pictures that both have.
+
+    Captions of test pictures may have been corrected between two evaluations. What both models wrote can still be
+    compared, against the references of one of them. What the evaluation holds for a picture whose references change
+    is left out, except CLIPScore, which needs none.
+
+    Args:
+        other: contents of eval_results.json, whose references are taken.
+        evaluation: contents of eval_results.json.
+
+    Returns:
+        The evaluation with the references of `other`, without captions that are not scored, and the number of captions
+        that got other references.
+
+    Raises:
+        ImageCapError: one of the two is no evaluation.
+    """
+    theirs, ours = _scored_rows(other, "other evaluation"), _scored_rows(evaluation, "evaluation")
+    by_content = all("digest" in row for part in (theirs, ours) for row in part)
+    references = {key: row["references"] for key, row in _by_key(theirs, by_content).items()}
+    rows, changed = [], 0
+    for row in ours:
+        found = references.get(_key(row, by_content))
+        if found is None or sorted(found) == sorted(row["references"]):
+            rows.append(row)
+            continue
+        kept = {name: value for name, value in row.get("metrics", {}).items() if name == CLIP_SCORE}
+        rows.append({**row, "references": found, "metrics": kept})
+        changed += 1
+    return {**evaluation, "results": rows}, changed
 
 
 class _Pairs:
@@ -207,9 +241,13 @@ def _by_key(rows: Sequence[Row], by_content: bool) -> dict[tuple[str, str], Row]
     """The first row of each picture and language, by digest or name and language."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
-        name = row["digest"] if by_content else picture_id(row["image"]) or str(row["image"])
-        found.setdefault((name, row["language"]), row)
+        found.setdefault(_key(row, by_content), row)
     return found
+
+
+def _key(row: Row, by_content: bool) -> tuple[str, str]:
+    name = row["digest"] if by_content else picture_id(row["image"]) or str(row["image"])
+    return name, row["language"]
 
 
 def _agreed_names(baseline: Row, candidate: Row, language: str) -> dict[str, str]:

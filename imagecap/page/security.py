@@ -126,7 +126,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
-        send = _with_headers(send, clear_text=self._access.token is not None)
+        send = _with_headers(send, trusted=_is_trusted_by_browsers(scope, headers))
         plain = scope["path"] == "/"  # a person reads it in a browser
         if refusal is not None:
             await _answer(send, *refusal, plain=plain)
@@ -204,8 +204,26 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _with_headers(send: Send, *, clear_text: bool) -> Send:
-    """Add the headers; over clear text, without the one that browsers then ignore and report as an error."""
+def _is_trusted_by_browsers(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser regards the address that it asks as trustworthy: reached by TLS, or on its own machine.
+
+    A proxy with TLS says so in `X-Forwarded-Proto`, which uvicorn has put into the scheme if the proxy runs on this
+    machine. Behind any other proxy, browsers tell it themselves: they send `Sec-Fetch-Site` to such addresses only.
+    """
+    if scope.get("scheme") == "https" or "sec-fetch-site" in headers:
+        return True
+    try:
+        return is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _with_headers(send: Send, *, trusted: bool) -> Send:
+    """Add the headers.
+
+    Browsers ignore `Cross-Origin-Opener-Policy` from an address that they do not trust, and report an error; there it
+    is left out.
+    """
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -213,7 +231,7 @@ def _with_headers(send: Send, *, clear_text: bool) -> Send:
             # A document of its own, such as a report, may have a policy that gives it an origin of its own.
             own = headers.get("content-security-policy", "").startswith("sandbox")
             for name, value in _HEADERS.items():
-                if name == "cross-origin-opener-policy" and clear_text:
+                if name == "cross-origin-opener-policy" and not trusted:
                     continue
                 if name in ("content-security-policy", "x-frame-options") and own:
                     continue

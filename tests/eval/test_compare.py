@@ -13,7 +13,7 @@ from imagecap.commands.compare import load_results
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.changes import sign_test
-from imagecap.eval.compare import compare_results
+from imagecap.eval.compare import compare_results, with_references_of
 from imagecap.main import main
 from imagecap.metrics import score
 from imagecap.metrics.meteor import METEOR, meteor_of_sums
@@ -144,6 +144,32 @@ def test_metrics_that_not_both_have_alike_are_left_out() -> None:
         assert not {"METEOR", "CLIPScore", "RefCLIPScore"} & set(compare_results(*pair).changes)
     nameless = {**whole, "names": {}}
     assert "CLIPScore" not in compare_results(nameless, nameless).changes
+
+
+def test_corrected_references_are_taken_over() -> None:
+    """People have corrected the captions of 10 test pictures between two evaluations, and left out one picture."""
+    before = with_metrics(["a thing is here"] * 30, METEOR=0.25, CLIPScore=0.5, RefCLIPScore=0.5)
+    after = with_metrics([""] * 30, METEOR=0.5, CLIPScore=0.75, RefCLIPScore=0.25)
+    for row in after["results"][:10]:
+        row["references"] = ["a thing is here", *row["references"]]
+    for row in after["results"][10:]:
+        row["references"] = row["references"][::-1]  # another order is no change
+    del after["results"][29]
+    with pytest.raises(ImageCapError, match="other references"):
+        compare_results(before, after)
+    given, changed = with_references_of(after, before)
+    assert changed == 10
+    assert [row["references"] for row in given["results"][:10]] == [row["references"] for row in after["results"][:10]]
+    assert [row["caption"] for row in given["results"]] == [row["caption"] for row in before["results"]]
+    assert "METEOR" in before["results"][0]["metrics"]  # the evaluation that was given is as before
+    found = compare_results(given, after)
+    assert (found.n, found.left_out) == (29, 1)
+    expected = {str(row["image"]): row["references"] for row in after["results"]}
+    captions = {row["image"]: "a thing is here" for row in after["results"]}
+    assert found.changes["CIDEr"].baseline == pytest.approx(score(expected, captions, language="en").overall["CIDEr"])
+    # the other two were computed against the references that were corrected
+    assert {"METEOR", "CLIPScore", "RefCLIPScore"} & set(found.changes) == {"CLIPScore"}
+    assert with_references_of(before, before) == (before, 0)
 
 
 def test_clip_scores_of_one_language_among_two() -> None:

@@ -93,7 +93,6 @@ def test_token_where_other_machines_reach_the_page(client: Client) -> None:
     told = page.get("/")
     assert told.headers["content-type"].startswith("text/plain")
     assert told.text.startswith("this page needs the token")
-    assert "cross-origin-opener-policy" not in told.headers  # which browsers report as an error over clear text
     assert page.get("/api/page", headers={"authorization": "Bearer wrong"}).status_code == 401
     assert page.get("/api/page", headers={"cookie": f"{access.cookie}=wrong"}).status_code == 401
     assert page.get(f"/api/page?token={access.token}").status_code == 401  # addresses end up in logs
@@ -118,6 +117,29 @@ def test_names_where_other_machines_reach_the_page(client: Client) -> None:
         "captions.example:443": 200,
         "evil.example:5003": 421,
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "sent"),
+    [
+        ("http://127.0.0.1:5003", {}, True),
+        ("http://localhost:5003", {}, True),
+        ("http://[::1]:5003", {}, True),
+        ("http://192.168.1.7:5003", {}, False),  # browsers report the header as an error over clear text
+        ("http://captions.example:5003", {}, False),
+        ("https://captions.example", {}, True),
+        ("http://captions.example", {"sec-fetch-site": "none"}, True),  # a proxy elsewhere, reached by TLS
+    ],
+)
+@pytest.mark.parametrize("token", [None, "known to few"])
+def test_openers_of_the_page_are_kept_out_where_browsers_allow_it(
+    tmp_path: Path, address: str, headers: dict[str, str], sent: bool, token: str | None
+) -> None:
+    access = Access("0.0.0.0", 5003, token, names=("captions.example",))  # noqa: S104
+    page = TestClient(build_app(PageContext(state=tmp_path), access), base_url=address)
+    for path in ("/", "/api/page", "/static/shell.css"):
+        found = page.get(path, headers=headers).headers.get("cross-origin-opener-policy")
+        assert found == ("same-origin" if sent else None), path
 
 
 def test_loopback() -> None:

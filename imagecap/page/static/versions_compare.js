@@ -50,7 +50,7 @@ function head(version, index, tools) {
 
 function metrics(found, names, tools) {
   const { t } = tools;
-  if (found.problem) return el("section", {}, el("p", { class: "problem", text: found.problem }));
+  if (found.problem) return ownScores(found, names, tools);
   const heads = [t("versions.metric"), ...names, t("versions.difference"), t("versions.interval"), t("versions.p"), t("versions.better"), t("versions.worse"), ""];
   const rows = found.changes.map((each) => [
     each.label, each.baseline, each.candidate, each.difference, each.interval, each.p, String(each.better), String(each.worse),
@@ -62,7 +62,23 @@ function metrics(found, names, tools) {
     el("h2", { text: t("versions.changes") }),
     dataTable(t("versions.changes"), heads, rows),
     el("p", { class: "hint", text: t("versions.compared", { n: found.captions }) }),
+    found.other_references ? el("p", { class: "note", text: t("versions.other.references", { n: found.other_references, candidate: names[1] }) }) : null,
     found.left_out ? el("p", { class: "hint", text: t("versions.left.out", { n: found.left_out }) }) : null,
+  );
+}
+
+/** The scores of two versions whose test data differ: both are shown, and not compared. */
+function ownScores(found, names, tools) {
+  const { t } = tools;
+  const cell = (row, side) => el("span", {}, row.values[side], row.intervals[side] ? el("span", { class: "soft small", text: ` (${row.intervals[side]})` }) : null);
+  return el(
+    "section",
+    {},
+    el("h2", { text: t("versions.changes") }),
+    el("p", { class: "note" }, `${t("versions.not.compared")} `, el("span", { lang: "en", text: found.problem })),
+    found.scores.length
+      ? dataTable(t("versions.changes"), [t("versions.metric"), ...names], found.scores.map((row) => [row.label, cell(row, 0), cell(row, 1)]))
+      : el("p", { class: "soft", text: t("versions.scores.none.shared") }),
   );
 }
 

@@ -13,17 +13,9 @@ from imagecap.report.formatting import format_interval, format_value, is_share, 
 
 def summary(registered: Registered, version: Version) -> dict[str, Any]:
     """The facts of a version for a list of all, with its metrics as its run has logged them."""
-    from mlflow.exceptions import MlflowException
-
     from imagecap.registry.lineage import DECISION, REASON
 
-    metrics: dict[str, float] = {}
-    if version.run:
-        try:
-            logged = registered.client.get_run(version.run).data.metrics
-        except MlflowException:  # the run was deleted
-            logged = {}
-        metrics = {name.removeprefix("test/"): value for name, value in logged.items() if name.startswith("test/")}
+    metrics = _logged_metrics(registered, version)
     wanted = registered.settings.promote.promote_metric.rpartition("/")[2]
     shown = [name for name in metrics if name.rpartition("/")[2].partition(".")[0] == wanted]
     shown += [name for name in metrics if name.rpartition("/")[2] == "true_share"]
@@ -105,6 +97,24 @@ def changes(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
+def shared_scores(registered: Registered, versions: Sequence[Version]) -> list[dict[str, Any]]:
+    """The scores that two versions both have, each on the test pictures of its own evaluation.
+
+    Returns:
+        Rows of `label`, `values` and `intervals`, the latter two in the order of the versions.
+    """
+    first, second = ({row["label"]: row for row in _own_scores(registered, version)} for version in versions)
+    return [
+        {
+            "label": label,
+            "values": [first[label]["value"], second[label]["value"]],
+            "intervals": [first[label]["interval"], second[label]["interval"]],
+        }
+        for label in first
+        if label in second
+    ]
+
+
 def shared_curves(registered: Registered, versions: Sequence[Version]) -> list[dict[str, Any]]:
     """A chart for each learning curve that several versions have, with a line for each version."""
     from imagecap.registry.evaluations import curves_of_run
@@ -134,6 +144,30 @@ def _evaluation_or_none(registered: Registered, version: Version) -> dict[str, A
         return registered.evaluation(version.run) if version.run else None
     except ImageCapError:
         return None
+
+
+def _own_scores(registered: Registered, version: Version) -> list[dict[str, str]]:
+    """The scores of a version's evaluation; if its run has stored none, those that the run has logged."""
+    evaluation = _evaluation_or_none(registered, version)
+    if evaluation is not None:
+        return _scores(evaluation)
+    return [
+        {"label": _logged_label(name), "value": format_value(name, value), "interval": ""}
+        for name, value in _logged_metrics(registered, version).items()
+    ]
+
+
+def _logged_metrics(registered: Registered, version: Version) -> dict[str, float]:
+    """The test metrics that the run of a version has logged; none if it has no run, or its run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if not version.run:
+        return {}
+    try:
+        logged = registered.client.get_run(version.run).data.metrics
+    except MlflowException:
+        return {}
+    return {name.removeprefix("test/"): value for name, value in logged.items() if name.startswith("test/")}
 
 
 def _scores(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,11 +9,19 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from imagecap.errors import ImageCapError
-from imagecap.eval.compare import Comparison, compare_results
+from imagecap.eval.compare import Comparison, compare_results, with_references_of
 from imagecap.page.answers import json_answer, whole_number
 from imagecap.page.context import PageContext
 from imagecap.page.registered import Registered, Version, has_store
-from imagecap.page.versions.details import caption_rows, changes, details, differences, shared_curves, summary
+from imagecap.page.versions.details import (
+    caption_rows,
+    changes,
+    details,
+    differences,
+    shared_curves,
+    shared_scores,
+    summary,
+)
 
 _SIDES = (160, 360, 1200)  # sizes of pictures, in pixels
 _MOST_ROWS = 200
@@ -51,7 +59,7 @@ class _Versions:
     def __init__(self, context: PageContext) -> None:
         self._registered = Registered(context)
         self._lock = threading.Lock()
-        self._comparisons: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
+        self._comparisons: OrderedDict[tuple[str, str], tuple[Comparison, int]] = OrderedDict()
 
     def list(self, _: Request) -> Response:
         registered = self._registered
@@ -96,17 +104,20 @@ class _Versions:
             "changes": [],
             "captions": 0,
             "left_out": 0,
+            "other_references": 0,
             "problem": None,
+            "scores": [],
         }
         try:
-            comparison = self._comparison(*pair)
+            comparison, other_references = self._comparison(*pair)
         except ImageCapError as error:
-            found["problem"] = str(error)
+            found |= {"problem": str(error), "scores": shared_scores(self._registered, pair)}
         else:
             found |= {
                 "changes": changes(comparison),
                 "captions": comparison.n,
                 "left_out": comparison.left_out,
+                "other_references": other_references,
             }
         found["curves"] = shared_curves(self._registered, pair)
         found["differences"] = differences(self._registered, pair)
@@ -114,7 +125,7 @@ class _Versions:
 
     def compared_captions(self, request: Request) -> Response:
         pair = (self._version(request, "baseline"), self._version(request, "candidate"))
-        comparison = self._comparison(*pair)
+        comparison, _ = self._comparison(*pair)
         find = request.query_params.get("find", "")[:1000].casefold()
         order = request.query_params.get("order", "change")
         if order not in ("change", "better", "worse"):
@@ -132,8 +143,17 @@ class _Versions:
     def _version(self, request: Request, name: str) -> Version:
         return self._registered.version(request.path_params[name])
 
-    def _comparison(self, baseline: Version, candidate: Version) -> Comparison:
-        """Compare two versions by their stored evaluations; the last comparisons are kept in memory."""
+    def _comparison(self, baseline: Version, candidate: Version) -> tuple[Comparison, int]:
+        """Compare two versions by their stored evaluations, against the references of the candidate's.
+
+        The last comparisons are kept in memory.
+
+        Returns:
+            The comparison, and the number of captions of the baseline's evaluation that had other references.
+
+        Raises:
+            ImageCapError: the evaluations cannot be compared.
+        """
         for version in (baseline, candidate):
             if not version.run:
                 raise ImageCapError(f"version {version.number} has no run, and so no evaluation")
@@ -142,9 +162,10 @@ class _Versions:
             if key in self._comparisons:
                 self._comparisons.move_to_end(key)
                 return self._comparisons[key]
-        evaluations = [self._registered.evaluation(version.run) for version in (baseline, candidate)]
+        before, after = (self._registered.evaluation(version.run) for version in (baseline, candidate))
+        before, other_references = with_references_of(after, before)
         resamples = self._registered.settings.evaluate.bootstrap_samples or 1000
-        found = compare_results(*evaluations, resamples=resamples)
+        found = compare_results(before, after, resamples=resamples), other_references
         with self._lock:
             self._comparisons[key] = found
             while len(self._comparisons) > _KEPT_COMPARISONS:
