@@ -1,7 +1,7 @@
 """The queue of captions that people correct: every change is in the journal before it is seen.
 
-Several people may work on it. Whoever changes a caption says which revision of it he saw. If it has been changed since,
-the change is refused and both texts are shown.
+Several people may work on it. Each change says which revision of the caption its author saw. If the caption has been
+changed since, the change is refused and both texts are shown.
 """
 
 import threading
@@ -19,8 +19,8 @@ from imagecap.locks import exclusive
 from imagecap.page.correct.columns import LANGUAGE_CODES, STATES, Columns
 from imagecap.page.correct.decisions import ACTIONS, MOST_CHANGES, Author, ConflictError, cleaned
 from imagecap.page.correct.journal import Entry
+from imagecap.page.correct.queue_folder import folder_of, open_queue_folder
 from imagecap.page.correct.source import CorrectionSource, Row, caption_of_row, language_of_row, picture_at
-from imagecap.page.correct.workplace import folder_of, open_workplace
 from imagecap.printable import printable
 
 _RECENT = 64  # entries among which a request that is sent again is looked for
@@ -47,13 +47,13 @@ class CaptionQueue:
         folder = folder_of(source)
         self._held.enter_context(exclusive(folder.with_name(f".{folder.name}.lock"), f"correcting {source.place}"))
         try:
-            self._workplace = open_workplace(source)
-            self.columns = _columns(self._workplace.rows())
+            self._kept = open_queue_folder(source)
+            self.columns = _columns(self._kept.rows())
             self._undone: set[int] = set()
             self._entries_of: dict[str, array[int]] = {}  # by author, without those that take others back
-            for number, entry in enumerate(self._workplace.journal.entries(), 1):
+            for number, entry in enumerate(self._kept.journal.entries(), 1):
                 self._apply(number, entry)
-            if not self._workplace.is_new:
+            if not self._kept.is_new:
                 self._add_new_pictures()
         except BaseException:
             self._held.close()
@@ -63,21 +63,21 @@ class CaptionQueue:
     @property
     def folder(self) -> Path:
         """The folder of the queue, for files that belong to it."""
-        return self._workplace.folder
+        return self._kept.folder
 
     @property
     def version(self) -> int:
         """Number of the last entry of the journal."""
-        return len(self._workplace.journal)
+        return len(self._kept.journal)
 
     def close(self) -> None:
         """Close the journal, so that another process may open the queue."""
-        self._workplace.journal.close()
+        self._kept.journal.close()
         self._held.close()
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the source as they were when the queue was begun."""
-        return self._workplace.rows()
+        return self._kept.rows()
 
     def picture(self, row: int) -> Path:
         """The file of the picture of a row; raises as `picture_at` does."""
@@ -87,7 +87,7 @@ class CaptionQueue:
         """A row as it is now, for the page."""
         columns = self.columns
         revision = int(columns.revision[self._checked(row)])
-        change = self._workplace.journal.entry(revision) if revision else {}
+        change = self._kept.journal.entry(revision) if revision else {}
         certainty, doubt = float(columns.certainty[row]), float(columns.doubt[row])
         return {
             "row": row,
@@ -157,7 +157,7 @@ class CaptionQueue:
         with self._lock:
             repeated = self._repeated(token)
             if repeated is not None:
-                return len(self._workplace.journal.entry(repeated)["changes"])
+                return len(self._kept.journal.entry(repeated)["changes"])
             wanted = [(row, cleaned(text), "edited") for row, text in changes if self.columns.revision[row] <= seen]
             if wanted:
                 self._write({"action": "replace"}, wanted, author, token)
@@ -179,7 +179,7 @@ class CaptionQueue:
             ImageCapError: there is nothing to undo.
         """
         with self._lock:
-            journal = self._workplace.journal
+            journal = self._kept.journal
             repeated = self._repeated(token)
             if repeated is not None:
                 entry = journal.entry(repeated)
@@ -209,9 +209,9 @@ class CaptionQueue:
             before: only entries with a smaller number.
         """
         found: list[dict[str, Any]] = []
-        number = min(len(self._workplace.journal), (before or 1 << 62) - 1)
+        number = min(len(self._kept.journal), (before or 1 << 62) - 1)
         while number > 0 and len(found) < most:
-            entry = self._workplace.journal.entry(number)
+            entry = self._kept.journal.entry(number)
             if entry.get("changes") and "who" in entry:
                 found.append(
                     {
@@ -228,7 +228,7 @@ class CaptionQueue:
     def note(self, entry: Entry) -> int:
         """Write an entry that changes no caption, such as an export."""
         with self._lock:
-            return self._workplace.journal.append({"at": _now(), **entry})
+            return self._kept.journal.append({"at": _now(), **entry})
 
     def _write(self, entry: Entry, changes: Sequence[tuple[int, str, str]], author: Author, token: str) -> None:
         """Append an entry, and only then change the columns."""
@@ -250,7 +250,7 @@ class CaptionQueue:
                 for row, caption, state in changes
             ],
         }
-        self._apply(self._workplace.journal.append(whole), whole)
+        self._apply(self._kept.journal.append(whole), whole)
 
     def _apply(self, number: int, entry: Entry) -> None:
         """Change the columns as an entry says."""
@@ -272,16 +272,14 @@ class CaptionQueue:
 
     def _repeated(self, token: str) -> int | None:
         """The entry that a request with this token has made; None if it is a new request. The latest are looked at."""
-        latest = len(self._workplace.journal)
+        latest = len(self._kept.journal)
         numbers = range(latest, max(0, latest - _RECENT), -1)
-        return next(
-            (each for each in numbers if token and self._workplace.journal.entry(each).get("token") == token), None
-        )
+        return next((each for each in numbers if token and self._kept.journal.entry(each).get("token") == token), None)
 
     def _is_repeated(self, row: int, token: str) -> bool:
         """Whether the last change of a row was made by a request with this token."""
         revision = int(self.columns.revision[row])
-        return bool(revision and token and self._workplace.journal.entry(revision).get("token") == token)
+        return bool(revision and token and self._kept.journal.entry(revision).get("token") == token)
 
     def _undone_result(self, number: int, entry: Entry) -> dict[str, Any]:
         rows = [change["row"] for change in entry["changes"]]

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from imagecap.data.images import load_image, thumbnail_jpeg
 from imagecap.errors import ImageCapError
+from imagecap.page.answers import json_body
 from imagecap.page.context import PageContext
 from imagecap.page.correct import commands
 from imagecap.page.correct.decisions import Author, ConflictError
@@ -163,12 +164,7 @@ def _getting(work: Callable[[Values], Values]) -> Callable[[Request], Response]:
 
 def _posting(work: Callable[[Values], Values]) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        try:
-            values = await request.json()
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
-            raise ImageCapError("the body of the request must be a JSON object")
+        values = dict(await json_body(request))
         try:
             return JSONResponse(await run_in_threadpool(work, values))
         except ConflictError as error:

@@ -32,22 +32,21 @@ export async function mount(element, tools) {
   const runButton = el("button", { type: "submit", class: "main wide", text: t("try.rerun") });
   settingsCard.append(runButton);
   const list = el("div", { class: "results" });
-  const empty = el("p", { class: "soft small", text: t("try.empty") });
+  const empty = el("p", { class: "soft small", text: remote ? t("try.empty.remote", { server: options.server }) : t("try.empty") });
   const count = el("span", { class: "soft numbers" });
   const compareBox = el("input", { type: "checkbox", checked: compare, onchange: () => { compare = compareBox.checked; items.forEach((item) => item.redrawHeat?.()); } });
   const bar = el("div", { class: "card result-bar" },
     el("div", { class: "toolbar" }, count,
       el("button", { type: "button", class: "quiet", text: t("try.clear"), onclick: () => { for (const item of [...items]) remove(item); } })),
-    remote ? el("p", { class: "soft small plain", text: t("try.heat.none") })
-      : el("div", { class: "toolbar legend" },
-          el("span", { class: "soft small" }, t("try.legend"), " ", el("span", { class: "sample half", text: t("try.legend.half") }), " ", el("span", { class: "sample most", text: t("try.legend.most") })),
-          el("label", { class: "check small", title: t("try.heat.compare.hint") }, compareBox, t("try.heat.compare"))),
+    !remote && el("div", { class: "toolbar legend" },
+      el("span", { class: "soft small" }, t("try.legend"), " ", el("span", { class: "sample half", text: t("try.legend.half") }), " ", el("span", { class: "sample most", text: t("try.legend.most") })),
+      el("label", { class: "check small", title: t("try.heat.compare.hint") }, compareBox, t("try.heat.compare"))),
     el("div", { class: "toolbar" }, el("span", { class: "soft small", text: t("try.save") }),
       button(t("try.save.json"), { onclick: () => saveJson(items) }, ICONS.download),
       button(t("try.save.csv"), { onclick: () => saveCsv(items) }, ICONS.download)));
 
   element.append(
-    el("h1", { text: t("try.title") }), el("p", { class: "lead", text: t(remote ? "try.heat.none" : "try.lead") }),
+    el("h1", { text: t("try.title") }), el("p", { class: "lead", text: t(remote ? "try.lead.remote" : "try.lead") }),
     el("div", { class: "try-columns" }, el("div", { class: "try-side" }, settingsCard, codeCard(tools, options, () => models()[0])), el("div", { class: "try-main" }, drop, empty, bar, list)),
   );
 

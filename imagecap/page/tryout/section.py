@@ -1,7 +1,7 @@
 """The routes of the section "Try"."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.languages import LANGUAGES
+from imagecap.page.answers import json_body
 from imagecap.page.context import PageContext
 from imagecap.page.tryout.captioning import LIMITS, Captioning, Task
 from imagecap.page.tryout.pictures import UploadedPictures
@@ -84,7 +85,7 @@ class _Section:
 
     async def caption(self, request: Request) -> Response:
         """Caption a picture; the answer has one JSON object per line, as `Captioning.stream` yields them."""
-        body = await _read(request)
+        body = await json_body(request)
         picture = self._pictures.get(_text(body, "picture"))
         params = _params(body)
         if self._context.server is not None:
@@ -103,7 +104,7 @@ class _Section:
 
     async def explain(self, request: Request) -> Response:
         """Say how sure the model was of the words of a caption, and where it looked."""
-        body = await _read(request)
+        body = await json_body(request)
         if self._context.server is not None:
             raise ImageCapError("a server tells neither what it was sure of nor where it looked")
         tokens = body.get("tokens")
@@ -124,29 +125,14 @@ def _line(event: dict[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-async def _read(request: Request) -> dict[str, Any]:
-    """The JSON object of a request.
-
-    Raises:
-        ImageCapError: the body is none.
-    """
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise ImageCapError("the request must be a JSON object") from None
-    if not isinstance(body, dict):
-        raise ImageCapError("the request must be a JSON object")
-    return body
-
-
-def _text(body: dict[str, Any], name: str) -> str:
+def _text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str):
         raise ImageCapError(f"{name}: must be a text")
     return value
 
 
-def _params(body: dict[str, Any]) -> dict[str, Any]:
+def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     params = body.get("settings") or {}
     if not isinstance(params, dict):
         raise ImageCapError("settings: must be a JSON object")

@@ -7,7 +7,7 @@ import pytest
 
 from imagecap.errors import ImageCapError
 from imagecap.page.correct.decisions import LONGEST_CAPTION, ConflictError
-from imagecap.page.correct.workplace import folder_of
+from imagecap.page.correct.queue_folder import folder_of
 from tests.page.correct.samples_to_correct import ANN, BEN, make_folder, open_queue
 
 ROWS = [

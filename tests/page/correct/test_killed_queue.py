@@ -77,5 +77,5 @@ def test_an_entry_is_synced_before_it_is_told(tmp_path: Path, monkeypatch: pytes
     journal, synced = ChangeJournal(path), []
     monkeypatch.setattr(os, "fsync", lambda _: synced.append(path.read_bytes()))
     journal.append({"token": "a"})
-    assert synced == [b'{"token":"a"}\n']
+    assert synced == [b'{"token": "a"}\n']
     journal.close()

@@ -4,12 +4,26 @@ import { ICONS, button, el } from "../dom.js";
 
 /** Copy a text, and say so. */
 export async function copy(tools, text) {
+  let copied = false;
   try {
-    await navigator.clipboard.writeText(text);
-    tools.toast(tools.t("try.copied"), "good");
+    if (navigator.clipboard) copied = await navigator.clipboard.writeText(text).then(() => true);
+    else copied = copySelected(text);
   } catch {
-    tools.toast(tools.t("try.copy.failed"), "bad");
+    // the browser has refused
   }
+  tools.toast(tools.t(copied ? "try.copied" : "try.copy.failed"), copied ? "good" : "bad");
+}
+
+/** Copy by the older way, which browsers allow over clear text too; returns whether it was done. */
+function copySelected(text) {
+  const before = document.activeElement;
+  const box = el("textarea", { class: "hidden-text", value: text });
+  document.body.append(box);
+  box.select();
+  const done = document.execCommand("copy");
+  box.remove();
+  before?.focus();
+  return done;
 }
 
 function percent(tools, share) {

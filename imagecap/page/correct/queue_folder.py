@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagecap.appending import json_line
 from imagecap.errors import ImageCapError
 from imagecap.files import read_json, replace_folder
 from imagecap.page.correct.journal import ChangeJournal
@@ -20,7 +21,7 @@ ROWS, JOURNAL, START = "rows.jsonl", "journal.jsonl", "start.json"
 
 
 @dataclass(frozen=True)
-class Workplace:
+class QueueFolder:
     """An opened folder of a queue.
 
     Attributes:
@@ -45,7 +46,7 @@ def folder_of(source: CorrectionSource) -> Path:
     return source.place.with_name(source.place.name + ENDING)
 
 
-def open_workplace(source: CorrectionSource) -> Workplace:
+def open_queue_folder(source: CorrectionSource) -> QueueFolder:
     """Open the folder of a queue; begin a new state of it if the source was changed by somebody else.
 
     Raises:
@@ -59,12 +60,12 @@ def open_workplace(source: CorrectionSource) -> Workplace:
         state = folder / str(numbers[-1])
         journal = ChangeJournal(state / JOURNAL)
         if digest in _known(state, journal):
-            return Workplace(folder, state, journal)
+            return QueueFolder(folder, state, journal)
         journal.close()
     new = folder / str(numbers[-1] + 1 if numbers else 1)
     earlier = folder / str(numbers[-1]) if numbers else None
     replace_folder(new, lambda target: _begin(target, source, found, digest, earlier))
-    return Workplace(folder, new, ChangeJournal(new / JOURNAL), is_new=True)
+    return QueueFolder(folder, new, ChangeJournal(new / JOURNAL), is_new=True)
 
 
 def decisions(state: Path) -> dict[tuple[str, str], str]:
@@ -88,7 +89,7 @@ def _begin(target: Path, source: CorrectionSource, found: Sequence[Row], digest:
     rows = [*found, *({"image": name} for name in without)]
     with (target / ROWS).open("wb") as file:
         for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+            file.write(json_line(row))
     known = decisions(earlier) if earlier is not None else {}
     changes = []
     for number, row in enumerate(rows):
