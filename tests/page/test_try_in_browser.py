@@ -103,6 +103,8 @@ def test_captions_words_heat_maps_and_files(server: PageServer, browser: Any, fi
         page.get_by_role("button", name="Caption again").click()
         wait_until(page, f"document.querySelectorAll('.candidate').length === {2 * models * 3}")
         answered(page, 2 * models)
+        assert page.locator(".candidate .numbers").first.evaluate("score => score.getClientRects().length") == 1
+        assert serious_problems(page) == []
         page.locator(".candidate").nth(1).click()
         wait_until(page, "document.querySelectorAll('.candidate')[1].getAttribute('aria-pressed') === 'true'")
 
@@ -120,6 +122,10 @@ def test_captions_words_heat_maps_and_files(server: PageServer, browser: Any, fi
 
         page.get_by_text("The same in code").click()
         assert "num_beams=5" in page.locator("pre").first.inner_text()
+        code, form, results = (page.locator(name).bounding_box() for name in (".code", "form", ".try-main"))
+        assert code["width"] == form["width"]  # long lines scroll within their own box
+        assert code["x"] + code["width"] < results["x"]
+        assert serious_problems(page) == []
         page.get_by_role("button", name="Remove all").click()
         assert page.locator(".result").count() == 0
 

@@ -122,7 +122,7 @@ function sideSelect(id, sides, chosen, tools) {
   if (sides.versions.length) {
     const options = sides.versions.map((each) => {
       const text = t("judge.version", { number: each.number });
-      return option(each.side, each.aliases.length ? `${text} (${each.aliases.join(", ")})` : text);
+      return option(each.side, each.aliases.length ? `${text} (${each.aliases.map(tools.alias).join(", ")})` : text);
     });
     groups.push(el("optgroup", { label: t("judge.versions") }, options));
   }

@@ -20,6 +20,12 @@ function number(value, digits = 0) {
   });
 }
 
+/** What an alias of a registered version is called; other people's aliases have no translation. */
+function alias(name) {
+  const key = `alias.${name}`;
+  return key in words.en ? t(key) : name;
+}
+
 /** An error whose message is a sentence for the user. */
 export class Refused extends Error {
   constructor(message, status) {
@@ -162,6 +168,7 @@ const tools = {
   api,
   request,
   announce,
+  alias,
   toast,
   dialog,
   Refused,

@@ -188,7 +188,7 @@ export async function mount(element, tools) {
     item.answers = Object.fromEntries(names.map((name) => {
       const kind = alias(name);
       const heading = names.length > 1 || kind
-        ? el("h3", { class: "answer-title" }, el("span", { text: name }), kind && el("span", { class: kind === "champion" ? "badge" : "badge warm", text: t(`try.${kind}`) })) : null;
+        ? el("h3", { class: "answer-title" }, el("span", { text: name }), kind && el("span", { class: kind === "champion" ? "badge" : "badge warm", text: tools.alias(kind) })) : null;
       const one = answer(tools, name, { show, heading, heatMaps: !remote, select: (index) => select(item, name, index), again: () => { item.waiting = true; work(); } });
       if (item.runs[name]) one.update(item.runs[name]);
       return [name, one];

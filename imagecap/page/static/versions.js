@@ -15,8 +15,8 @@ export function registeredOn(time, tools) {
   return new Date(time).toLocaleString(tools.language === "zh" ? "zh-CN" : "en-GB", { dateStyle: "medium", timeStyle: "short" });
 }
 
-export function badges(version) {
-  return version.aliases.map((alias) => el("span", { class: alias === "champion" ? "badge good" : "badge", text: alias }));
+export function badges(version, tools) {
+  return version.aliases.map((alias) => el("span", { class: alias === "champion" ? "badge" : "badge warm", text: tools.alias(alias) }));
 }
 
 async function mountList(element, tools) {
@@ -41,7 +41,7 @@ function row(version, tools) {
       "div",
       { class: "versions-name" },
       el("h2", {}, el("a", { href: `#versions/${version.number}`, text: name })),
-      el("div", { class: "toolbar" }, badges(version), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
+      el("div", { class: "toolbar" }, badges(version, tools), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
     ),
     el(
       "dl",
@@ -58,7 +58,7 @@ function compareForm(versions, tools) {
   const other = versions.find((version) => version.number !== champion.number);
   const select = (id, chosen) => {
     const options = versions.map((version) =>
-      el("option", { value: version.number, text: [t("versions.version", { number: version.number }), ...version.aliases].join(" · ") }),
+      el("option", { value: version.number, text: [t("versions.version", { number: version.number }), ...version.aliases.map(tools.alias)].join(" · ") }),
     );
     const made = el("select", { id }, options);
     made.value = chosen.number;
@@ -85,7 +85,7 @@ async function mountVersion(element, tools, number) {
   const version = await tools.api(path);
   element.append(
     el("div", { class: "toolbar spread" }, el("h1", { text: t("versions.version", { number }) }), el("a", { href: "#versions", text: t("versions.all") })),
-    el("div", { class: "toolbar" }, badges(version), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
+    el("div", { class: "toolbar" }, badges(version, tools), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
   );
   if (version.reason) element.append(el("p", { class: "versions-reason", text: version.reason }));
   for (const note of version.notes) element.append(el("p", { class: "note small", text: note }));

@@ -44,7 +44,7 @@ function head(version, index, tools) {
     { class: "card" },
     el("p", { class: "soft small", text: tools.t(index ? "versions.candidate" : "versions.baseline") }),
     el("h2", {}, el("a", { href: `#versions/${version.number}`, text: tools.t("versions.version", { number: version.number }) })),
-    el("div", { class: "toolbar" }, badges(version), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
+    el("div", { class: "toolbar" }, badges(version, tools), el("span", { class: "soft small", text: registeredOn(version.created, tools) })),
   );
 }
 

@@ -114,7 +114,7 @@ export function answer(tools, model, { show, select, again, heading, heatMaps })
     const items = run.captions.map((caption, index) =>
       el("li", {}, el("button", {
         type: "button", class: "candidate", "aria-pressed": String(index === run.selected), onclick: () => select(index),
-        "aria-label": heatMaps ? tools.t("try.show", { text: caption.text }) : caption.text,
+        title: heatMaps ? tools.t("try.show") : null,
       }, el("span", { text: caption.text }), caption.score === null ? null : el("span", { class: "soft small numbers", text: tools.number(caption.score, 3) }))));
     return el("div", { class: "others" }, el("h3", { class: "small soft", text: tools.t("try.others") }), el("ol", {}, items));
   }

@@ -69,7 +69,7 @@ function modelFields(tools, options, changed) {
     });
     const alias = aliases[model.name];
     return el("label", { class: "check" }, input, el("span", { text: model.name }),
-      alias && el("span", { class: alias === "champion" ? "badge" : "badge warm", text: tools.t(`try.${alias}`) }));
+      alias && el("span", { class: alias === "champion" ? "badge" : "badge warm", text: tools.alias(alias) }));
   });
   return el("fieldset", { class: "field" }, el("legend", { class: "label", text: tools.t("try.models") }), checks);
 }

@@ -12,7 +12,7 @@ export default {
     "judge.run.short": "run {id}",
     "judge.count": "Pictures to judge",
     "judge.name": "Your name",
-    "judge.name.hint": "It tells your judgments from those of others.",
+    "judge.name.hint": "It keeps your judgments apart from those of others.",
     "judge.begin": "Begin",
     "judge.beginning": "Collecting captions. If there is no evaluation of both, the two caption the test pictures now, which takes minutes.",
     "judge.few": "Two registered versions, or runs with an evaluation, are needed. So far there are {count}.",
