@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.page.browser import PageServer, chromium, opened, overflow, page_server, screenshot, serious_problems
+from tests.page.browser import (
+    NARROW,
+    WIDE,
+    PageServer,
+    chromium,
+    opened,
+    overflow,
+    page_server,
+    screenshot,
+    serious_problems,
+)
 from tests.page.correct.by_keyboard import correct_with_a_kill
 from tests.pipelines.checkout import Checkout, new_checkout
 
@@ -52,12 +62,15 @@ def test_fifty_corrections_become_the_next_model(checkout: Checkout) -> None:
             train(page, server)
             assert "imagecap version 2" in page.inner_text(".section-correct")
             assert "CIDEr" in page.locator(".section-correct tbody th[scope=row]").all_inner_texts()
-            assert overflow(page) <= 0
             assert serious_problems(page) == []
-            screenshot(page, "correct-trained")
+            for width in (NARROW, WIDE):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert overflow(page) <= 0
+                screenshot(page, f"correct-trained-{width}")
         with opened(browser, f"{server.url}#versions/compare/1/2") as page:
             page.wait_for_selector(".versions-heads")
             assert "Version 1 → Version 2" in page.inner_text("h1")
+            assert page.locator("tr", has_text="CIDEr").count() > 0
     assert checkout.json("data/captions.json") == [
         {**row, "caption": row["caption"] + " indeed" * (place < CAPTIONS and place % 5 == 0)}
         for place, row in enumerate(rows)
