@@ -127,7 +127,7 @@ def test_two_judges_judge_thirty_pairs_by_keyboard(browser: Any, served: Served)
         judge_all(page, right, ties=0)
         page.keyboard.press("Enter")  # the focus is on the way to the result
         page.wait_for_selector(".judge-verdict")
-        assert "version 2 is preferred to version 1" in page.inner_text(".judge-verdict")
+        assert "Version 2 is preferred to version 1" in page.inner_text(".judge-verdict")
         assert "on 30 of 30 pictures" in page.inner_text(".judge-verdict")
         assert "the one that this browser was shown" in page.inner_text(".section-judge")
         assert str(session.seed) in page.inner_text(".section-judge")
