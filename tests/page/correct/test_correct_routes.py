@@ -91,7 +91,9 @@ def test_wrong_values_get_a_sentence(client: TestClient, path: str) -> None:
     assert answer.json()["error"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"row": "x"}', b'{"row": 0, "revision": 0, "action": 3}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"\xff", b'{"row": "x"}', b'{"row": 0, "revision": 0, "action": 3}', b"[" * 100_000]
+)
 def test_wrong_bodies_get_a_sentence(client: TestClient, body: bytes) -> None:
     answer = client.post("/api/correct/change", content=body)
     assert answer.status_code == 400
