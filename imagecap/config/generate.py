@@ -1,11 +1,15 @@
 """Settings of decoding."""
 
+import re
+
 from pydantic import field_validator, model_validator
 
 from imagecap.config.setting import HIGHEST_SEED, LOWEST_SEED, Section, setting
 
 # Logits divided by less may overflow in float32.
 LOWEST_TEMPERATURE = 1e-6
+
+MOST_AVOIDED = 100  # words of `avoid_words`
 
 
 class GenerateSettings(Section):
@@ -14,6 +18,13 @@ class GenerateSettings(Section):
     prompt: str | None = setting(None, "prompt text; absent: the default prompt of the model's language")
     max_length: int = setting(64, "largest number of new tokens", gt=0, le=100_000)
     min_length: int = setting(0, "smallest number of new tokens before a caption may end", ge=0, le=100_000)
+    target_length: int = setting(
+        0,
+        "words of a caption, within 20 %; characters where they are written without blanks, as Chinese; 0: any number",
+        ge=0,
+        le=100_000,
+    )
+    avoid_words: str = setting("", "words that no caption may hold, parted by commas")
     num_beams: int = setting(1, "beams of beam search; 1: greedy, or sampling if temperature is above 0", gt=0, le=1000)
     length_penalty: float = setting(1.0, "beam scores are divided by the length to this power", ge=-1, le=5)
     temperature: float = setting(0.0, "temperature of sampling; 0: greedy or beam search", ge=0, le=1e6)
@@ -39,6 +50,11 @@ class GenerateSettings(Section):
         """Remove outer white space: a blank belongs to the token of the word after it, which the model generates."""
         return start.strip()
 
+    @property
+    def avoided(self) -> list[str]:
+        """The words of `avoid_words`."""
+        return list(dict.fromkeys(word for part in re.split("[,，、]", self.avoid_words) if (word := part.strip())))
+
     @model_validator(mode="after")
     def _agree(self) -> "GenerateSettings":
         if 0 < self.temperature < LOWEST_TEMPERATURE:
@@ -57,4 +73,11 @@ class GenerateSettings(Section):
             raise ValueError(f"num_captions ({self.num_captions}) must not be above num_beams ({self.num_beams})")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length ({self.min_length}) must not be above max_length ({self.max_length})")
+        if len(self.avoided) > MOST_AVOIDED:
+            raise ValueError(f"avoid_words has {len(self.avoided)} words, more than {MOST_AVOIDED}")
+        if self.target_length > self.max_length:
+            raise ValueError(
+                f"target_length ({self.target_length}) words are more than max_length ({self.max_length}) tokens: "
+                "raise max_length to at least twice the words"
+            )
         return self

@@ -28,6 +28,23 @@ _MARK = re.compile(
 )
 
 
+# Units of length: a word between white space; in scripts that are written without blanks, every character by itself.
+_WITHOUT_BLANKS = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003134f"
+WIDE = re.compile(rf"[{_WITHOUT_BLANKS}]")
+WORD = re.compile(rf"[{_WITHOUT_BLANKS}]|[^\s{_WITHOUT_BLANKS}]+")
+
+
+def count_words(text: str) -> int:
+    """The length of a text: its words, or its characters in scripts without blanks, such as Chinese.
+
+    Punctuation by itself does not count.
+
+    >>> count_words("A red T-shirt, on grass .") + count_words("一只猫。")
+    8
+    """
+    return sum(any(map(str.isalnum, word)) for word in WORD.findall(text))
+
+
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: white space, zero-width and control characters, lone accents."""
     if "!" <= text[:1] <= "~":  # a caption usually begins with a letter

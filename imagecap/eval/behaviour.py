@@ -7,6 +7,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from imagecap.config import GenerateSettings
+from imagecap.data.texts import count_words
+from imagecap.generate.avoided_words import holds_word
+from imagecap.generate.target_length import bounds
 from imagecap.metrics import tokenize
 
 _DIGEST = np.dtype("S16")
@@ -18,6 +22,7 @@ def behaviour(
     truncated: Sequence[bool] | NDArray[np.bool_],
     training: Iterable[str],
     language: str,
+    asked: GenerateSettings | None = None,
 ) -> dict[str, float]:
     """Describe the captions of one language in figures.
 
@@ -30,6 +35,8 @@ def behaviour(
         truncated: whether each caption was cut at the length limit.
         training: captions that the model was trained on; may be empty.
         language: decides the tokenizer (its default): words in English, characters in Chinese.
+        asked: settings of the captions; with `target_length` or `avoid_words` there is a figure of how well they are
+            kept.
 
     Returns:
         Mean lengths in tokens, shares in 0..1, numbers of distinct tokens. Figures of references or training captions
@@ -59,6 +66,10 @@ def behaviour(
         "distinct_1": len(vocabulary) / max(lengths, 1),
         "distinct_2": len(distinct_pairs) / max(pairs, 1),
     }
+    if asked is not None and asked.target_length:
+        result["length_kept_share"] = length_kept_share(captions, asked.target_length)
+    if asked is not None and asked.avoided:
+        result["avoided_share"] = avoided_share(captions, asked.avoided)
     human = human_words = 0
     human_vocabulary: set[str] = set()
     for tokens in _tokenized((caption for group in references for caption in group), language):
@@ -83,6 +94,17 @@ def _tokenized(captions: Iterable[str], language: str) -> Iterator[list[str]]:
 def _digest(tokens: Sequence[str]) -> bytes:
     """A digest of a caption's tokens, which is never that of other ones."""
     return hashlib.blake2b(" ".join(tokens).encode("utf-8", "surrogatepass"), digest_size=_DIGEST.itemsize).digest()
+
+
+def length_kept_share(captions: Sequence[str], target: int) -> float:
+    """Share of captions within 20 % of a number of words (`data.texts.count_words`)."""
+    fewest, most = bounds(target)
+    return sum(fewest <= count_words(caption) <= most for caption in captions) / len(captions)
+
+
+def avoided_share(captions: Sequence[str], words: Sequence[str]) -> float:
+    """Share of captions that hold none of the words."""
+    return sum(not any(holds_word(caption, word) for word in words) for caption in captions) / len(captions)
 
 
 def is_repetitive(tokens: Sequence[str]) -> bool:

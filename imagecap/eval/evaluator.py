@@ -93,6 +93,7 @@ def evaluate(
             captions.truncated[places],
             (text for texts in trained_on.values() for text in texts),
             language,
+            settings.generate,
         ) | _sampled_behaviour(model, part, settings, caption, language)
         slices += slice_scores(part, scored[language], settings.evaluate.bootstrap_samples, settings.data.mix_weights)
     return Evaluation(

@@ -37,7 +37,7 @@ class GeneratedCaption:
         if not all(math.isfinite(each.score) for each in (self, *self.others)):
             return (
                 "no token could be chosen, because the settings exclude all of them or the model's scores are not "
-                "finite: lower no_repeat_ngram_size, min_length or num_captions"
+                "finite: lower no_repeat_ngram_size, min_length or num_captions, or avoid fewer words"
             )
         if not self.empty_allowed and any(is_blank(each.text) for each in (self, *self.others)):
             return "the model generated an empty caption: train it longer, or set allow_empty"

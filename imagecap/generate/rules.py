@@ -1,17 +1,22 @@
 """Rules that change the model's scores before a token is chosen.
 
-They are repetition penalties, minimum length, suppressed tokens, temperature, top-k and top-p. The order is that of
+They are repetition penalties, avoided words, minimum length, suppressed tokens, the target length, temperature, top-k
+and top-p. The order is that of
 transformers' `generate`, and most are its logits processors, so that results are equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.data.texts import count_words
+from imagecap.generate.avoided_words import AvoidedTokens, avoided_tokens
 from imagecap.generate.prompts import end_token_ids
+from imagecap.generate.target_length import TargetLength
+from imagecap.generate.token_texts import TokenTexts, token_texts
 from imagecap.model.vocabulary import require_known_tokens
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ class Rules:
             repetition count them as if they had been generated.
         suppressed: ids of tokens that no caption may hold.
         begin_suppressed: ids of tokens that no caption may begin with, unless `settings.allow_empty` is set.
+        avoided: the tokens of `settings.avoid_words`.
+        texts: what the tokens spell; needed for `settings.target_length`.
 
     Attributes:
         end_ids: `[end tokens]`, on the device of `prefix_ids`.
@@ -44,20 +51,33 @@ class Rules:
         prefix_ids: Tensor,
         suppressed: Sequence[int] = (),
         begin_suppressed: Sequence[int] = (),
+        avoided: AvoidedTokens | None = None,
+        texts: TokenTexts | None = None,
     ) -> None:
         def on_device(ids: Sequence[int]) -> Tensor:
             return torch.tensor(ids, dtype=torch.long, device=prefix_ids.device)
 
         self.end_ids, self.suppressed_ids = on_device(end_ids), on_device(suppressed)
-        self._begin_suppressed_ids = on_device(() if settings.allow_empty else begin_suppressed)
+        avoided = avoided or AvoidedTokens()
+        self._avoided_ids = on_device(avoided.anywhere)
+        self._begin_suppressed_ids = on_device(
+            [*(() if settings.allow_empty else begin_suppressed), *(() if settings.caption_start else avoided.at_start)]
+        )
         self._prefix_ids = prefix_ids
         self._min_length = settings.min_length
-        penalties: dict[str, float] = {}
+        self._target_length = None
+        if settings.target_length and texts is not None:
+            start = count_words(settings.caption_start)
+            self._target_length = TargetLength(settings.target_length, texts, self.end_ids, start)
+        self._has_start = bool(settings.caption_start)
+        penalties: dict[str, Any] = {}
         if settings.repetition_penalty != 1.0:
             penalties["RepetitionPenaltyLogitsProcessor"] = settings.repetition_penalty
         if settings.no_repeat_ngram_size:
             penalties["NoRepeatNGramLogitsProcessor"] = settings.no_repeat_ngram_size
-        warpers: dict[str, float] = {}
+        if avoided.sequences:
+            penalties["NoBadWordsLogitsProcessor"] = [list(ids) for ids in avoided.sequences]
+        warpers: dict[str, Any] = {}
         if settings.temperature and settings.temperature != 1.0:
             warpers["TemperatureLogitsWarper"] = settings.temperature
         if settings.temperature and settings.top_k:
@@ -65,7 +85,9 @@ class Rules:
         if settings.temperature and settings.top_p < 1.0:
             warpers["TopPLogitsWarper"] = settings.top_p
         self._penalties, self._warpers = _processors(penalties), _processors(warpers)
-        self._own = bool(self._penalties or self._warpers or self._min_length)
+        self._own = bool(
+            self._penalties or self._warpers or self._min_length or self._target_length or len(self._avoided_ids)
+        )
         self.active = self._own or bool(len(self.suppressed_ids) + len(self._begin_suppressed_ids))
 
     def more_than_suppressed(self, length: int) -> bool:
@@ -92,8 +114,14 @@ class Rules:
         suppressed = self.suppressed_ids
         if generated.shape[-1] == 0:
             suppressed = torch.cat((suppressed, self._begin_suppressed_ids))
+        suppressed = torch.cat((suppressed, self._avoided_ids))
         if len(suppressed):
             scores = scores.index_fill(-1, suppressed, -torch.inf)
+        if self._target_length is not None:
+            before = self._prefix_ids[:, -1:] if self._has_start else None
+            if before is not None and generated.dim() == 3:
+                before = before[:, None].expand(-1, generated.shape[1], -1)
+            scores = self._target_length(scores, generated, before)
         for warper in self._warpers:
             scores = warper(generated, scores)
         return scores
@@ -118,10 +146,12 @@ def rules_of(model: "ImageCaptioner", settings: GenerateSettings, prefix_ids: Te
     suppressed, begin_suppressed = config.suppress_tokens or (), config.begin_suppress_tokens or ()
     ends = end_token_ids(model)
     require_known_tokens([*ends, *suppressed, *begin_suppressed], model.lm_head.out_features, "generation_config.json")
-    return Rules(settings, ends, prefix_ids, suppressed, begin_suppressed)
+    avoided = avoided_tokens(model, settings.avoided) if settings.avoided else None
+    texts = token_texts(model) if settings.target_length else None
+    return Rules(settings, ends, prefix_ids, suppressed, begin_suppressed, avoided, texts)
 
 
-def _processors(chosen: Mapping[str, float]) -> list[Processor]:
+def _processors(chosen: Mapping[str, Any]) -> list[Processor]:
     """Make logits processors of transformers from their class names and arguments, in that order.
 
     Their module is loaded only if there is one.

@@ -1,19 +1,15 @@
 """The words of a caption, each with the tokens that spell it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imagecap.config import GenerateSettings
+from imagecap.data.texts import WORD
 from imagecap.generate.prompts import caption_text, final_text
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
-
-# Words between white space; in scripts that are written without blanks, every character stands alone at first.
-_WITHOUT_BLANKS = "\u2e80-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003134f"
-_WORD = re.compile(rf"[{_WITHOUT_BLANKS}]|[^\s{_WITHOUT_BLANKS}]+")
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def words_of(model: "ImageCaptioner", tokens: Sequence[int], settings: GenerateS
                 owners[character].update(pending)
             done, pending = len(known), []
     words: list[Word] = []
-    for found in _WORD.finditer(text):
+    for found in WORD.finditer(text):
         spelled = tuple(sorted(set().union(*owners[found.start() : found.end()])))
         if words and words[-1].end == found.start() and set(words[-1].tokens) & set(spelled):
             merged = tuple(sorted({*words[-1].tokens, *spelled}))

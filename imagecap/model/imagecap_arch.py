@@ -64,6 +64,7 @@ class ImageCaptioner(nn.Module):
             `data_hash`, `metrics`, `settings`, `reduced_decoding` (see `least_side`).
 
     Attributes:
+        token_texts: the text of every token (`generate.token_texts.TokenTexts`), once it was needed.
         num_patches: features of one picture: those of its patches, and of registers where the encoder has some.
         num_image_tokens: tokens of one picture in the language model.
         feature_width: width of the features of a patch, of all used layers together.
@@ -82,6 +83,7 @@ class ImageCaptioner(nn.Module):
         self.image_token_id: int = llava.config.image_token_id
         self.compiled_encoder: Any = None
         self.decoder: Any = None
+        self.token_texts: Any = None
         self._projector_name = projector_name(llava.config)
         vision = llava.config.vision_config
         dropped = int(llava.config.vision_feature_select_strategy == "default")  # the class token

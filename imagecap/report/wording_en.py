@@ -20,6 +20,8 @@ FIGURE_LABELS: dict[str, tuple[str, str]] = {
     "mean_length": ("tokens per caption", "{:.1f}"),
     "reference_mean_length": ("tokens per reference", "{:.1f}"),
     "truncated_share": ("cut at the length limit", "{:.1%}"),
+    "length_kept_share": ("within 20 % of the target length", "{:.1%}"),
+    "avoided_share": ("without the words to avoid", "{:.1%}"),
     "empty_share": ("empty", "{:.1%}"),
     "repetitive_share": ("repeating themselves", "{:.1%}"),
     "copied_from_training_share": ("word for word from training", "{:.1%}"),

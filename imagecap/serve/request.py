@@ -43,7 +43,8 @@ class Limits:
         max_beams: maximum of the parameters `num_beams` and `num_captions`.
         max_request_tokens: maximum of pictures x beams (or captions) x `max_length`; None: no limit.
         max_request_pixels: maximum number of pixels of all pictures together; None: no limit.
-        max_prompt_characters: maximum number of characters of the parameters `prompt` and `caption_start`.
+        max_prompt_characters: maximum number of characters of the parameters `prompt`, `caption_start` and
+            `avoid_words`.
         picture_folder: folder of the server from which rows of the form `file:NAME` are read; None: such rows are
             refused.
     """
@@ -116,7 +117,12 @@ def read_parameters(
     ):
         if getattr(generate, name) > limit:
             raise ImageCapError(f"params: {name}: must be at most {limit} here, not {getattr(generate, name)}")
-    for name, text in (("prompt", generate.prompt or ""), ("caption_start", generate.caption_start)):
+    texts = {
+        "prompt": generate.prompt or "",
+        "caption_start": generate.caption_start,
+        "avoid_words": generate.avoid_words,
+    }
+    for name, text in texts.items():
         if len(text) > limits.max_prompt_characters:
             raise ImageCapError(
                 f"params: {name}: has {len(text)} characters, more than the {limits.max_prompt_characters} allowed here"
