@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
     from imagecap.train.outputs import TrainSummary
     from imagecap.train.progress import MetricLogger, ProgressCallback
-    from imagecap.train.self_critical import Reward
+    from imagecap.train.reward import Reward
 
 Picture: TypeAlias = Union[str, os.PathLike[str], "Image", "NDArray[np.uint8]"]
 """The path of a picture file, a PIL image, or an array `[height, width, 3]` or `[height, width]` of uint8."""

@@ -30,6 +30,12 @@ class TrainSettings(Section):
     )
     cider_beams: int = setting(5, "captions per picture in cider_epochs, found by beam search", gt=1, le=1000)
     cider_rate: float = setting(0.1, "factor on the learning rates in cider_epochs", gt=0, le=1000)
+    reward: str | None = setting(
+        None,
+        "what cider_epochs maximise in place of CIDEr: a Python file of yours and a function in it, as in "
+        "rewards.py:agreed_words; absent: CIDEr",
+        path=True,
+    )
     max_samples: int | None = setting(None, "largest number of training pictures; absent: all", gt=0, le=MOST)
     captions_per_image: int | None = setting(
         None, "captions drawn at random per picture and epoch; absent: all of them", gt=0, le=MOST
@@ -155,6 +161,10 @@ class TrainSettings(Section):
             "batch_tokens": self.batch_tokens,
         }
         refused = [name for name, value in alone.items() if value]
+        if self.reward is not None and not self.cider_epochs:
+            raise ValueError("reward is what the last cider_epochs maximise, and there are none: set cider_epochs")
+        if self.reward is not None and not all(self.reward.rpartition(":")[::2]):
+            raise ValueError(f"reward ({self.reward}) must be a file and a function, as in rewards.py:agreed_words")
         if self.shard_model and refused:
             raise ValueError(f"shard_model does not work with {refused[0]}: leave out one of them")
         if self.patience is not None and self.best_by is None:

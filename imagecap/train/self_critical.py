@@ -7,7 +7,7 @@ Rennie et al. 2017, arXiv:1612.00563; beams instead of samples: Cornia et al. 20
 Only the captions and the weights of their labels, the advantages, differ. Another reward than CIDEr can be given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,10 +23,8 @@ from imagecap.metrics import Cider, prepare_references
 from imagecap.train.loader import MicroBatch
 from imagecap.train.packing import Branch, pack
 from imagecap.train.plan import Plan, Step, prompts_of, texts_in
+from imagecap.train.reward import Reward
 from imagecap.train.step import TrainStep
-
-Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
-"""Returns a number for each caption, from the captions `[n]` and the references of the picture of each `[n]`."""
 
 MAX_CAPTION_TOKENS = 40  # human captions have about 12 tokens; limits the time of captions without an end token
 

@@ -24,8 +24,9 @@ from imagecap.train.optimizer import build_optimizer
 from imagecap.train.outputs import count_parameters, describe_unadapted
 from imagecap.train.plan import Plan
 from imagecap.train.progress import print_status
+from imagecap.train.reward import Reward, load_reward
 from imagecap.train.schedule import Phases
-from imagecap.train.self_critical import Reward, SelfCritical
+from imagecap.train.self_critical import SelfCritical
 from imagecap.train.sharding import ShardedModel, require_shardable, scatter_state
 from imagecap.train.state import (
     STATE_FILE,
@@ -108,7 +109,7 @@ def prepare_training(
         validation: validation pictures with their captions.
         state_folder: where the state of an interrupted run is.
         group: the processes that train together; default: this one alone.
-        reward: what `train.cider_epochs` maximise; default: CIDEr.
+        reward: what `train.cider_epochs` maximise; default: `train.reward`, or CIDEr without it.
 
     Raises:
         ImageCapError: there is nothing to train on, a caption is too long for the language model, the language model
@@ -118,6 +119,8 @@ def prepare_training(
     """
     require_pictures(training)
     options, group = settings.train, group or ProcessGroup()
+    if reward is None and options.reward is not None:
+        reward = load_reward(options.reward)
     device = resolve_device(settings.compute)
     dtype = _training_dtype(settings, device, state_folder, group)
     small = {weight.dtype for weight in model.parameters()} & {torch.bfloat16, torch.float16}

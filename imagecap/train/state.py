@@ -24,6 +24,7 @@ from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.model.weight_files import SafetensorsFile, is_divided, whole
 from imagecap.train.distributed import ProcessGroup
+from imagecap.train.reward import reward_digest
 
 Weights = dict[str, torch.nn.Parameter]
 ResumeKey = dict[str, Any]
@@ -95,6 +96,8 @@ def resume_key(settings: Settings, model: ImageCaptioner, data_digest: str, dtyp
     chosen = {name: value for name, value in settings.train.model_dump().items() if name not in free}
     trainable = list(trainable_weights(model))
     adapters = {} if settings.model.lora_rank is None else {"lora_alpha": settings.model.lora_alpha}
+    if settings.train.reward is not None:
+        chosen["reward"] = reward_digest(settings.train.reward)
     return {
         **chosen,
         **adapters,

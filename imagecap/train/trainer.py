@@ -41,8 +41,8 @@ from imagecap.train.progress import (
     print_status,
     progress_bar,
 )
+from imagecap.train.reward import Reward
 from imagecap.train.room import require_room
-from imagecap.train.self_critical import Reward
 from imagecap.train.setup import TrainingSetup, announce, prepare_training
 from imagecap.train.sharding import scatter_best
 from imagecap.train.signals import DeferredSignals, deferred_signals

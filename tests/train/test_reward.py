@@ -1,5 +1,6 @@
 """A reward of one's own in the self-critical epochs: the example of the documentation, and functions that are wrong."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,16 @@ import torch
 import imagecap
 from imagecap.config import ModelSettings, TrainSettings
 from imagecap.errors import ImageCapError
+from imagecap.main import main
 from imagecap.model.builder import build
 from imagecap.train.loader import Loader
 from imagecap.train.plan import Plan, Step
+from imagecap.train.reward import load_reward, reward_digest
 from imagecap.train.self_critical import SelfCritical
 from imagecap.train.step import TrainStep
 from tests.conftest import ROOT
-from tests.train.conftest import MakeSamples
+from tests.tiny import picture
+from tests.train.conftest import WORDS, MakeSamples
 
 SETTINGS = TrainSettings(cider_epochs=1, cider_beams=3, max_caption_tokens=6)
 
@@ -64,6 +68,45 @@ def test_wrong_rewards(tiny_bases: ModelSettings, make_samples: MakeSamples, wro
     batch = Loader(model, plan, None, 10_000_000).micro_batch([(0, [0])], [1])
     with pytest.raises(ImageCapError, match="the reward must return 3 finite numbers, one for each caption"):
         critic.step(Step([[(0, [0])]]), [batch])
+
+
+def test_the_documented_command_trains(
+    tiny_bases: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").split("## A reward\n")[1]
+    [code], [command] = (re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("python", "bash"))
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    for number in range(4):
+        picture(number).save(f"data/{number}.png")
+    rows = [{"image": f"{place % 4}.png", "caption": WORDS[place % 6], "split": "train"} for place in range(12)]
+    Path("data/captions.json").write_text(json.dumps(rows))
+    Path("rewards.py").write_text(code)
+    build(tiny_bases).save(tmp_path / "outputs" / "final")
+    small = ["--max_caption_tokens", "6", "--cider_beams", "2", "--data_path", "data", "--images_path", "data"]
+    assert main([*command.split()[2:], *small]) == 0
+    assert (tmp_path / "agreed" / "final" / "config.json").is_file()
+
+
+def test_the_file_of_a_reward(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("NOT = 3\ndef half(captions, references):\n    return [0.5] * len(captions)\n")
+    assert load_reward(f"{file}:half")(["a"], [["b"]]) == [0.5]
+    before = reward_digest(f"{file}:half")
+    for name in ("NOT", "missing"):
+        with pytest.raises(ImageCapError, match=rf"own\.py has no function '{name}'"):
+            load_reward(f"{file}:{name}")
+    file.write_text("1 / 0")
+    assert reward_digest(f"{file}:half") != before
+    with pytest.raises(ImageCapError, match=r"own\.py cannot be executed \(ZeroDivisionError"):
+        load_reward(f"{file}:half")
+    with pytest.raises(ImageCapError, match=r"none\.py cannot be read"):
+        load_reward(f"{tmp_path}/none.py:half")
+    for wrong in ("own.py", ":half", "own.py:"):
+        with pytest.raises(ValueError, match="must be a file and a function"):
+            TrainSettings(cider_epochs=1, reward=wrong)
+    with pytest.raises(ValueError, match="set cider_epochs"):
+        TrainSettings(reward="own.py:half")
 
 
 def test_a_reward_needs_epochs(tmp_path: Path) -> None:
