@@ -16,6 +16,7 @@ EXTRAS = {
     "jieba": "metrics",
     "matplotlib": "pipeline",
     "mlflow": "pipeline",
+    "optuna": "sweep",
     "pandas": "pipeline",
     "prefect": "pipeline",
     "psutil": "pipeline",

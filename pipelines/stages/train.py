@@ -20,9 +20,10 @@ from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
 from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
 from imagecap.locks import exclusive
-from imagecap.registry.tracking import tracked_run
+from imagecap.registry.tracking import TrackedRun, tracked_run
 from pipelines.curves import draw_curves, write_curves
 from pipelines.stages import METRICS, MODEL, PLOTS, PREPARED, RUN_FILE, run_stage
+from pipelines.validation_reports import ReportedValidations, TrialPruned, validations_of_sweep
 
 STATE = Path("checkpoints/train")
 UNFINISHED = STATE / "run.json"  # key and MLflow run of the training that the state belongs to
@@ -61,7 +62,8 @@ def _train(settings: Settings) -> None:
             changes = {"output_dir": str(OUTPUT), "resume": same}
             settings = settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
             model = build(settings.model, settings.compute, seed=settings.train.train_seed)
-            train_model(settings, model, data.train, data.validation, state_folder=STATE, log=run)
+            log = ReportingRun(run, validations_of_sweep())
+            train_model(settings, model, data.train, data.validation, state_folder=STATE, log=log)
         summary = json.loads(summary_file.read_text(encoding="utf-8"))
         numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
         run.metrics(numbers, summary["steps"])
@@ -71,6 +73,28 @@ def _train(settings: Settings) -> None:
             run.artifact(plot, "plots")
     UNFINISHED.unlink()
     shutil.rmtree(OUTPUT)
+
+
+class ReportingRun:
+    """An MLflow run whose validations a sweep is told too; it is tagged if the sweep stops the training."""
+
+    def __init__(self, run: TrackedRun, reported: ReportedValidations | None) -> None:
+        self._run, self._reported = run, reported
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Log metrics at a step.
+
+        Raises:
+            TrialPruned: the sweep stops this training.
+        """
+        self._run.metrics(values, step)
+        if self._reported is None:
+            return
+        try:
+            self._reported.add(values)
+        except TrialPruned as pruned:
+            self._run.tags({"imagecap.pruned": str(pruned)})
+            raise
 
 
 def training_key(settings: Settings) -> str:

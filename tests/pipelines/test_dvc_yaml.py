@@ -32,6 +32,7 @@ NEUTRAL = {
     "imagecap/system_errors.py",
     "pipelines/__init__.py",
     "pipelines/integrity.py",
+    "pipelines/validation_reports.py",
     "pipelines/processes.py",
     "pipelines/stages/__init__.py",
 }

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from imagecap.errors import ImageCapError
-from pipelines import sweep, tasks
-from pipelines.sweep import Range, rank, read_points, space_points
+from pipelines import sweep_results, tasks
+from pipelines.search_space import Range, space_points
+from pipelines.sweep import read_points
+from pipelines.sweep_results import rank
 from tests.conftest import ROOT
 
 RATE = "train.learning_rate"
@@ -72,9 +74,9 @@ def test_the_best_comes_first_and_failures_last(checkout: Path, monkeypatch: pyt
     assert [row["point"] for row in rows] == [3, 4, 1, 2]
     assert (rows[0]["value"], rows[0]["low"], rows[0]["high"]) == (2.5, 2.3, 2.7)
     told: list[Any] = []
-    monkeypatch.setattr(sweep, "create_table_artifact", lambda table, **_: told.append(table))
-    monkeypatch.setattr(sweep, "get_run_logger", lambda: type("Log", (), {"info": lambda *_: None}))
-    message = sweep.write_results.fn(rows, str(checkout))
+    monkeypatch.setattr(sweep_results, "create_table_artifact", lambda table, **_: told.append(table))
+    monkeypatch.setattr(sweep_results, "get_run_logger", lambda: type("Log", (), {"info": lambda *_: None}))
+    message = sweep_results.write_results.fn(rows, str(checkout))
     assert message.startswith('best: sweep-x-03 {"train.learning_rate": 0.3')
     assert "not to be told from it by its interval: sweep-x-04; 1 failed; take it with: dvc exp apply" in message
     table = (checkout / "sweep.csv").read_text().splitlines()
