@@ -1,9 +1,10 @@
 """Points chosen by Optuna against random ones, at equal numbers: `python -m benchmarks.sweeps --output FOLDER`.
 
 Every point of a grid of learning rates, weight decay and warm-up is trained once on a part of the sample, with a
-validation after every epoch. The losses are a table, in which searches then cost nothing, so that each of them runs with
-hundreds of seeds (a tabular benchmark; Klein and Hutter 2019, arXiv:1905.04970). Random search draws distinct points, as
-the flow `sweep` does; TPE and the median pruner are those that the flow makes. A run that is stopped goes on.
+validation after every epoch. The losses are a table, in which searches then cost nothing, so that each of them runs
+with hundreds of seeds (a tabular benchmark; Klein and Hutter 2019, arXiv:1905.04970). Random search draws distinct
+points, as the flow `sweep` does; TPE and the median pruner are those that the flow makes. A run that is stopped goes
+on.
 """
 
 import argparse

@@ -25,6 +25,9 @@ class GenerateSettings(Section):
         le=100_000,
     )
     avoid_words: str = setting("", "words that no caption may hold, parted by commas")
+    tags: str = setting(
+        "", "what captions are to name, parted by commas; fills {tags} in a prompt that was trained with it"
+    )
     num_beams: int = setting(1, "beams of beam search; 1: greedy, or sampling if temperature is above 0", gt=0, le=1000)
     length_penalty: float = setting(1.0, "beam scores are divided by the length to this power", ge=-1, le=5)
     temperature: float = setting(0.0, "temperature of sampling; 0: greedy or beam search", ge=0, le=1e6)
@@ -51,9 +54,14 @@ class GenerateSettings(Section):
         return start.strip()
 
     @property
+    def wanted_tags(self) -> list[str]:
+        """The words of `tags`."""
+        return _parted(self.tags)
+
+    @property
     def avoided(self) -> list[str]:
         """The words of `avoid_words`."""
-        return list(dict.fromkeys(word for part in re.split("[,，、]", self.avoid_words) if (word := part.strip())))
+        return _parted(self.avoid_words)
 
     @model_validator(mode="after")
     def _agree(self) -> "GenerateSettings":
@@ -81,3 +89,8 @@ class GenerateSettings(Section):
                 "raise max_length to at least twice the words"
             )
         return self
+
+
+def _parted(words: str) -> list[str]:
+    """The words of a list parted by commas, each once."""
+    return list(dict.fromkeys(word for part in re.split("[,，、]", words) if (word := part.strip())))

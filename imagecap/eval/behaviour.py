@@ -35,8 +35,8 @@ def behaviour(
         truncated: whether each caption was cut at the length limit.
         training: captions that the model was trained on; may be empty.
         language: decides the tokenizer (its default): words in English, characters in Chinese.
-        asked: settings of the captions; with `target_length` or `avoid_words` there is a figure of how well they are
-            kept.
+        asked: settings of the captions; with `target_length`, `avoid_words` or `tags` there is a figure of how well
+            they are kept.
 
     Returns:
         Mean lengths in tokens, shares in 0..1, numbers of distinct tokens. Figures of references or training captions
@@ -70,6 +70,8 @@ def behaviour(
         result["length_kept_share"] = length_kept_share(captions, asked.target_length)
     if asked is not None and asked.avoided:
         result["avoided_share"] = avoided_share(captions, asked.avoided)
+    if asked is not None and asked.wanted_tags:
+        result["all_tags_share"] = all_tags_share(captions, asked.wanted_tags)
     human = human_words = 0
     human_vocabulary: set[str] = set()
     for tokens in _tokenized((caption for group in references for caption in group), language):
@@ -105,6 +107,11 @@ def length_kept_share(captions: Sequence[str], target: int) -> float:
 def avoided_share(captions: Sequence[str], words: Sequence[str]) -> float:
     """Share of captions that hold none of the words."""
     return sum(not any(holds_word(caption, word) for word in words) for caption in captions) / len(captions)
+
+
+def all_tags_share(captions: Sequence[str], tags: Sequence[str]) -> float:
+    """Share of captions that name all of the tags."""
+    return sum(all(holds_word(caption, tag) for tag in tags) for caption in captions) / len(captions)
 
 
 def is_repetitive(tokens: Sequence[str]) -> bool:

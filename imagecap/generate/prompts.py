@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from imagecap.config import GenerateSettings
+from imagecap.data.prompt_fields import fill
 from imagecap.data.texts import without_picture_mark
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
@@ -82,12 +83,14 @@ def prompt_language(info: Mapping[str, Any], settings: GenerateSettings) -> Lang
 def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSettings) -> TokenizedPrompt:
     """Tokenize a prompt, followed by `settings.caption_start`. Marks of the picture around the prompt are left out.
 
+    The fields `{length}` and `{tags}` of the prompt are filled from the settings.
+
     Raises:
         ImageCapError: the prompt contains a special token, or one that the language model does not have;
             `caption_start` has more than `MAX_START_TOKENS` tokens; prompt and caption have more tokens than the
             language model has positions; or the language model does not support these settings.
     """
-    prompt = without_picture_mark(prompt)
+    prompt = fill(without_picture_mark(prompt), settings.target_length, settings.wanted_tags)
     ids = model.prompt_ids(prompt)
     start = model.text_ids(settings.caption_start)
     if len(start) > MAX_START_TOKENS:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagecap.data.prompt_fields import fill
+
 _INT8_USAGE = """\
 ```python
 import imagecap
@@ -58,7 +60,7 @@ def model_card(facts: CardFacts, info: dict[str, Any]) -> str:
         info: what `imagecap.json` says.
     """
     special = ", add_special_tokens=False" if facts.template_writes_bos else ""
-    prompt = str(info.get("prompt", "Describe this image."))
+    prompt = fill(str(info.get("prompt", "Describe this image.")))
     stock_usage = _USAGE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special)
     opener = (
         "Its language model has int8 weights, which ImageCap opens" if facts.int8 else "Plain transformers opens it"

@@ -22,6 +22,7 @@ FIGURE_LABELS: dict[str, tuple[str, str]] = {
     "truncated_share": ("cut at the length limit", "{:.1%}"),
     "length_kept_share": ("within 20 % of the target length", "{:.1%}"),
     "avoided_share": ("without the words to avoid", "{:.1%}"),
+    "all_tags_share": ("naming all tags", "{:.1%}"),
     "empty_share": ("empty", "{:.1%}"),
     "repetitive_share": ("repeating themselves", "{:.1%}"),
     "copied_from_training_share": ("word for word from training", "{:.1%}"),

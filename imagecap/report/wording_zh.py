@@ -93,6 +93,7 @@ TEXTS: dict[str, str] = {
     "tokens per reference": "每条参考描述的词元数",
     "cut at the length limit": "因长度上限被截断",
     "within 20 % of the target length": "与目标长度相差不超过 20 %",
+    "naming all tags": "提到全部标签",
     "without the words to avoid": "不含要避免的词",
     "empty": "空描述",
     "repeating themselves": "自我重复",

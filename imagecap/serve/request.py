@@ -44,7 +44,7 @@ class Limits:
         max_request_tokens: maximum of pictures x beams (or captions) x `max_length`; None: no limit.
         max_request_pixels: maximum number of pixels of all pictures together; None: no limit.
         max_prompt_characters: maximum number of characters of the parameters `prompt`, `caption_start` and
-            `avoid_words`.
+            `avoid_words` and `tags`.
         picture_folder: folder of the server from which rows of the form `file:NAME` are read; None: such rows are
             refused.
     """
@@ -121,6 +121,7 @@ def read_parameters(
         "prompt": generate.prompt or "",
         "caption_start": generate.caption_start,
         "avoid_words": generate.avoid_words,
+        "tags": generate.tags,
     }
     for name, text in texts.items():
         if len(text) > limits.max_prompt_characters:

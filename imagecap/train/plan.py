@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from imagecap.config import TrainSettings
 from imagecap.data.parts import Part
+from imagecap.data.prompt_fields import fill_for, has_fields
 from imagecap.data.records import Sample
 from imagecap.data.samples import Samples, as_samples
 from imagecap.errors import ImageCapError
@@ -22,6 +23,8 @@ from imagecap.model.imagecap_arch import ImageCaptioner
 from imagecap.train.mixture import Mixture
 from imagecap.train.packing import Branch, first_within
 
+_KEPT_PROMPTS = 10_000  # prompts with filled fields whose tokens are kept
+_FIELD_TOKENS = 64  # tokens that filled fields may add to a prompt, for the check of lengths
 _LONG_ROWS = 256  # pictures that are tokenized to find the longest row
 
 
@@ -88,6 +91,7 @@ class Plan:
         self.micro_size = settings.batch_size * processes
         self.step_pictures = self.micro_size * settings.gradient_accumulation_steps
         self.prefix = len(model.prompt_ids("").before) + model.num_image_tokens
+        self._filled: dict[str, tuple[int, ...]] = {}
         self._prompts = {prompt: self._prompt_ids(prompt) for _, prompt in self.samples.caption_kinds()}
         for picture, number in self.samples.captions_where(_holds(model.special_tokens)):
             self.branches([(picture, [number])])
@@ -121,7 +125,7 @@ class Plan:
                 with naming(self.samples[picture]):
                     self._caption_ids([text for _, text in row])
             raise
-        return [[Branch(self._prompts[prompt], tuple(next(ids))) for prompt, _ in row] for row in chosen]
+        return [[Branch(self._prompt_of(prompt, text), tuple(next(ids))) for prompt, text in row] for row in chosen]
 
     def all_captions(self, pictures: Iterable[int]) -> list[tuple[int, list[int]]]:
         """Pictures, each with the numbers of all its captions."""
@@ -153,7 +157,7 @@ class Plan:
 
     def exceeds(self, limit: int) -> tuple[int, str] | None:
         """Tokens of the longest caption with its image and prompt, and its picture's name; None if within `limit`."""
-        prompt = max(map(len, self._prompts.values()), default=0)
+        prompt = max((len(ids) + _FIELD_TOKENS * has_fields(text) for text, ids in self._prompts.items()), default=0)
         if self.prefix + prompt + self.settings.max_caption_tokens - 1 <= limit:
             return None
         # a token stands for at least a byte, and a tokenizer may put a token before a text
@@ -211,6 +215,17 @@ class Plan:
 
     def _caption_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self._model.captions_ids(texts, self.settings.max_caption_tokens)
+
+    def _prompt_of(self, prompt: str, text: str) -> tuple[int, ...]:
+        """The tokens of the prompt of a caption, whose fields are filled from it."""
+        if not has_fields(prompt):
+            return self._prompts[prompt]
+        filled = fill_for(prompt, text)
+        if filled not in self._filled:
+            if len(self._filled) >= _KEPT_PROMPTS:
+                self._filled.clear()
+            self._filled[filled] = tuple(self._model.prompt_ids(filled).after)
+        return self._filled[filled]
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
         try:

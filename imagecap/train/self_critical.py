@@ -57,7 +57,7 @@ class SelfCritical:
         every = {prompt for prompts in self.prompts for prompt in prompts.values()}
         for prompt in every:
             tokenize_prompt(train_step.model, prompt, self.settings)  # raises errors before training starts
-        self._check_tokens(plan.prefix + max(len(train_step.model.prompt_ids(prompt).after) for prompt in every))
+        self._check_tokens(plan.prefix + max(len(self._after(prompt)) for prompt in every))
         for language in dict.fromkeys(language for prompts in self.prompts for language in prompts):
             pictures = [picture for picture, prompts in enumerate(self.prompts) if language in prompts]
             self.row_of_picture[language] = {picture: place for place, picture in enumerate(pictures)}
@@ -78,6 +78,10 @@ class SelfCritical:
         made = [self._generate(batch) for batch in micro_batches]
         weight = self.beams * sum(len(self.prompts[picture]) for picture in step.pictures)
         return [batch for batch, _ in made], weight, sum(reward for _, reward in made) / weight
+
+    def _after(self, prompt: str) -> tuple[int, ...]:
+        """The tokens of a prompt between the image and the caption, as they are generated after."""
+        return tuple(tokenize_prompt(self.train_step.model, prompt, self.settings).after)
 
     def _check_tokens(self, before: int) -> None:
         """Check that a generated caption after so many tokens is within `batch_tokens`."""
@@ -109,7 +113,7 @@ class SelfCritical:
             rewards = self._rewards(language, places, [text for text, _ in found]).reshape(len(group), self.beams)
             total += float(rewards.sum())
             baselines = (rewards.sum(1, keepdims=True) - rewards) / (self.beams - 1)
-            after = tuple(model.prompt_ids(prompt).after)
+            after = self._after(prompt)
             for number, row in enumerate(group):
                 tokens = [ids for _, ids in found[number * self.beams : (number + 1) * self.beams]]
                 advantages = (rewards - baselines)[number].tolist()
