@@ -82,7 +82,8 @@ def search(curves: Curves, trials: int, seed: int, *, method: str, pruner: str =
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     chosen = optuna.pruners.MedianPruner(n_startup_trials=4) if pruner == "median" else optuna.pruners.NopPruner()
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=chosen)
-    best, epochs = [], 0
+    best: list[float] = []
+    epochs = 0
     for _ in range(trials):
         trial = study.ask()
         point = tuple(trial.suggest_int(name, 0, len(values) - 1) for name, values in SPACE.items())

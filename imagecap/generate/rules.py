@@ -63,6 +63,8 @@ class Rules:
         self._begin_suppressed_ids = on_device(
             [*(() if settings.allow_empty else begin_suppressed), *(() if settings.caption_start else avoided.at_start)]
         )
+        self._later_suppressed = torch.cat((self.suppressed_ids, self._avoided_ids))
+        self._first_suppressed = torch.cat((self._later_suppressed, self._begin_suppressed_ids))
         self._prefix_ids = prefix_ids
         self._min_length = settings.min_length
         self._target_length = None
@@ -111,10 +113,7 @@ class Rules:
             scores = flat.view_as(scores)
         if generated.shape[-1] < self._min_length:
             scores = scores.index_fill(-1, self.end_ids, -torch.inf)
-        suppressed = self.suppressed_ids
-        if generated.shape[-1] == 0:
-            suppressed = torch.cat((suppressed, self._begin_suppressed_ids))
-        suppressed = torch.cat((suppressed, self._avoided_ids))
+        suppressed = self._first_suppressed if generated.shape[-1] == 0 else self._later_suppressed
         if len(suppressed):
             scores = scores.index_fill(-1, suppressed, -torch.inf)
         if self._target_length is not None:
