@@ -22,6 +22,8 @@ from pipelines.validation_reports import (
     validations_of_sweep,
 )
 from tests.conftest import ROOT
+from tests.pipelines.checkout import new_checkout
+from tests.pipelines.test_commands import flow
 
 RATE = "train.learning_rate"
 
@@ -184,3 +186,28 @@ def test_workers_that_are_killed_go_on(tmp_path: Path) -> None:
     assert len(trials) == 12
     assert all(trial.value == trial.params[RATE] for trial in trials)
     assert len({trial.params[RATE] for trial in trials}) == 12
+
+
+@pytest.mark.long
+def test_a_sweep_stops_bad_trainings_and_goes_on(tmp_path: Path) -> None:
+    checkout = new_checkout(tmp_path / "captions")
+    checkout.variables["PREFECT_HOME"] = str(tmp_path / "prefect")
+    space = '{"train.language_model_learning_rate": [0.01, 0.011, 0.012, 0.013, 1e-9]}'
+    call = f'sweep(space={space}, metric="val_loss", pruner="median")'
+    message = flow(checkout, call, "sweep")
+    assert "; 1 stopped early" in message
+    (file,) = (checkout.folder / "outputs").glob("sweep-*/sweep.csv")
+    table = file.read_text().splitlines()
+    assert table[-1].startswith("5,,1e-09,")
+    assert ",stopped after " in table[-1]
+    file.unlink()  # as if it had been killed before it wrote the results
+    assert flow(checkout, call, "sweep") == message
+    assert file.read_text().splitlines() == table
+    code = (
+        "from imagecap.registry.store import connect; client = connect()\n"
+        "tagged = [run for run in client.search_runs(['1']) if 'imagecap.pruned' in run.data.tags]\n"
+        "assert len(tagged) == 1 and tagged[0].info.status == 'FAILED', tagged\n"
+        "sweeps = [run for run in client.search_runs(['1']) if run.info.run_name == 'sweep']\n"
+        "assert [run.info.status for run in sweeps] == ['FINISHED'], sweeps\n"
+    )
+    checkout.run(sys.executable, "-c", code)
