@@ -192,7 +192,7 @@ def test_workers_that_are_killed_go_on(tmp_path: Path) -> None:
 def test_a_sweep_stops_bad_trainings_and_goes_on(tmp_path: Path) -> None:
     checkout = new_checkout(tmp_path / "captions")
     checkout.variables["PREFECT_HOME"] = str(tmp_path / "prefect")
-    space = '{"train.language_model_learning_rate": [0.01, 0.011, 0.012, 0.013, 1e-9]}'
+    space = '{"train.learning_rate": [0.01, 0.011, 0.012, 0.013, 1e-9]}'
     call = f'sweep(space={space}, metric="val_loss", pruner="median")'
     message = flow(checkout, call, "sweep")
     assert "; 1 stopped early" in message
