@@ -26,7 +26,7 @@ from imagecap.model.builder import build
 from imagecap.train.trainer import train
 
 SPACE: dict[str, list[float]] = {
-    "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+    "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2],
     "language_model_learning_rate": [1e-5, 1e-4, 1e-3, 1e-2],
     "weight_decay": [0.0, 0.3],
     "warmup_ratio": [0.03, 0.3],
