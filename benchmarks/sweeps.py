@@ -42,7 +42,8 @@ def fill_table(settings: Settings, folder: Path) -> Curves:
     table: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     samples, _ = read_captions(settings.data)
     training, validation = samples.of_split("train"), samples.of_split("validation")
-    for places in itertools.product(*(range(len(values)) for values in SPACE.values())):
+    grid = list(itertools.product(*(range(len(values)) for values in SPACE.values())))
+    for places in grid:
         if str(places) in table:
             continue
         point = {name: values[place] for (name, values), place in zip(SPACE.items(), places, strict=True)}
@@ -54,7 +55,7 @@ def fill_table(settings: Settings, folder: Path) -> Curves:
         table[str(places)] = losses
         atomic_write_json(file, table)
         print(f"{len(table)}: {point} {' '.join(f'{loss:.3f}' for loss in losses)}", flush=True)
-    return {tuple(json.loads(f"[{key.strip('()')}]")): curve for key, curve in table.items()}
+    return {places: table[str(places)] for places in grid}
 
 
 class _Losses:
