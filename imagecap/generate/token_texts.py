@@ -36,10 +36,10 @@ class TokenTexts:
         self.avoided: dict[tuple[str, ...], Any] = {}
         self.texts = _texts(model.tokenizer, model.lm_head.out_features)
         rows = [_counts(text) for text in self.texts]
-        self.words = torch.tensor([row[0] for row in rows])
-        self.joins = torch.tensor([row[1] for row in rows])
-        self.open = torch.tensor([row[2] for row in rows])
-        self.keeps = torch.tensor([row[3] for row in rows])
+        self.words = torch.tensor([row[0] for row in rows], device=model.device)
+        self.joins = torch.tensor([row[1] for row in rows], device=model.device)
+        self.open = torch.tensor([row[2] for row in rows], device=model.device)
+        self.keeps = torch.tensor([row[3] for row in rows], device=model.device)
 
     def count(self, tokens: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Count the words of generated tokens.
