@@ -3,7 +3,7 @@
 Same pictures, prompt, dtype and end of every caption: random weights never end one, so on both sides a logits processor
 ends each at the length of a caption drawn from the data. Both start from pixels; rounds alternate, medians are shown.
 With `--compile` our blocks are compiled, and `generate` runs a second time in the one way in which it compiles: with a
-static cache, which on a CPU takes a switch of its own. Beams it does not compile.
+static cache. On a GPU both sides then use CUDA graphs; on a CPU it takes a switch of `generate`'s own.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CompileConfig, DynamicCache
 from transformers.generation.logits_process import LogitsProcessor
 
-from benchmarks import captioners, machine
+from benchmarks import captioners, machine, results
 from imagecap.config import GenerateSettings
 from imagecap.generate.caption_batch import start_decoding
 from imagecap.generate.decoders import decoder_of
@@ -52,13 +52,16 @@ class _TheirLengths(LogitsProcessor):
 
 
 class _LengthRules(Rules):
-    """End every caption at the length that is given for it."""
+    """End every caption at the length that is given for it; tokens are suppressed as `generate` does."""
 
-    def __init__(self, end_ids: list[int], prefix_ids: Tensor, lengths: Tensor) -> None:
-        super().__init__(GenerateSettings(), end_ids, prefix_ids)
+    def __init__(self, model: "ImageCaptioner", prefix_ids: Tensor, lengths: Tensor) -> None:
+        config = model.llava.generation_config
+        suppressed, at_first = config.suppress_tokens or (), config.begin_suppress_tokens or ()
+        super().__init__(GenerateSettings(), end_token_ids(model), prefix_ids, suppressed, at_first)
         self.lengths = lengths
 
     def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
+        scores = super().apply(scores, generated)
         return end_at(scores, generated.shape[-1], self.lengths, int(self.end_ids[0]))
 
     def keep_rows(self, order: Tensor) -> None:
@@ -99,7 +102,7 @@ def ours(
     prompts = [tokenize_prompt(model, captioners.PROMPT, settings)] * len(pixels)
     prefix, prefix_ids = embed_prefixes(model, model.encode_images(pixels), prompts)
     batch = _MeasuredBatch(model, settings.num_beams)
-    decoding = start_decoding(batch, prefix, _LengthRules(end_token_ids(model), prefix_ids, lengths), settings)
+    decoding = start_decoding(batch, prefix, _LengthRules(model, prefix_ids, lengths), settings)
     found: dict[int, list[int]] = {}
     while decoding.pictures:
         found.update({picture: captions[0][0] for picture, captions in decoding.step().items()})
@@ -119,7 +122,8 @@ def theirs(
     cache = DynamicCache(config=model.language_model.config)
     ways: dict[str, Any] = {"past_key_values": cache}
     if compiled:
-        compilation: Any = CompileConfig(mode="default")
+        # On a GPU the default mode, with CUDA graphs.
+        compilation: Any = CompileConfig() if model.device.type == "cuda" else CompileConfig(mode="default")
         compilation._compile_all_devices = True
         ways = {"cache_implementation": "static", "compile_config": compilation}
     end = end_token_ids(model)[0]
@@ -207,7 +211,7 @@ def compare(
         "ours": median(seconds["ours"]),
         "theirs": median(seconds["theirs"]),
         "ratio": median(ratios),
-        "compiled": median(seconds["compiled"]),
+        "theirs_compiled": median(seconds["compiled"]),
         "cache": batch.cache_bytes / size,
         "cache MB": batch.cache_bytes / 1e6,
         "equal": equal,
@@ -255,12 +259,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--greedy_batch", type=int, default=32)
-    parser.add_argument("--beam_batch", type=int, default=4)
+    parser.add_argument("--greedy_batch", type=int, nargs="+", default=[32], help="batch sizes of greedy decoding")
+    parser.add_argument("--beam_batch", type=int, nargs="+", default=[4], help="batch sizes of beam search")
+    parser.add_argument("--results", type=Path, help="also append the figures to this file, as JSON lines")
     parser.add_argument("--plot", type=Path, help="also draw cost against batch, beams and length into this PNG")
     arguments = parser.parse_args()
     model = captioners.load_captioner(arguments, arguments.device)
-    pictures, captions = captioners.read_pictures(arguments.data, max(arguments.greedy_batch, 8))
+    most = max(*arguments.greedy_batch, *arguments.beam_batch, 8)
+    pictures, captions = captioners.read_pictures(arguments.data, most)
     lengths = captioners.draw_lengths(model, captions, len(pictures))
     with torch.inference_mode():
         pixels = model.pixel_values(pictures)
@@ -271,21 +277,26 @@ def main() -> None:
         f"{bandwidth / 1e9:.1f} GB/s read; {model.num_image_tokens} image tokens a picture"
     )
     print("                    ours s   generate s   faster   cache     captions equal")
-    for name, beams, batch in (
-        ("beam 5", 5, arguments.beam_batch),
-        ("greedy", 1, arguments.greedy_batch),
-        ("greedy", 1, 1),
-    ):
-        compiled = arguments.compile and beams == 1
-        found, measured = compare(model, pixels[:batch], lengths[:batch], beams, compiled=compiled)
+    cases = [*((5, batch) for batch in arguments.beam_batch), *((1, batch) for batch in arguments.greedy_batch), (1, 1)]
+    for beams, batch in dict.fromkeys(cases):
+        name, compiled = "greedy" if beams == 1 else f"beam {beams}", arguments.compile
+        shape = {"beams": beams, "batch": batch, "compiled": compiled, "dtype": arguments.dtype}
+        try:
+            found, measured = compare(model, pixels[:batch], lengths[:batch], beams, compiled=compiled)
+        except torch.OutOfMemoryError:
+            print(f"{name}, batch {batch:<4}  out of memory", flush=True)
+            results.append(arguments.results, "decoding", **shape, out_of_memory=True)
+            continue
+        graphs = getattr(model.decoder, "captured", 0)
+        results.append(arguments.results, "decoding", **shape, graphs=graphs, **found)
         print(
             f"{name}, batch {batch:<4}  {found['ours']:10.3f} {found['theirs']:10.3f}   {found['ratio']:5.2f}x   "
             f"{found['cache']:.2f}x   {found['equal']:9.0%}   (cache {found['cache MB']:.0f} MB)",
             flush=True,
         )
         if compiled:
-            ratio = found["compiled"] / found["ours"]
-            print(f"    generate compiled {found['compiled']:.3f} s: ours is {ratio:.2f} times as fast")
+            ratio = found["theirs_compiled"] / found["ours"]
+            print(f"    generate compiled {found['theirs_compiled']:.3f} s: ours is {ratio:.2f} times as fast")
         share = prefill_flops(model, batch) / measured.prefill_seconds / peak
         needed = (prefill_flops(model, batch) + encoder_flops(model, batch)) / peak
         print(

@@ -6,6 +6,20 @@ from collections.abc import Callable
 import torch
 
 CPU = torch.device("cpu")
+# Floating-point operations per second of dense matrix products in bfloat16 that the makers' data sheets promise, by a
+# part of the name that torch gives; the first one that fits counts.
+DATASHEET_PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "L40S": 362e12,
+    "A100": 312e12,
+    "RTX 4090": 165e12,
+    "A10G": 70e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
 
 
 def wait_for(device: torch.device) -> None:
@@ -45,6 +59,22 @@ def read_bandwidth(dtype: torch.dtype, device: torch.device = CPU) -> float:
     if device.type == "cuda":
         seconds = min(seconds, best_seconds(matrix.sum, device=device))
     return matrix.nbytes / seconds
+
+
+def datasheet_peak(name: str) -> float | None:
+    """Operations per second in bfloat16 of a GPU by its name; None: it is not in the table."""
+    return next((peak for part, peak in DATASHEET_PEAKS.items() if part in name), None)
+
+
+def utilization(operations: float, per_second: float, peak: float) -> float:
+    """Model FLOPs utilization (MFU; Chowdhery et al. 2022, arXiv:2204.02311).
+
+    Args:
+        operations: floating-point operations of one unit of work, such as a caption.
+        per_second: units of work per second.
+        peak: operations per second that the device could make.
+    """
+    return operations * per_second / peak
 
 
 def describe(device: torch.device = CPU) -> str:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from benchmarks import captioners, machine
+from benchmarks import captioners, machine, results
 from imagecap.config import GenerateSettings
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 WARM_UP_REQUESTS = 4  # of each client, before the measurement starts
 
 
-def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prompt: str) -> dict[str, Path]:
+def save_models(
+    folder: Path, checkpoint: Path, dtype: str, compiled: bool, prompt: str, device: str = "cpu"
+) -> dict[str, Path]:
     """Save the three models, each in a folder for `mlflow models serve`; return the folders by name of the side."""
     import mlflow
     from mlflow.models import ModelSignature
@@ -64,7 +66,7 @@ def save_models(folder: Path, checkpoint: Path, dtype: str, compiled: bool, prom
         mlflow.pyfunc.save_model(
             path=folder / kind,
             python_model=str(peers),
-            model_config={"kind": kind, "dtype": dtype, "compile": compiled, "prompt": prompt},
+            model_config={"kind": kind, "dtype": dtype, "compile": compiled, "prompt": prompt, "device": device},
             signature=signature,
             **common,
         )
@@ -94,11 +96,21 @@ class Server:
                 env={**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})},
                 start_new_session=True,
             )
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > started + 300:
-                sys.exit(f"error: the server did not start:\n{log.read_text()[-2000:]}")
-            time.sleep(0.1)
+        try:
+            while not self._answers():
+                if self._process.poll() is not None or time.monotonic() > started + 300:
+                    sys.exit(f"error: the server did not start:\n{log.read_text()[-2000:]}")
+                time.sleep(0.1)
+        except BaseException:
+            self.stop(5)
+            raise
         self.start_seconds = time.monotonic() - started
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -115,6 +127,8 @@ class Server:
 
     def stop(self, seconds: float = 60) -> None:
         """Terminate the server and its workers; kill those that requests keep for so long."""
+        if self._process.poll() is not None:
+            return
         processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         os.killpg(self.pid, signal.SIGTERM)
         _, alive = psutil.wait_procs(processes, timeout=seconds)
@@ -184,6 +198,25 @@ def requests(model: "ImageCaptioner", data: Path, count: int) -> tuple[list[byte
     return bodies, pictures, lengths
 
 
+def measure(side: str, server: Server, bodies: list[bytes], clients: int, arguments: argparse.Namespace) -> float:
+    """Measure a server with so many clients, and print the row of the table; returns requests per second."""
+    latencies, statuses = load(server.port, bodies, clients, arguments.seconds)
+    rate = len(latencies) / arguments.seconds
+    shown = [latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99)]
+    results.append(
+        arguments.results,
+        "serving",
+        side=side,
+        clients=clients,
+        requests_per_second=rate,
+        **dict(zip(("p50", "p95", "p99"), shown, strict=True)),
+        failed=sum(statuses.values()) - statuses.get(200, 0),
+    )
+    figures = "".join(f"{1000 * value:10.0f}" for value in shown)
+    print(f"{side:<8} {clients:>7}  {rate:10.1f}{figures}  {statuses}", flush=True)
+    return rate
+
+
 def scheduler_rate(
     model: "ImageCaptioner", pictures: list[Any], lengths: list[int], threads: int, seconds: float
 ) -> float:
@@ -215,14 +248,18 @@ def main() -> None:
     """Measure every side and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     captioners.add_arguments(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="our server finds a GPU itself")
+    parser.add_argument("--results", type=Path, help="also append the figures to this file, as JSON lines")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     parser.add_argument("--sides", nargs="+", default=["ours", "stock", "single"])
     arguments = parser.parse_args()
-    model = captioners.load_captioner(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit must not leave a server behind
+    model = captioners.load_captioner(arguments, arguments.device)
     bodies, pictures, lengths = requests(model, arguments.data, 64)
     print(
-        f"{machine.describe()}, {arguments.dtype}; one picture a request, {sum(lengths) / len(lengths):.1f} tokens each"
+        f"{machine.describe(model.device)}, {arguments.dtype}; one picture a request, "
+        f"{sum(lengths) / len(lengths):.1f} tokens each"
     )
     rates: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -232,22 +269,13 @@ def main() -> None:
             checkpoint = folder / "checkpoint"
             model.save(checkpoint)
         prompt = str(model.info.get("prompt") or captioners.PROMPT)
-        models = save_models(folder, checkpoint, arguments.dtype, arguments.compile, prompt)
+        models = save_models(folder, checkpoint, arguments.dtype, arguments.compile, prompt, arguments.device)
         print("side     clients  requests/s    p50 ms    p95 ms    p99 ms  statuses")
         for side in arguments.sides:
-            server = Server(models[side], folder / f"{side}.log", free_port())
-            for clients in arguments.clients:
-                latencies, statuses = load(server.port, bodies, clients, arguments.seconds)
-                rates[side, clients] = len(latencies) / arguments.seconds
-                shown = [latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99)]
-                print(
-                    f"{side:<8} {clients:>7}  {rates[side, clients]:10.1f}"
-                    + "".join(f"{1000 * value:10.0f}" for value in shown)
-                    + f"  {statuses}",
-                    flush=True,
-                )
-            print(f"{side:<8} cold start {server.start_seconds:.1f} s")
-            server.stop()
+            with Server(models[side], folder / f"{side}.log", free_port()) as server:
+                for clients in arguments.clients:
+                    rates[side, clients] = measure(side, server, bodies, clients, arguments)
+                print(f"{side:<8} cold start {server.start_seconds:.1f} s")
     for clients in arguments.clients:
         others = [
             f"{rates['ours', clients] / rates[side, clients]:.2f} times {side}"

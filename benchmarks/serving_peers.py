@@ -29,12 +29,13 @@ class Peer(PythonModel):
             from imagecap.generate.captioner import open_captioner
             from imagecap.serve.scheduler import Scheduler
 
-            compute = ComputeSettings(device="cpu", dtype=config["dtype"], compile=config["compile"])
+            compute = ComputeSettings(device=config["device"], dtype=config["dtype"], compile=config["compile"])
             self._scheduler = Scheduler(open_captioner(Path(folder), compute), max_rows=1)
             return
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self._model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=config["dtype"])
+        self._model.to(config["device"])
         self._processor = AutoProcessor.from_pretrained(folder)
         message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": config["prompt"]}]}
         self._text = self._processor.apply_chat_template([message])
@@ -56,7 +57,7 @@ class Peer(PythonModel):
             return pd.DataFrame({"caption": [self._caption(picture, length) for picture in pictures]})
 
     def _caption(self, picture: Any, length: int) -> str:
-        inputs = self._processor(images=picture, text=self._text, return_tensors="pt")
+        inputs = self._processor(images=picture, text=self._text, return_tensors="pt").to(self._model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids = self._model.generate(**inputs, do_sample=False, max_new_tokens=length)
         text: str = self._processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -42,10 +42,15 @@ class Captions(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Makes a batch by the processor, with labels of -100 for the prompt and the padding."""
+    """Makes a batch by the processor, with labels of -100 for the prompt and the padding.
 
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
+    Args:
+        processor: of the model.
+        multiple: rows are padded to a multiple of so many tokens.
+    """
+
+    def __init__(self, processor: Any, multiple: int | None = None) -> None:
+        self.processor, self.multiple = processor, multiple
         processor.tokenizer.padding_side = "right"
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -53,7 +58,8 @@ class Collator:
         prompt = f"{self.processor.image_token}{PROMPT}\n"
         texts = [f"{prompt}{row['caption']}{tokenizer.eos_token}" for row in rows]
         images = [row["image"] for row in rows]
-        batch = self.processor(images=images, text=texts, return_tensors="pt", padding=True)
+        padding = {"padding": True, "pad_to_multiple_of": self.multiple}
+        batch = self.processor(images=images, text=texts, return_tensors="pt", **padding)
         start = self.processor(images=images[:1], text=[prompt], return_tensors="pt")["input_ids"].shape[1]
         labels = batch["input_ids"].clone()
         labels[:, :start] = -100
@@ -130,7 +136,8 @@ def train_stock(
         model=model,
         args=arguments,
         train_dataset=Captions(rows),
-        data_collator=Collator(processor),
+        # Compiled for one length, the model is faster than for any, and seldom compiled again.
+        data_collator=Collator(processor, 32 if compiled else None),
         callbacks=[Clock()],
     )
     trainer.train()

@@ -54,7 +54,7 @@ def name_of(picture: int) -> str:
     return f"{picture:09}"
 
 
-def pictures_with_captions(start: int, stop: int) -> Iterator[tuple[str, bytes, list[str]]]:
+def pictures_with_captions(start: int, stop: int, side: int = SIDE) -> Iterator[tuple[str, bytes, list[str]]]:
     """Name, JPEG and captions of the pictures from number `start`, a multiple of 1,000, to before `stop`."""
     for first in range(start, stop, _BLOCK):
         random = np.random.default_rng(first)
@@ -66,7 +66,7 @@ def pictures_with_captions(start: int, stop: int) -> Iterator[tuple[str, bytes, 
             if picture == stop:
                 return
             file = io.BytesIO()
-            Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
+            Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)
             yield name_of(picture), file.getvalue(), [_caption(row) for row in chosen]
 
 
@@ -107,23 +107,23 @@ def write_shards(folder: Path, pictures: int, shard_pictures: int = SHARD_PICTUR
         list(pool.map(write_shard, repeat(folder), missing, repeat(shard_pictures), repeat(pictures)))
 
 
-def write_loose(folder: Path, pictures: int) -> None:
-    """Write the same pictures as `images/` and `captions.json`."""
+def write_loose(folder: Path, pictures: int, side: int = SIDE) -> None:
+    """Write the same pictures, with `side` pixels a side, as `images/` and `captions.json`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count()) as pool, (folder / "captions.json").open("w") as file:
         starts = range(0, pictures, _BLOCK)
         stops = [min(start + _BLOCK, pictures) for start in starts]
         separator = "[\n"
-        for rows in pool.map(_write_block, repeat(folder / "images"), starts, stops):
+        for rows in pool.map(_write_block, repeat(folder / "images"), starts, stops, repeat(side)):
             file.write(separator + rows)
             separator = ",\n"
         file.write("\n]\n")
 
 
-def _write_block(images: Path, start: int, stop: int) -> str:
+def _write_block(images: Path, start: int, stop: int, side: int) -> str:
     """Write the pictures of a block; returns their rows of captions.json."""
     rows = []
-    for name, jpeg, captions in pictures_with_captions(start, stop):
+    for name, jpeg, captions in pictures_with_captions(start, stop, side):
         (images / f"{name}.jpg").write_bytes(jpeg)
         rows += [json.dumps({"image": f"{name}.jpg", "caption": caption}) for caption in captions]
     return ",\n".join(rows)

@@ -3,8 +3,9 @@
 The peer is the `Trainer` on the stock LLaVA model (`benchmarks/stock_trainer.py`), from the same checkpoints, with the
 same pictures, captions, trainable weights (projector and the last blocks) and dtype. It gets the batch size at which it
 is fastest, and on a GPU worker processes that decode its pictures. The main number is captions trained on per second
-of wall time. Every number is measured in a process of its own, which leaves out its first steps. Memory is the peak
-resident set, on a GPU the peak allocation.
+of wall time; ours is that of all epochs but the first, which encodes the pictures and is shown too. Every side is
+measured in a process of its own, which leaves out its first steps. Memory is the peak resident set, on a GPU the peak
+allocation. MFU counts the operations of our own step, without the encoder, against the peak of the data sheet.
 """
 
 import argparse
@@ -15,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, results
 from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.config import ComputeSettings, ModelSettings, Settings, TrainSettings
 from imagecap.data.records import Caption, Sample
@@ -74,49 +75,58 @@ def step_figures(ends: list[float], warmup: int, captions: int) -> Figures:
     return {"captions_per_second": captions / (sum(times) / len(times)), "slowest": times[-1] / times[len(times) // 2]}
 
 
-def train_ours(arguments: argparse.Namespace, steps: int, after_step: ProgressCallback) -> tuple[TrainSummary, int]:
-    """Train with the product's own trainer; return its summary and the number of different pictures."""
+def ours(arguments: argparse.Namespace) -> Figures:
+    """Rates of our trainer in the first epoch and, with the features that it has kept, in one more.
+
+    Without `--compile` also the floating-point operations of a caption.
+    """
     compute = ComputeSettings(device=arguments.device, dtype=arguments.dtype, compile=arguments.compile)
-    samples = read_samples(arguments.data, arguments.batch * steps, arguments.captions[0])
+    captions = arguments.captions[0]
+    samples = read_samples(arguments.data, arguments.batch * arguments.steps, captions)
+    model = build(model_settings(arguments), compute)
+    model.save = lambda *_: None  # type: ignore[method-assign]  # a checkpoint is not what is measured
     with tempfile.TemporaryDirectory() as folder:
         options = TrainSettings(
             output_dir=folder, batch_size=arguments.batch, num_epochs=1, log_every=1000, save_every=100_000
         )
         settings = Settings(model=model_settings(arguments), compute=compute, train=options)
-        model = build(settings.model, compute)
-        state = Path(folder) / "state"
-        summary = train(settings, model, samples, [], state_folder=state, callback=after_step)
-    return summary, len({sample.digest for sample in samples})
+
+        def epoch(samples: Sequence[Sample], after_step: ProgressCallback) -> TrainSummary:
+            return train(settings, model, samples, [], state_folder=Path(folder) / "state", callback=after_step)
+
+        rates: list[Figures] = []
+        for _ in range(2):  # the second training finds the features of the first one
+            ends: list[float] = []
+            summary = epoch(samples, lambda _, ends=ends: ends.append(time.perf_counter()))  # type: ignore[misc]
+            rates.append(step_figures(ends, arguments.warmup, captions * arguments.batch))
+        figures = {
+            **rates[1],
+            "with_encoding": rates[0]["captions_per_second"],
+            "bytes": summary.peak_memory_bytes,
+            "data_wait_share": summary.data_wait_share,
+        }
+        if not arguments.compile:
+            figures["flops_per_caption"] = step_flops(epoch, samples[: 2 * arguments.batch]) / (
+                captions * arguments.batch
+            )
+    return figures
 
 
-def ours(arguments: argparse.Namespace) -> Figures:
-    """Rates of our trainer, without and with the encoding of pictures in the first epoch."""
-    ends: list[float] = []
-    summary, pictures = train_ours(arguments, arguments.steps, lambda _: ends.append(time.perf_counter()))
-    captions = arguments.captions[0]
-    figures = step_figures(ends, arguments.warmup, captions * arguments.batch)
-    # The steps of this only epoch encode their pictures; a picture that comes again is kept once.
-    encoding = summary.encode_seconds / pictures
-    rate = figures["captions_per_second"]
-    return {
-        **figures,
-        "captions_per_second": captions / (captions / rate - encoding),
-        "with_encoding": rate,
-        "bytes": summary.peak_memory_bytes,
-        "data_wait_share": summary.data_wait_share,
-    }
+def step_flops(epoch: Callable[[Sequence[Sample], ProgressCallback], TrainSummary], samples: Sequence[Sample]) -> float:
+    """Floating-point operations of one of our steps, whose pictures are encoded already.
 
-
-def ours_flops(arguments: argparse.Namespace) -> Figures:
-    """Floating-point operations of one of our steps; counting them slows it down."""
+    Args:
+        epoch: trains on samples; counting slows it down.
+        samples: those of two steps.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     totals: list[int] = []
     with counter:
-        train_ours(arguments, 2, lambda _: totals.append(counter.get_total_flops()))
+        epoch(samples, lambda _: totals.append(counter.get_total_flops()))
     first, second = totals
-    return {"flops": second - first}
+    return second - first
 
 
 def stock(arguments: argparse.Namespace) -> Figures:
@@ -150,7 +160,7 @@ def stock(arguments: argparse.Namespace) -> Figures:
     }
 
 
-SIDES = {"ours": ours, "ours_flops": ours_flops, "stock": stock}
+SIDES = {"ours": ours, "stock": stock}
 
 
 def measured(
@@ -174,6 +184,8 @@ def measured(
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     what = f"{side}{' compiled' if compiled else ''}, {captions} captions a picture, batch {batch}, {dtype}"
     shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    shape = {"side": side, "compiled": compiled, "captions": captions, "batch": batch, "dtype": dtype}
+    results.append(arguments.results, "training", **shape, **figures)
     print(f"  {what}: {shown}; {time.perf_counter() - started:.0f} s in all", file=sys.stderr, flush=True)
     return figures
 
@@ -187,17 +199,23 @@ def table_row(arguments: argparse.Namespace, captions: int | None, name: str, fi
     cells += [f"{figures['with_encoding']:.2f}" if "with_encoding" in figures else "", f"{figures['bytes'] / GB:.2f}"]
     if arguments.device == "cuda":
         cells.append(f"{figures['data_wait_share']:.0%}")
-    cells.append(f"{figures['flops_per_caption'] * speed / peak:.0%}" if "flops_per_caption" in figures else "")
+    operations = figures.get("flops_per_caption")
+    cells.append("" if operations is None else f"{machine.utilization(operations, speed, peak):.0%}")
     return f"| {' | '.join(cells)} |"
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Print the table of both sides."""
     device, on_gpu = torch.device(arguments.device), arguments.device == "cuda"
-    peak = machine.matmul_peak(getattr(torch, arguments.dtype), device)
-    print(f"{machine.describe(device)}; matrix products reach {peak / 1e9:.0f} GFLOP/s in {arguments.dtype}\n")
+    described, measured_peak = machine.describe(device), machine.matmul_peak(getattr(torch, arguments.dtype), device)
+    peak = machine.datasheet_peak(described) or measured_peak
+    results.append(arguments.results, "machine", name=described, matmul_peak=measured_peak, peak=peak)
+    print(
+        f"{described}; matrix products reach {measured_peak / 1e9:.0f} GFLOP/s in {arguments.dtype}; "
+        f"MFU is the share of {peak / 1e9:.0f}\n"
+    )
     heads = ["captions a picture", "", "captions/s", *(["pictures/s"] if on_gpu else []), "with encoding"]
-    heads += ["peak memory, GB", *(["data wait"] if on_gpu else []), "share of the matmul peak"]
+    heads += ["peak memory, GB", *(["data wait"] if on_gpu else []), "MFU"]
     print(f"| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |", flush=True)
     modes = [False, True] if arguments.compile else [False]
     for captions in arguments.captions:
@@ -206,10 +224,10 @@ def compare(arguments: argparse.Namespace) -> None:
         own: dict[str, Figures] = {}
         for batch in batches:
             shape: dict[str, Any] = {"batch": batch, "captions": captions, "dtype": arguments.dtype}
-            flops = measured(arguments, "ours_flops", **shape)["flops"]
+            operations = 0.0
             for compiled in modes:
                 mine = measured(arguments, "ours", **shape, compiled=compiled)
-                mine["flops_per_caption"] = flops / (captions * batch)
+                operations = mine.setdefault("flops_per_caption", operations)
                 name = f"ours, {'compiled, ' if compiled else ''}{batch} pictures"
                 own[name] = mine
                 print(table_row(arguments, captions, name, mine, peak), flush=True)
@@ -232,10 +250,13 @@ def best_stock(arguments: argparse.Namespace, captions: int, dtype: str, modes: 
 
     In float32, which takes twice the memory, the largest batch size is left out.
     """
-    tried = []
+    tried: dict[int, Figures] = {}  # by batch size, the faster of the modes
     batches = sorted(arguments.stock_batches)
-    for batch in batches[:-1] if dtype == "float32" and len(batches) > 1 else batches:
-        for compiled in modes:
+    batches = batches[:-1] if dtype == "float32" and len(batches) > 1 else batches
+    for compiled in modes:
+        if compiled and arguments.compile_best and tried:
+            batches = [max(tried, key=lambda batch: tried[batch]["captions_per_second"])]
+        for batch in batches:
             name = f"Trainer, {'torch_compile, ' if compiled else ''}{dtype}, {batch} rows"
             try:
                 figures = measured(arguments, "stock", batch=batch, captions=captions, dtype=dtype, compiled=compiled)
@@ -243,10 +264,11 @@ def best_stock(arguments: argparse.Namespace, captions: int, dtype: str, modes: 
                 print(f"| | {name} | out of memory |", flush=True)
                 continue
             print(table_row(arguments, None, name, figures, peak), flush=True)
-            tried.append(figures)
+            before = tried.get(batch, figures)
+            tried[batch] = max(before, figures, key=lambda each: each["captions_per_second"])
     if not tried:
         raise SystemExit("the Trainer ran out of memory at every one of --stock_batches: give smaller ones")
-    return max(tried, key=lambda figures: figures["captions_per_second"])
+    return max(tried.values(), key=lambda figures: figures["captions_per_second"])
 
 
 def scaling(arguments: argparse.Namespace) -> None:
@@ -267,12 +289,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="also measure both sides compiled")
+    parser.add_argument(
+        "--compile_best", action="store_true", help="compile the peer at the batch only at which it is fastest without"
+    )
     parser.add_argument("--captions", type=int, nargs="+", default=[5, 1], help="captions per picture")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], help="our batch sizes, in pictures")
     parser.add_argument("--stock_batches", type=int, nargs="+", default=[4, 8, 16], help="the peer's, in captions")
     parser.add_argument("--steps", type=int, help="steps of each process (default: 5, on a GPU 25)")
     parser.add_argument("--warmup", type=int, help="first steps to leave out (default: 1, on a GPU 5)")
     parser.add_argument("--scaling", action="store_true", help="ours alone: captions per picture and batch sizes")
+    parser.add_argument("--results", type=Path, help="also append the figures to this file, as JSON lines")
     parser.add_argument("--one", choices=tuple(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
