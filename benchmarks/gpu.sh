@@ -45,7 +45,7 @@ training() {
     limit=$2
     shift 2
     part "$name" "$limit" "$python" -m benchmarks.training --data "$work/data/captions.json" --device "$device" \
-        --vision_model_name "$work/clip" --language_model_name "$work/qwen3" --dtype bfloat16 --captions 5 "$@"
+        --vision_model_name "$work/clip" --language_model_name "$work/qwen3" --dtype "$dtype" --captions 5 "$@"
 }
 
 captioning() {
@@ -54,12 +54,13 @@ captioning() {
     module=$3
     shift 3
     part "$name" "$limit" "$python" -m "benchmarks.$module" --data "$work/data/captions.json" --device "$device" \
-        --vision_model_name "$work/clip" --language_model_name "$work/qwen3" --dtype bfloat16 "$@"
+        --vision_model_name "$work/clip" --language_model_name "$work/qwen3" --dtype "$dtype" "$@"
 }
 
 tests="tests/train/test_training_on_devices.py tests/generate/test_decoding_on_devices.py"
 
 if [ "$device" = cuda ]; then
+    dtype=bfloat16
     part stand_ins 40 "$python" -m benchmarks.stand_ins "$work" --pictures 1000
     # Beside the tests, what the measurements compile is compiled for the first time.
     training warm_ours 115 --one ours --compile --batch 32 --steps 3 --warmup 1 &
@@ -76,15 +77,16 @@ if [ "$device" = cuda ]; then
         --results "$out/decoding_compiled.jsonl"
     captioning serving 50 serving --clients 16 --seconds 4 --sides ours stock --results "$out/serving.jsonl"
 else
+    dtype=float32
     export CUDA_VISIBLE_DEVICES=
-    part stand_ins 300 "$python" -m benchmarks.stand_ins "$work" --small --pictures 64
+    part stand_ins 600 "$python" -m benchmarks.stand_ins "$work" --small --pictures 64
     # shellcheck disable=SC2086  # several files
-    part tests 300 "$python" -m pytest $tests -m "not long" -k cpu -q -rs
-    training training 300 --batches 2 --stock_batches 4 --steps 2 --warmup 1 --results "$out/training.jsonl"
-    captioning decoding 300 decoding --greedy_batch 4 --beam_batch 2 --results "$out/decoding.jsonl"
-    captioning decoding_compiled 300 decoding --compile --greedy_batch 1 --beam_batch 1 \
+    part tests 600 "$python" -m pytest $tests -m "not long" -k cpu -q -rs
+    training training 600 --batches 2 --stock_batches 4 --steps 2 --warmup 1 --results "$out/training.jsonl"
+    captioning decoding 600 decoding --greedy_batch 4 --beam_batch 2 --results "$out/decoding.jsonl"
+    captioning decoding_compiled 600 decoding --compile --greedy_batch 1 --beam_batch 1 \
         --results "$out/decoding_compiled.jsonl"
-    captioning serving 300 serving --clients 2 --seconds 1 --sides ours --results "$out/serving.jsonl"
+    captioning serving 600 serving --clients 2 --seconds 1 --sides ours --results "$out/serving.jsonl"
 fi
 
 "$python" -m benchmarks.gpu_table "$out"

@@ -113,3 +113,33 @@ def test_script_on_the_cpu(tmp_path: Path) -> None:
     for heading in ("Training, five captions a picture:", "Decoding, captions/s:", "Serving:"):
         assert heading in text
     assert json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[0])["device"] == "cpu"
+
+
+def test_parts_on_a_gpu(tmp_path: Path) -> None:
+    """With an interpreter that fails at once in training: the other parts run, and all limits are eight minutes."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(
+        f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\ncase "$*" in\n'
+        f'*benchmarks.training*) exit 3 ;;\n*gpu_table*) exec "{sys.executable}" "$@" ;;\nesac\n'
+    )
+    interpreter.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out"), "cuda"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": str(interpreter)},
+    )
+    assert done.returncode == 1, done.stderr
+    runs = {each["name"]: each for each in results.read(tmp_path / "out") if each["part"] == "run"}
+    warm = {name for name in runs if name.startswith("warm_")}
+    serial = ["stand_ins", "tests", "training", "decoding", "decoding_compiled", "serving"]
+    assert set(serial) | warm == set(runs)
+    assert {name for name, run in runs.items() if run["status"]} == {"training", *warm} - {"warm_decoding"}
+    assert sum(runs[name]["limit"] for name in serial) <= 480
+    assert all(runs[name]["limit"] <= runs["tests"]["limit"] for name in warm), "they run beside the tests"
+    assert cells((tmp_path / "out" / "table.md").read_text(), "training")[1] == "status 3, see training.log"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert all("--device cuda" in call for call in calls if "--data" in call)
+    page = (ROOT / "docs" / "benchmarks" / "gpu.md").read_text()
+    for name in serial:
+        assert cells(page, f"`{name}`")[-1] == str(runs[name]["limit"])
