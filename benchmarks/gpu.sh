@@ -63,19 +63,19 @@ if [ "$device" = cuda ]; then
     dtype=bfloat16
     part stand_ins 40 "$python" -m benchmarks.stand_ins "$work" --pictures 1000
     # Beside the tests, what the measurements compile is compiled for the first time.
-    training warm_ours 115 --one ours --compile --batch 32 --steps 3 --warmup 1 &
-    training warm_trainer_32 115 --one stock --compile --batch 32 --steps 3 --warmup 1 &
-    training warm_trainer_64 115 --one stock --compile --batch 64 --steps 3 --warmup 1 &
-    captioning warm_decoding 115 decoding --compile --greedy_batch 32 --beam_batch 32 &
+    training warm_ours 105 --one ours --compile --batch 32 --steps 3 --warmup 1 &
+    training warm_trainer_32 105 --one stock --compile --batch 32 --steps 3 --warmup 1 &
+    training warm_trainer_64 105 --one stock --compile --batch 64 --steps 3 --warmup 1 &
+    captioning warm_decoding 105 decoding --compile --greedy_batch 32 --beam_batch 32 &
     # shellcheck disable=SC2086  # several files
-    part tests 115 "$python" -m pytest $tests -m "" -k cuda -q -rs
+    part tests 105 "$python" -m pytest $tests -m "" -k cuda -q -rs
     wait
-    training training 165 --compile --compile_best --batches 32 --stock_batches 32 64 --steps 25 --warmup 5 \
+    training training 150 --compile --compile_best --batches 32 --stock_batches 32 64 --steps 25 --warmup 5 \
         --results "$out/training.jsonl"
-    captioning decoding 35 decoding --greedy_batch 32 1 256 --beam_batch 32 1 256 --results "$out/decoding.jsonl"
+    captioning decoding 30 decoding --greedy_batch 32 1 256 --beam_batch 32 1 256 --results "$out/decoding.jsonl"
     captioning decoding_compiled 70 decoding --compile --greedy_batch 32 1 256 --beam_batch 32 1 256 \
         --results "$out/decoding_compiled.jsonl"
-    captioning serving 50 serving --clients 16 --seconds 4 --sides ours stock --results "$out/serving.jsonl"
+    captioning serving 80 serving --clients 16 --seconds 4 --sides ours stock --results "$out/serving.jsonl"
 else
     dtype=float32
     export CUDA_VISIBLE_DEVICES=
@@ -86,7 +86,7 @@ else
     captioning decoding 600 decoding --greedy_batch 4 --beam_batch 2 --results "$out/decoding.jsonl"
     captioning decoding_compiled 600 decoding --compile --greedy_batch 1 --beam_batch 1 \
         --results "$out/decoding_compiled.jsonl"
-    captioning serving 600 serving --clients 2 --seconds 1 --sides ours --results "$out/serving.jsonl"
+    captioning serving 600 serving --clients 2 --seconds 3 --sides ours --results "$out/serving.jsonl"
 fi
 
 "$python" -m benchmarks.gpu_table "$out"

@@ -13,6 +13,7 @@ import base64
 import http.client
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +34,20 @@ from imagecap.config import GenerateSettings
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
+SIDES = ("ours", "stock", "single")
 WARM_UP_REQUESTS = 4  # of each client, before the measurement starts
 
 
 def save_models(
-    folder: Path, checkpoint: Path, dtype: str, compiled: bool, prompt: str, device: str = "cpu"
+    folder: Path,
+    checkpoint: Path,
+    dtype: str,
+    compiled: bool,
+    prompt: str,
+    device: str = "cpu",
+    sides: Sequence[str] = SIDES,
 ) -> dict[str, Path]:
-    """Save the three models, each in a folder for `mlflow models serve`; return the folders by name of the side."""
+    """Save the models, each in a folder for `mlflow models serve`; return the folders by name of the side."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -62,7 +71,7 @@ def save_models(
         signature=model_signature(GenerateSettings()),
         **common,
     )
-    for kind in ("stock", "single"):
+    for kind in set(sides) - {"ours"}:
         mlflow.pyfunc.save_model(
             path=folder / kind,
             python_model=str(peers),
@@ -70,7 +79,7 @@ def save_models(
             signature=signature,
             **common,
         )
-    return {kind: folder / kind for kind in ("ours", "stock", "single")}
+    return {kind: folder / kind for kind in ("ours", *sides)}
 
 
 class Server:
@@ -202,7 +211,8 @@ def measure(side: str, server: Server, bodies: list[bytes], clients: int, argume
     """Measure a server with so many clients, and print the row of the table; returns requests per second."""
     latencies, statuses = load(server.port, bodies, clients, arguments.seconds)
     rate = len(latencies) / arguments.seconds
-    shown = [latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99)]
+    known = latencies or [math.nan]  # none was answered
+    shown = [known[min(len(known) - 1, int(share * len(known)))] for share in (0.5, 0.95, 0.99)]
     results.append(
         arguments.results,
         "serving",
@@ -252,7 +262,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="also append the figures to this file, as JSON lines")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
-    parser.add_argument("--sides", nargs="+", default=["ours", "stock", "single"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit must not leave a server behind
     model = captioners.load_captioner(arguments, arguments.device)
@@ -269,7 +279,9 @@ def main() -> None:
             checkpoint = folder / "checkpoint"
             model.save(checkpoint)
         prompt = str(model.info.get("prompt") or captioners.PROMPT)
-        models = save_models(folder, checkpoint, arguments.dtype, arguments.compile, prompt, arguments.device)
+        models = save_models(
+            folder, checkpoint, arguments.dtype, arguments.compile, prompt, arguments.device, arguments.sides
+        )
         print("side     clients  requests/s    p50 ms    p95 ms    p99 ms  statuses")
         for side in arguments.sides:
             with Server(models[side], folder / f"{side}.log", free_port()) as server:
