@@ -17,8 +17,9 @@ python=${PYTHON:-python}
 device=${2:-$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+running=
+trap 'kill $running 2>/dev/null || true; exit 130' INT
+trap 'kill $running 2>/dev/null || true; exit 143' TERM
 rm -f "$out"/*.jsonl "$out"/*.log "$out"/table.md
 
 export PYTHONPATH="$PWD" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 MLFLOW_DISABLE_TELEMETRY=true
@@ -32,7 +33,9 @@ part() {
     shift 2
     started=$(date +%s)
     status=0
-    timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
+    timeout --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1 &
+    running=$!
+    wait "$running" || status=$?
     seconds=$(($(date +%s) - started))
     printf '{"part": "run", "name": "%s", "device": "%s", "status": %d, "seconds": %d, "limit": %d}\n' \
         "$name" "$device" "$status" "$seconds" "$limit" >>"$out/runs.jsonl"
@@ -78,7 +81,7 @@ if [ "$device" = cuda ]; then
     captioning serving 80 serving --clients 16 --seconds 4 --sides ours stock --results "$out/serving.jsonl"
 else
     dtype=float32
-    export CUDA_VISIBLE_DEVICES=
+    export CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=1 # on a busy machine threads would wait for each other
     part stand_ins 600 "$python" -m benchmarks.stand_ins "$work" --small --pictures 64
     # shellcheck disable=SC2086  # several files
     part tests 600 "$python" -m pytest $tests -m "not long" -k cpu -q -rs
