@@ -20,10 +20,11 @@ from benchmarks import captioners, machine, results
 from imagecap.config import GenerateSettings
 from imagecap.generate.caption_batch import start_decoding
 from imagecap.generate.decoders import decoder_of
-from imagecap.generate.prompts import caption_text, embed_prefixes, end_token_ids, tokenize_prompt
+from imagecap.generate.prompts import Prefixes, caption_text, embed_prefixes, end_token_ids, tokenize_prompt
 from imagecap.generate.rules import Rules
 from imagecap.generate.static_batch import StaticBatch
 from imagecap.generate.stock_decoder import StockDecoder
+from imagecap.model.tiles.tiled import whole_pictures
 from imagecap.model.vision_encoder.clip_encoder import num_blocks_used, num_other_tokens, tower_blocks
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ class _MeasuredBatch(StaticBatch):
     prefill_seconds = 0.0
     cache_bytes = 0
 
-    def prefill(self, prefix: Tensor) -> Tensor:
-        machine.wait_for(prefix.device)
+    def prefill(self, prefix: Prefixes) -> Tensor:
+        machine.wait_for(prefix[0].device)
         started = time.perf_counter()
         logits = super().prefill(prefix)
-        machine.wait_for(prefix.device)
+        machine.wait_for(prefix[0].device)
         self.prefill_seconds = time.perf_counter() - started
         return logits
 
@@ -269,7 +270,7 @@ def main() -> None:
     pictures, captions = captioners.read_pictures(arguments.data, most)
     lengths = captioners.draw_lengths(model, captions, len(pictures))
     with torch.inference_mode():
-        pixels = model.pixel_values(pictures)
+        pixels = whole_pictures(model.pixel_values(pictures))
     dtype, device = getattr(torch, arguments.dtype), model.device
     peak, bandwidth = machine.matmul_peak(dtype, device), machine.read_bandwidth(dtype, device)
     print(

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from imagecap.data.locations import ByteRange, Location
 
@@ -47,7 +47,7 @@ def decode_and_hash_all(shards: Sequence[Path], ranges: Sequence[list[tuple[int,
 
 
 def decode_and_preprocess(
-    batches: Sequence[Sequence[Location]], preprocess: Callable[[list[Image.Image]], Tensor], threads: int
+    batches: Sequence[Sequence[Location]], preprocess: Callable[[list[Image.Image]], Any], threads: int
 ) -> int:
     """Read, decode and preprocess batches of pictures in threads; returns the number of pictures."""
     shards: dict[Path, io.FileIO] = {}

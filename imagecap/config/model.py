@@ -45,6 +45,13 @@ class ModelSettings(Section):
             "pad": "with stripes of the preprocessor's mean colour, so that nothing is cut or squeezed",
         },
     )
+    tiles: int | None = setting(
+        None,
+        "cut pictures into at most so many tiles of the vision encoder's size, beside the whole picture, for captions "
+        "that need detail; absent: no tiles",
+        ge=2,
+        le=36,
+    )
     projector: Literal["mlp", "linear", "pixel_shuffle"] = setting(
         "mlp",
         "projector from vision features to the language model's embeddings",
@@ -90,6 +97,10 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "ModelSettings":
+        if self.tiles is not None and self.aspect_ratio == "pad":
+            raise ValueError("tiles keep the aspect ratio by themselves: leave aspect_ratio out, or tiles")
+        if self.tiles is not None and self.projector == "pixel_shuffle":
+            raise ValueError("projector: pixel_shuffle is not for tiles: take mlp or linear, or leave tiles out")
         if self.lora_rank is not None and self.freeze_language_model_except_layers == 0:
             raise ValueError(
                 "lora_rank puts adapters into the last freeze_language_model_except_layers blocks, which is 0: leave "

@@ -12,6 +12,7 @@ from imagecap.data.locations import Location
 from imagecap.data.records import Sample
 from imagecap.data.views import chosen
 from imagecap.eval.items import Item
+from imagecap.model.tiles.tiled import whole_pictures
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -68,7 +69,8 @@ def picture_features(model: "ImageCaptioner", paths: Sequence[Location], max_pix
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
             images = [model.open_picture(path, max_pixels) for path in paths[start : start + batch_size]]
-            mean = model.encode_images(model.pixel_values(images)).float().mean(dim=1)
+            features = model.encode_images(whole_pictures(model.pixel_values(images)))
+            mean = whole_pictures(features).float().mean(dim=1)
             parts.append(torch.nn.functional.normalize(mean, dim=-1).cpu().numpy())
     return np.concatenate(parts)
 

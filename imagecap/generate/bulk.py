@@ -5,7 +5,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from imagecap.config import Settings
 from imagecap.data.decoding import default_threads, picture_reader
@@ -17,6 +16,7 @@ from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.journal import JournalRow
 from imagecap.generate.pictures import Picture
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
+from imagecap.model.tiles.tiled import Pixels, together
 from imagecap.model.vision_encoder.clip_encoder import patch_weight
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def caption_rows(
         captions: list[GeneratedCaption] = []
         if pixels:
             with torch.inference_mode():
-                pixel_values = torch.stack(pixels).to(weight.device, weight.dtype)
+                pixel_values = together(pixels).to(weight.device, weight.dtype)
                 captions = caption_pixels(model, pixel_values, [prompt] * len(pixels), generate)
         remaining = iter(captions)
         yield [
@@ -71,7 +71,7 @@ def caption_rows(
         ]
 
 
-def _content(result: Tensor | PictureError, captions: Iterator[GeneratedCaption]) -> JournalRow:
+def _content(result: Pixels | PictureError, captions: Iterator[GeneratedCaption]) -> JournalRow:
     """The next caption, or the error of a picture that could not be read."""
     if isinstance(result, PictureError):
         return {"error": result.reason}

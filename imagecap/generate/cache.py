@@ -210,6 +210,19 @@ class KeyValueCache(Cache):
                 buffer[start:end, :, used:] = 0
         self._set_lengths(self.lengths + other.lengths)
 
+    def level_rows(self, order: list[int]) -> None:
+        """Put all rows into another order, and let each of them use the slots of the longest one.
+
+        The slots behind a shorter row, which then count as used, hold zeros; callers hide them by a mask.
+
+        Args:
+            order: for each row its former number.
+        """
+        for layer in self.kv_layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[: len(order)] = buffer[order]
+        self._set_lengths([self.slots] * len(order))
+
     def _set_lengths(self, lengths: list[int]) -> None:
         self.lengths = lengths
         self.slots = max(lengths, default=0)

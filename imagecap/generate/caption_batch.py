@@ -9,10 +9,11 @@ from torch import Tensor
 from imagecap.config import GenerateSettings
 from imagecap.generate.beam_search import BeamSearch
 from imagecap.generate.generated import GeneratedCaption, decoded_caption
-from imagecap.generate.prompts import TokenizedPrompt, embed_prefixes
+from imagecap.generate.prompts import Prefixes, TokenizedPrompt, embed_prefixes
 from imagecap.generate.rules import Rules, rules_of
 from imagecap.generate.sampling import Sampling, row_uniforms
 from imagecap.generate.static_batch import StaticBatch
+from imagecap.model.tiles.tiled import Pixels
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -26,7 +27,7 @@ class CaptionBatch:
 
     Args:
         model: the captioner.
-        features: patch features, `[rows, patches, vision_hidden]`.
+        features: patch features, `[rows, patches, vision_hidden]`, or those of tiles.
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
         uniforms: from `picture_uniforms`; needed if the settings sample.
@@ -35,7 +36,7 @@ class CaptionBatch:
     def __init__(
         self,
         model: "ImageCaptioner",
-        features: Tensor,
+        features: Pixels,
         prompts: Sequence[TokenizedPrompt],
         settings: GenerateSettings,
         uniforms: Tensor | None = None,
@@ -64,12 +65,12 @@ class CaptionBatch:
 
 
 def picture_uniforms(
-    pixel_values: Tensor, prompts: Sequence[TokenizedPrompt], settings: GenerateSettings
+    pixel_values: Pixels, prompts: Sequence[TokenizedPrompt], settings: GenerateSettings
 ) -> Tensor | None:
     """The random numbers of the captions of resized pictures (`row_uniforms`); None if the settings do not sample.
 
     Args:
-        pixel_values: `[rows, 3, height, width]`.
+        pixel_values: `[rows, 3, height, width]`, or those of tiles.
         prompts: one per row.
         settings: decoding settings.
     """
@@ -80,13 +81,13 @@ def picture_uniforms(
 
 
 def start_decoding(
-    batch: StaticBatch, prefix: Tensor, rules: Rules, settings: GenerateSettings, uniforms: Tensor | None = None
+    batch: StaticBatch, prefix: Prefixes, rules: Rules, settings: GenerateSettings, uniforms: Tensor | None = None
 ) -> BeamSearch | Sampling:
     """Run the prefill of one batch, and return what decodes it, token by token.
 
     Args:
         batch: made for `settings.num_beams` beams.
-        prefix: embeddings, `[rows, tokens, hidden]`.
+        prefix: embeddings from `embed_prefixes`.
         rules: change the scores before tokens are chosen.
         settings: decoding settings, which must have been checked.
         uniforms: from `picture_uniforms`; needed if the settings sample.

@@ -23,6 +23,7 @@ from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt, resolve_prompt, tokenize_prompt
 from imagecap.model.builder import load
 from imagecap.model.int8 import is_int8
+from imagecap.model.tiles.tiled import Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -168,13 +169,13 @@ def _batches(tasks: Iterable[_Task], batch_size: int) -> Iterator[list[_Task]]:
 
 
 def caption_pixels(
-    model: "ImageCaptioner", pixel_values: Tensor, prompts: Sequence[TokenizedPrompt], settings: GenerateSettings
+    model: "ImageCaptioner", pixel_values: Pixels, prompts: Sequence[TokenizedPrompt], settings: GenerateSettings
 ) -> list[GeneratedCaption]:
     """Caption one batch of resized pictures. Call it inside `torch.inference_mode`, with the model in evaluation mode.
 
     Args:
         model: the captioner.
-        pixel_values: `[rows, 3, height, width]`, on the model's device.
+        pixel_values: `[rows, 3, height, width]`, or those of tiles, on the model's device.
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
     """
@@ -184,7 +185,7 @@ def caption_pixels(
 
 def caption_features(
     model: "ImageCaptioner",
-    features: Tensor,
+    features: Pixels,
     prompts: Sequence[TokenizedPrompt],
     settings: GenerateSettings,
     uniforms: Tensor | None = None,
@@ -193,7 +194,7 @@ def caption_features(
 
     Args:
         model: the captioner.
-        features: patch features, `[rows, patches, vision_hidden]`.
+        features: patch features, `[rows, patches, vision_hidden]`, or those of tiles.
         prompts: one per row, all of one shape.
         settings: decoding settings, which must have been checked.
         uniforms: from `caption_batch.picture_uniforms`; needed if the settings sample.

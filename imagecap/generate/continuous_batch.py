@@ -22,10 +22,11 @@ from torch import Tensor
 from imagecap.config import GenerateSettings
 from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.decoders import decoder_of
-from imagecap.generate.prompts import TokenizedPrompt, end_token_ids
+from imagecap.generate.prompts import Prefixes, TokenizedPrompt, end_token_ids
 from imagecap.generate.rules import Rules, rules_of, without_choice
 from imagecap.generate.sampling import row_uniforms, sample
-from imagecap.generate.static_batch import StaticBatch
+from imagecap.generate.static_batch import StaticBatch, rows_by_length
+from imagecap.model.tiles.tiled import Pixels, together
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -69,7 +70,7 @@ def start_caption(
     prompt: TokenizedPrompt,
     settings: GenerateSettings,
     prefix_ids: Tensor,
-    pixel_values: Tensor,
+    pixel_values: Pixels,
     key: Any = None,
 ) -> RunningCaption:
     """Make the row of a picture, which `ContinuousBatch.admit` then takes.
@@ -79,12 +80,13 @@ def start_caption(
         prompt: the prompt of the picture.
         settings: decoding settings, which `can_join` accepts.
         prefix_ids: token ids of the prefix, `[tokens]`.
-        pixel_values: the resized picture, `[3, height, width]`; with prompt and seed it determines the random numbers.
+        pixel_values: the resized picture, `[3, height, width]`, or its tiles; with prompt and seed it determines
+            the random numbers.
         key: any object by which the caller identifies the row.
     """
     uniforms = None
     if settings.temperature > 0:
-        uniforms = row_uniforms(settings.sample_seed, pixel_values[None], [prompt.text], settings.max_length)[0]
+        uniforms = row_uniforms(settings.sample_seed, together([pixel_values]), [prompt.text], settings.max_length)[0]
         uniforms = uniforms.to(prefix_ids.device)
     return RunningCaption(settings, rules_of(model, settings, prefix_ids[None]), uniforms, key)
 
@@ -107,21 +109,24 @@ class ContinuousBatch:
         self.logits = torch.empty(0)
         self.rows: list[RunningCaption] = []
 
-    def admit(self, prefix: Tensor, rows: list[RunningCaption]) -> None:
+    def admit(self, prefix: Prefixes, rows: list[RunningCaption]) -> None:
         """Run the prefill of new rows and append them to the batch.
 
         Args:
-            prefix: embeddings of their prefixes, `[new rows, tokens, hidden]`.
+            prefix: embeddings of their prefixes.
             rows: the new rows, in the same order.
 
         Raises:
             Exception: the prefill failed; the batch is unchanged.
         """
-        joining = StaticBatch(self._model)
-        logits = joining.prefill(prefix)
-        self._cache.append_rows(joining.cache)
-        self.logits = torch.cat((self.logits, logits)) if self.rows else logits
-        self.rows += rows
+        joining = []
+        for places, same in rows_by_length(prefix):
+            batch = StaticBatch(self._model)
+            joining.append((places, batch, batch.prefill(same)))
+        for places, batch, logits in joining:
+            self._cache.append_rows(batch.cache)
+            self.logits = torch.cat((self.logits, logits)) if self.rows else logits
+            self.rows += [rows[place] for place in places]
 
     def step(self) -> list[RunningCaption]:
         """Generate one token per row.

@@ -104,6 +104,11 @@ def check_decoder(model: "ImageCaptioner", beams: int, tokens: int) -> None:
             f"picture, prompt and caption may need {tokens} tokens, but {name} has {longest} positions: "
             f"lower max_length by {tokens - longest} or shorten the prompt"
         )
+    if model.tiling is not None and not supports_continuous_batching(model):
+        raise ImageCapError(
+            f"{name} cannot decode pictures of different numbers of tiles together, which takes positions and masks, "
+            "and no sliding window: choose another language model, or one without tiles"
+        )
     if beams == 1:
         return
     if not _takes_positions(model.language_model):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.generate.prompts import TokenizedPrompt, embed_prefixes
+from imagecap.model.tiles.tiled import Pixels, together
 from imagecap.model.vision_encoder.clip_encoder import patch_weight
 
 if TYPE_CHECKING:
@@ -40,26 +41,28 @@ class Explanation:
 
 
 def explain(
-    model: "ImageCaptioner", pixel_values: Tensor, prompt: TokenizedPrompt, tokens: Sequence[int]
+    model: "ImageCaptioner", pixel_values: Pixels, prompt: TokenizedPrompt, tokens: Sequence[int]
 ) -> Explanation:
     """Read a caption once more. Call it inside `torch.inference_mode`, while nothing else uses the model.
 
     Args:
         model: the captioner, in evaluation mode.
-        pixel_values: the resized picture, `[3, height, width]`.
+        pixel_values: the resized picture, `[3, height, width]`, or its tiles.
         prompt: the prompt that the caption was generated with.
         tokens: token ids of the caption, with the one that ended it; at least one.
 
     Returns:
         The explanation, on the CPU in float32.
     """
-    pixels = pixel_values[None].to(model.device, patch_weight(model.vision_tower).dtype)
-    prefix, _ = embed_prefixes(model, model.encode_images(pixels), [prompt])
+    pixels = together([pixel_values]).to(model.device, patch_weight(model.vision_tower).dtype)
+    prefixes, _ = embed_prefixes(model, model.encode_images(pixels), [prompt])
+    prefix = prefixes[0][None]
     ids = torch.tensor(list(tokens), dtype=torch.long, device=prefix.device)
     embeddings = torch.cat((prefix, model.embed_tokens(ids[None, :-1])), dim=1)
     first = prefix.shape[1] - 1  # this position predicts the first token
     rows, columns = model.grid
-    end = len(prompt.before) + model.num_image_tokens
+    # Tokens of tiles come after those of the whole picture, which are the features of one tile.
+    end = len(prompt.before) + (model.num_image_tokens if model.tiling is None else model.num_patches)
     record = _Record(first, slice(end - rows * columns, end))
     with _eager_attention(model.language_model.config), record.attached(model.language_model):
         output = model.language_model(inputs_embeds=embeddings, use_cache=False)

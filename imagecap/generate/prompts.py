@@ -7,7 +7,7 @@ image, the image tokens, the prompt, and the text that the caption begins with.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,12 +18,16 @@ from imagecap.data.texts import without_picture_mark
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import check_decoder
 from imagecap.languages import LANGUAGES, Language, language_of
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.model.vocabulary import require_known_tokens
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
 MAX_START_TOKENS = 256  # of `caption_start`, the first words of a caption
+Prefixes: TypeAlias = Tensor | Sequence[Tensor]
+"""Embeddings of prefixes, `[rows, tokens, hidden]`; or rows of different lengths, `[tokens, hidden]` each."""
+
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of one byte in vocabularies of SentencePiece
 _CLEANED = 8  # characters at the end that `clean_up_tokenization_spaces` may still change: it joins "do n't"
 
@@ -103,25 +107,31 @@ def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSett
 
 
 def embed_prefixes(
-    model: "ImageCaptioner", features: Tensor, prompts: Sequence[TokenizedPrompt]
-) -> tuple[Tensor, Tensor]:
+    model: "ImageCaptioner", features: Pixels, prompts: Sequence[TokenizedPrompt]
+) -> tuple[Prefixes, Tensor]:
     """Embed the prefixes of a batch: image tokens are projected patch features, other tokens are looked up.
 
     Args:
         model: the captioner.
-        features: patch features, `[rows, patches, vision_hidden]`.
+        features: patch features, `[rows, patches, vision_hidden]`, or those of tiles.
         prompts: one per row, all of equal shape.
 
     Returns:
-        Embeddings `[rows, tokens, hidden]` and token ids `[rows, tokens]`, in which image tokens are placeholders.
+        Embeddings `[rows, tokens, hidden]` and token ids `[rows, tokens]`, in which image tokens are placeholders. With
+        tiles the embeddings are a list of rows. Their ids then all have the image tokens of the longest row: rules
+        against repetition do not care how often a token comes in one place.
     """
     images = model.project(features)
-    before = torch.tensor([prompt.before for prompt in prompts], dtype=torch.long, device=images.device)
-    after = torch.tensor([prompt.after for prompt in prompts], dtype=torch.long, device=images.device)
-    image_ids = before.new_full(images.shape[:2], model.image_token_id)
-    first = model.embed_tokens(before)
-    embeddings = torch.cat((first, images.to(first.dtype), model.embed_tokens(after)), dim=1)
-    return embeddings, torch.cat((before, image_ids, after), dim=1)
+    device = features.device
+    before = torch.tensor([prompt.before for prompt in prompts], dtype=torch.long, device=device)
+    after = torch.tensor([prompt.after for prompt in prompts], dtype=torch.long, device=device)
+    count = images.shape[1] if isinstance(images, Tensor) else max(map(len, images))
+    ids = torch.cat((before, before.new_full((len(prompts), count), model.image_token_id), after), dim=1)
+    first, last = model.embed_tokens(before), model.embed_tokens(after)
+    if isinstance(images, Tensor):
+        return torch.cat((first, images.to(first.dtype), last), dim=1), ids
+    rows = zip(first, images, last, strict=True)
+    return [torch.cat((start, image.to(first.dtype), end)) for start, image, end in rows], ids
 
 
 def end_token_ids(model: "ImageCaptioner") -> list[int]:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from imagecap.generate.rules import Rules, without_choice
 from imagecap.generate.static_batch import Finished, StaticBatch
+from imagecap.model.tiles.tiled import Pixels
 
 
-def row_uniforms(seed: int, pixel_values: Tensor, prompts: Sequence[str], steps: int, samples: int = 1) -> Tensor:
+def row_uniforms(seed: int, pixel_values: Pixels, prompts: Sequence[str], steps: int, samples: int = 1) -> Tensor:
     """Uniform random numbers in [0, 1) for sampling, one per token of each caption.
 
     The numbers of a caption are determined by seed, picture, prompt and number of the sample. So the sampled caption of
@@ -18,7 +19,7 @@ def row_uniforms(seed: int, pixel_values: Tensor, prompts: Sequence[str], steps:
 
     Args:
         seed: `sample_seed` of the settings.
-        pixel_values: `[rows, 3, height, width]`.
+        pixel_values: `[rows, 3, height, width]`, or those of tiles.
         prompts: the prompt of each row.
         steps: maximum number of tokens of a caption.
         samples: number of captions per row.
@@ -27,9 +28,9 @@ def row_uniforms(seed: int, pixel_values: Tensor, prompts: Sequence[str], steps:
         `[rows * samples, steps]`, on the device of `pixel_values`; the samples of a row are adjacent.
     """
     rows = []
-    for picture, prompt in zip(pixel_values.float().cpu().numpy(), prompts, strict=True):
+    for picture, prompt in zip(pixel_values.to("cpu", torch.float32), prompts, strict=True):
         for sample in range(samples):
-            digest = hashlib.blake2b(picture.tobytes(), digest_size=8)
+            digest = hashlib.blake2b(picture.numpy().tobytes(), digest_size=8)
             digest.update(f"{seed}\0{prompt}".encode() + (f"\0{sample}".encode() if sample else b""))
             # manual_seed accepts signed and unsigned 64-bit integers; 63 bits mean the same in both
             generator = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)

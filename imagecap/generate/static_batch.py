@@ -1,4 +1,4 @@
-"""Static batching: all rows start with one prefill, then every step appends one token per row, or per beam of a row.
+"""Static batching: all rows start together, then every step appends one token per row, or per beam of a row.
 
 Without beam search a row of the batch is one caption. In beam search a row is one picture, and the beams of the picture
 share its cache row: at each step the B beams are B query tokens of the row, and their keys go to B new slots. An
@@ -14,8 +14,12 @@ attention mask gives each beam its history. In this example of three beams, beam
 
 A beam attends to the prefix and to the slots of its ancestors, one per step. When the search reorders its beams, only
 the mask changes. Keys and values are not copied between beams, and the prefix is stored once, not once per beam.
+
+Prefixes of different lengths, those of pictures cut into tiles, are read length by length. Behind the shorter ones
+slots stay unused, which a mask hides, so that the captions of all rows begin in the same slot.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -23,6 +27,7 @@ from torch import Tensor
 
 from imagecap.generate.cache import KeyValueCache, compact_rows
 from imagecap.generate.decoders import decoder_of
+from imagecap.generate.prompts import Prefixes
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -34,7 +39,7 @@ STEPS_AHEAD = 13  # steps for which slots are allocated at once; few, so that un
 
 
 class StaticBatch:
-    """Rows whose prefixes have the same length. They start together; a row is removed when its caption ends.
+    """Rows that start together; a row is removed when its caption ends.
 
     Args:
         model: the captioner.
@@ -52,7 +57,8 @@ class StaticBatch:
         self._lm_head = model.lm_head
         self._embed_tokens = model.embed_tokens
         self._beams = beams
-        self._prefix_tokens = 0
+        self._prefix_tokens = 0  # of the longest row
+        self._lengths: Tensor | None = None  # [rows] tokens of each prefix, where they are not all the same
         self._steps = 0
 
     @property
@@ -60,18 +66,32 @@ class StaticBatch:
         """Number of rows that have not been removed."""
         return len(self.cache.lengths)
 
-    def prefill(self, prefix: Tensor) -> Tensor:
+    def prefill(self, prefix: Prefixes) -> Tensor:
         """Run the prefill.
 
         Args:
-            prefix: embeddings of the prefixes, `[rows, tokens, hidden]`.
+            prefix: embeddings of the prefixes.
 
         Returns:
             Logits of the first token of each caption, `[rows, vocabulary]`, in float32.
         """
-        rows, self._prefix_tokens, _ = prefix.shape
-        self.cache = KeyValueCache(self._num_layers, rows, STEPS_AHEAD * self._beams)
-        return self._lm_head(self._decoder.prefill(prefix, self.cache)).float()
+        groups = rows_by_length(prefix)
+        spare = STEPS_AHEAD * self._beams
+        self._prefix_tokens = max(same.shape[1] for _, same in groups)
+        if len(groups) == 1:
+            ((rows, same),) = groups
+            self.cache = KeyValueCache(self._num_layers, len(rows), spare)
+            return self._lm_head(self._decoder.prefill(same, self.cache)).float()
+        self.cache = KeyValueCache(self._num_layers, 0, spare)
+        hidden = []
+        for rows, same in groups:
+            part = KeyValueCache(self._num_layers, len(rows), 0)
+            hidden.append(self._decoder.prefill(same, part))
+            self.cache.append_rows(part)
+        order = torch.tensor([row for rows, _ in groups for row in rows]).argsort().tolist()
+        self._lengths = torch.tensor([len(each) for each in prefix], device=hidden[0].device)
+        self.cache.level_rows(order)
+        return self._lm_head(torch.cat(hidden)[order]).float()
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row.
@@ -82,7 +102,13 @@ class StaticBatch:
         Returns:
             Logits of the next token of each row, `[rows, vocabulary]`, in float32.
         """
-        hidden = self._decoder.step(self._embed_tokens(tokens[:, None]), self.cache)
+        embeddings = self._embed_tokens(tokens[:, None])
+        if self._lengths is None:
+            hidden = self._decoder.step(embeddings, self.cache)
+        else:
+            mask = self._mask(embeddings.new_zeros(self.rows, 1, self.cache.slots + 1))
+            hidden = self._decoder.step(embeddings, self.cache, self._lengths[:, None] + self._steps, mask)
+        self._steps += 1
         return self._lm_head(hidden[:, -1]).float()
 
     def step_beams(self, tokens: Tensor, ancestors: Tensor) -> Tensor:
@@ -105,13 +131,24 @@ class StaticBatch:
         mask[:, :, : self._prefix_tokens] = 0
         mask[:, :, self._prefix_tokens :].scatter_(2, ancestors, 0)
         positions = torch.full_like(tokens, self._prefix_tokens + self._steps)
-        hidden = self._decoder.step(embeddings, self.cache, positions, mask[:, None])
+        if self._lengths is not None:
+            positions += self._lengths[:, None] - self._prefix_tokens
+        hidden = self._decoder.step(embeddings, self.cache, positions, self._mask(mask))
         self._steps += 1
         return self._lm_head(hidden).float()
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        """A mask `[rows, tokens, slots]` as decoders take it, which also hides unused slots of shorter prefixes."""
+        if self._lengths is not None:
+            unused = torch.arange(self._prefix_tokens, device=mask.device) >= self._lengths[:, None]
+            mask[:, :, : self._prefix_tokens].masked_fill_(unused[:, None], torch.finfo(mask.dtype).min)
+        return mask[:, None]
 
     def repeat_rows(self, times: int) -> None:
         """Repeat each row `times` times; the copies of a row are adjacent, as by `torch.repeat_interleave`."""
         self.cache.repeat_rows(times)
+        if self._lengths is not None:
+            self._lengths = self._lengths.repeat_interleave(times, 0)
 
     def drop_rows(self, finished: list[int]) -> Tensor:
         """Remove the rows `finished`, given in ascending order.
@@ -121,7 +158,10 @@ class StaticBatch:
         """
         order = compact_rows(self.rows, finished)
         self.cache.keep_rows(order)
-        return torch.tensor(order, dtype=torch.long, device=self._embed_tokens.weight.device)
+        kept = torch.tensor(order, dtype=torch.long, device=self._embed_tokens.weight.device)
+        if self._lengths is not None:
+            self._lengths = self._lengths[kept]
+        return kept
 
     def free_slots(self, count: int) -> Tensor:
         """Numbers `[count]` of the next `count` free slots, counted from the end of the prefix."""
@@ -149,3 +189,13 @@ class StaticBatch:
         self.cache.keep_slots(self._prefix_tokens, chosen)
         numbers = live.cumsum(1) - 1  # new number of each live slot
         return numbers.gather(1, ancestors.flatten(1)).view_as(ancestors)
+
+
+def rows_by_length(prefix: Prefixes) -> list[tuple[Sequence[int], Tensor]]:
+    """Prefixes of equal length together, longest first: the numbers of the rows, and `[rows, tokens, hidden]`."""
+    if isinstance(prefix, Tensor):
+        return [(range(len(prefix)), prefix)]
+    groups: dict[int, list[int]] = {}
+    for row, each in enumerate(prefix):
+        groups.setdefault(len(each), []).append(row)
+    return [(groups[length], torch.stack([prefix[row] for row in groups[length]])) for length in sorted(groups)[::-1]]

@@ -34,6 +34,8 @@ from imagecap.model.language_model.utils import (
     load_tokenizer,
 )
 from imagecap.model.multimodal_projector.projector import PROJECTORS, build_projector
+from imagecap.model.tiles.tiled import Tiled, whole_pictures
+from imagecap.model.tiles.tiling import TILINGS, grids, new_image_newline
 from imagecap.model.vision_encoder.clip_encoder import (
     TOWERS,
     fit_positions,
@@ -107,7 +109,10 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     if missing:
         raise ImageCapError(f"the weights in {folder} are incomplete: no usable {missing[0]}")
     failure = f"the tokenizer or processor in {folder} cannot be read"
-    processor = from_pretrained(AutoProcessor, folder, failure, backend="pil")
+    kind: Any = AutoProcessor
+    if config["model_type"] == "llava_onevision":
+        from imagecap.model.tiles.onevision_processor import LlavaOnevisionProcessor as kind
+    processor = from_pretrained(kind, folder, failure, backend="pil")
     tower = llava.model.vision_tower
     readable = isinstance(config["vision_feature_layer"], int | list)
     if llava.config.vision_config.model_type not in TOWERS or not readable:
@@ -116,7 +121,10 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     suppress_silent_tokens(llava, processor.tokenizer)  # a checkpoint that was made elsewhere, or by an older version
     llava.requires_grad_(False)
-    return ImageCaptioner(llava, processor, captioner_info(folder)).to(device)
+    model = ImageCaptioner(llava, processor, captioner_info(folder))
+    if model.tiling is not None:
+        _check_tiles(model, folder)
+    return model.to(device)
 
 
 def captioner_config(folder: Path) -> dict[str, Any]:
@@ -136,10 +144,11 @@ def captioner_config(folder: Path) -> dict[str, Any]:
         raise ImageCapError(f"{folder}/config.json is not JSON ({one_line(error)})") from None
     model_type = config.get("model_type") if isinstance(config, dict) else type(config).__name__
     default_layers = {kind.model_type: kind.default_feature_layer for kind in PROJECTORS.values()}
+    default_layers |= {kind.model_type: kind.default_feature_layer for kind in TILINGS.values()}
     if model_type not in default_layers:
         raise ImageCapError(
-            f"{folder} holds a {model_type} model: only captioners in the format of LLaVA (1.5) can be opened, not "
-            "those that cut pictures into tiles (LLaVA-NeXT, LLaVA-OneVision) or have other parts"
+            f"{folder} holds a {model_type} model: only captioners in the formats of LLaVA (1.5), LLaVA-NeXT, "
+            "LLaVA-OneVision and Aya Vision can be opened"
         )
     if not any((folder / file).is_file() for file in WEIGHTS):
         raise ImageCapError(f"{folder} has no weights (model.safetensors): it is incomplete, train or copy it again")
@@ -169,7 +178,9 @@ def _build_untrained(settings: ModelSettings, seed: int, *, as_stored: bool) -> 
     vision_folder = find_checkpoint(settings.vision_model_name, "vision_model_name")
     language_folder = find_checkpoint(settings.language_model_name, "language_model_name")
     tower = load_tower(vision_folder, settings.vision_model_name)
-    image_processor = load_image_processor(settings.vision_model_name, vision_folder, settings.aspect_ratio)
+    image_processor = load_image_processor(
+        settings.vision_model_name, vision_folder, settings.aspect_ratio, settings.tiles
+    )
     fit_positions(tower, image_processor)
     num_blocks_used(tower, settings.vision_feature_layer)  # refuses a layer that the tower does not have
     tokenizer = load_tokenizer(language_folder, settings.language_model_name)
@@ -217,7 +228,11 @@ def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_to
             f"projector: {settings.projector} joins patches, and the encoder {settings.vision_model_name} also has "
             "registers: take mlp"
         )
-    config_class, model_class = (getattr(transformers, name) for name in projector.stock)
+    tiles: dict[str, Any] = {}
+    names = projector.stock
+    if settings.tiles is not None and projector.tiled_stock is not None:
+        names, tiles["image_grid_pinpoints"] = projector.tiled_stock, grids(settings.tiles, tower.config.image_size)
+    config_class, model_class = (getattr(transformers, name) for name in names)
     config = config_class(
         vision_config=tower.config,
         text_config=text_model.config,
@@ -227,6 +242,7 @@ def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_to
         tie_word_embeddings=bool(text_model.config.tie_word_embeddings),
         dtype=torch.float32,
         **projector.config_arguments(text_model.config.hidden_size, side**2),
+        **tiles,
     )
     if projector.patches_per_side > 1 and not isinstance(settings.vision_feature_layer, int):
         raise ImageCapError(
@@ -238,6 +254,8 @@ def _assemble(settings: ModelSettings, tower: Any, language_model: Any, image_to
     projector_class = type(llava.model.multi_modal_projector)
     llava.model.vision_tower = tower
     llava.model.multi_modal_projector = build_projector(settings.projector, projector_class, config, seed)
+    if tiles:
+        llava.model.image_newline = new_image_newline(text_model.config.hidden_size, seed)
     llava.model.language_model = text_model
     llava.lm_head = head
     # The same objects, so that a change of the attention implementation reaches the modules.
@@ -262,9 +280,9 @@ def _build_processor(
     settings: ModelSettings, image_processor: Any, tokenizer: Any, token: str, turn: Turn, llava: Any
 ) -> Any:
     """The stock processor: the encoder's picture preprocessing, the tokenizer, and the chat template of `turn`."""
-    from transformers import LlavaProcessor
+    from transformers import LlavaNextProcessor, LlavaProcessor
 
-    return LlavaProcessor(
+    return (LlavaProcessor if settings.tiles is None else LlavaNextProcessor)(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=llava.config.vision_config.patch_size * PROJECTORS[settings.projector].patches_per_side,
@@ -284,11 +302,27 @@ def _base(name: str, folder: Path) -> dict[str, str]:
 def _check_picture_size(model: ImageCaptioner, name: str) -> None:
     """Refuse a preprocessor whose pictures are not of the size that the encoder takes."""
     size = model.llava.config.vision_config.image_size
-    pixels = model.pixel_values([Image.new("RGB", (2 * size, size))])
+    pixels = whole_pictures(model.pixel_values([Image.new("RGB", (2 * size, size))]))
     if tuple(pixels.shape) != (1, 3, size, size):
         raise ImageCapError(
             f"vision_model_name: the preprocessor of {name} gives pictures of {tuple(pixels.shape[2:])} pixels, "
             f"its encoder takes {size} × {size}: correct its preprocessor_config.json"
+        )
+
+
+def _check_tiles(model: ImageCaptioner, folder: Path) -> None:
+    """Refuse a preprocessor that cuts pictures into other tiles than the model's configuration says."""
+    tiling = model.tiling
+    assert tiling is not None
+    height, width = tiling.largest
+    pixels = model.preprocess([Image.new("RGB", (width, height))])
+    assert isinstance(pixels, Tiled)
+    cut = [list(map(int, each)) for each in model.image_processor.image_grid_pinpoints]
+    expected = (tiling.num_tiles(tiling.largest), 3, tiling.side, tiling.side)
+    if cut != tiling.pinpoints or tuple(pixels.values.shape) != expected:
+        raise ImageCapError(
+            f"{folder}: its preprocessor cuts pictures into other tiles than its config.json says: correct size and "
+            "image_grid_pinpoints in one of the two"
         )
 
 

@@ -36,7 +36,8 @@ class CardFacts:
     Attributes:
         architecture: name of the stock class.
         projector: name of the kind of projector.
-        num_image_tokens: tokens of one picture.
+        num_image_tokens: tokens of one picture; with tiles the largest number.
+        tiled: whether pictures are cut into tiles.
         vision_feature_layer: the encoder's hidden state that is projected, or several that are joined.
         dtype: of the weights, without "torch.".
         int8: the weights of the language model are int8, which plain transformers cannot read.
@@ -46,6 +47,7 @@ class CardFacts:
     architecture: str
     projector: str
     num_image_tokens: int
+    tiled: bool
     vision_feature_layer: int | Sequence[int]
     dtype: str
     int8: bool
@@ -91,7 +93,8 @@ def _facts(facts: CardFacts, info: dict[str, Any]) -> str:
     if rows:
         rows.append("- What was trained from these checkpoints stays under their licences, and those of the data.")
     rows.append(
-        f"- Image tokens: {facts.num_image_tokens}, from hidden state {facts.vision_feature_layer} of the tower"
+        f"- Image tokens: {'up to ' if facts.tiled else ''}{facts.num_image_tokens}"
+        f"{', of tiles' if facts.tiled else ''}, from hidden state {facts.vision_feature_layer} of the tower"
     )
     rows.append(f"- Projector: {facts.projector}; weights: {facts.dtype}")
     if info.get("reduced_decoding"):

@@ -31,6 +31,9 @@ from imagecap.model.language_model.chat import Turn, plain_turn, turn_of
 from imagecap.model.language_model.plain_text import PlainText
 from imagecap.model.language_model.utils import bos_ids, freeze_except_last
 from imagecap.model.multimodal_projector.projector import PROJECTORS, projector_name
+from imagecap.model.tiles.preprocessing import TilePreprocessing
+from imagecap.model.tiles.tiled import Pixels, Tiled, applied
+from imagecap.model.tiles.tiling import tiling_of
 from imagecap.model.vision_encoder.clip_encoder import (
     hidden_state,
     num_feature_layers,
@@ -56,17 +59,19 @@ class ImageCaptioner(nn.Module):
     """A stock vision-language model and its processor, seen as an image captioner.
 
     Args:
-        llava: a `LlavaForConditionalGeneration`, or an `AyaVisionForConditionalGeneration` where the projector is
-            "pixel_shuffle"; their parts have the same names.
-        processor: its `LlavaProcessor`.
+        llava: a `LlavaForConditionalGeneration`, an `AyaVisionForConditionalGeneration` where the projector is
+            "pixel_shuffle", or a LLaVA-NeXT or LLaVA-OneVision, which cut pictures into tiles; their parts have the
+            same names.
+        processor: its processor.
         info: the content of `imagecap.json`, which is saved with the model. Keys in use: `prompt` (the default
             prompt), `prompts` (by language), `languages`, `bases` (the checkpoints it was built from, with licences),
             `data_hash`, `metrics`, `settings`, `reduced_decoding` (see `least_side`).
 
     Attributes:
         token_texts: the text of every token (`generate.token_texts.TokenTexts`), once it was needed.
-        num_patches: features of one picture: those of its patches, and of registers where the encoder has some.
-        num_image_tokens: tokens of one picture in the language model.
+        num_patches: features of one picture or tile: those of its patches, and of registers where the encoder has some.
+        tiling: how pictures are cut into tiles; None: they are not.
+        num_image_tokens: tokens of one picture in the language model; with tiles the largest number that one may have.
         feature_width: width of the features of a patch, of all used layers together.
         compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
         decoder: what generates captions (`generate.decoders.Decoder`), where the captioner was opened for that.
@@ -91,6 +96,9 @@ class ImageCaptioner(nn.Module):
         self.num_patches = (vision.image_size // vision.patch_size) ** 2 + other
         self.feature_width = vision.hidden_size * num_feature_layers(llava.config.vision_feature_layer)
         self.num_image_tokens = self.num_patches // PROJECTORS[self._projector_name].patches_per_side ** 2
+        self.tiling = tiling_of(llava, self.num_patches)
+        if self.tiling is not None:
+            self.num_image_tokens = self.tiling.most_tokens
         self.eval()
 
     @property
@@ -139,21 +147,24 @@ class ImageCaptioner(nn.Module):
         if not self.info.get("reduced_decoding"):
             return None
         size = self.image_processor.size
-        return _REDUCED_MARGIN * max(getattr(size, name, None) or 0 for name in ("shortest_edge", "height", "width"))
+        sides = [getattr(size, name, None) or 0 for name in ("shortest_edge", "height", "width")]
+        if self.tiling is not None:
+            sides += [side for each in self.tiling.pinpoints for side in each]
+        return _REDUCED_MARGIN * max(sides)
 
     def open_picture(self, source: Location | bytes, max_pixels: int) -> Image.Image:
         """Decode a picture for this captioner; arguments and errors are those of `load_image`."""
         return load_image(source, max_pixels, self.least_side)
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+    def pixel_values(self, images: Sequence[Image.Image]) -> Pixels:
         """Preprocess RGB pictures: `[images, 3, height, width]`, on the device and in the dtype of the vision tower."""
         return self.preprocess(images).to(self.device, patch_weight(self.vision_tower).dtype)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+    def preprocess(self, images: Sequence[Image.Image]) -> Pixels:
         """Preprocess RGB pictures in float32 on the CPU; may be called from any thread."""
         return self._preprocessing(images)
 
-    def preprocess_one_by_one(self, images: Iterable[Image.Image], count: int) -> Tensor:
+    def preprocess_one_by_one(self, images: Iterable[Image.Image], count: int) -> Pixels:
         """`preprocess` of RGB pictures that come one after the other; see `Preprocessing.one_by_one`."""
         return self._preprocessing.one_by_one(images, count)
 
@@ -163,24 +174,52 @@ class ImageCaptioner(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the image tokens. Tokens of registers, if there are any, come before those of patches."""
+        """Rows and columns of the tokens of the whole picture.
+
+        Tokens of registers, if there are any, come before those of patches, and those of tiles after them.
+        """
         vision = self.llava.config.vision_config
         side = vision.image_size // vision.patch_size // PROJECTORS[self._projector_name].patches_per_side
         return side, side
 
     @cached_property
-    def _preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.image_processor)
+    def _preprocessing(self) -> Preprocessing | TilePreprocessing:
+        return Preprocessing(self.image_processor) if self.tiling is None else TilePreprocessing(self.image_processor)
 
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
+    def encode_images(self, pixel_values: Pixels) -> Pixels:
         """Patch features of the used layers, `[images, patches, feature_width]`; later blocks do not run."""
+        return applied(self._encode, pixel_values)
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
         layer = self.llava.config.vision_feature_layer
         features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder)
         return features[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else features
 
-    def project(self, features: Tensor) -> Tensor:
-        """Project patch features into the language model's space: `[images, image_tokens, text_hidden]`."""
-        return self.projector(features).flatten(1, -2)  # pixel shuffle returns rows and columns
+    def project(self, features: Pixels) -> Tensor | list[Tensor]:
+        """Project patch features into the language model's space: the image tokens.
+
+        Returns:
+            `[images, image_tokens, text_hidden]`; with tiles a list of `[image_tokens, text_hidden]`, of which each
+            picture may have another number.
+        """
+        projected = applied(self.projector, features)
+        if isinstance(projected, Tiled):
+            assert self.tiling is not None
+            return self.tiling.pack(projected)
+        return projected.flatten(1, -2)  # pixel shuffle returns rows and columns
+
+    def image_token_counts(self, pixels: Pixels) -> list[int]:
+        """Number of image tokens of each of some pictures, from their pixel values or features."""
+        if self.tiling is None or not isinstance(pixels, Tiled):
+            return [self.num_image_tokens] * len(pixels)
+        return [self.tiling.num_tokens(size) for size in pixels.sizes]
+
+    def blank_pixels(self, count: int) -> Pixels:
+        """Pixel values of black pictures with as many image tokens as their shape allows."""
+        if self.tiling is not None:
+            return self.tiling.blank(count)
+        side = self.llava.config.vision_config.image_size
+        return torch.zeros(count, 3, side, side)
 
     def prompt_ids(self, prompt: str) -> PromptIds:
         """Token ids around the image tokens, the same as `processor(text=…)` and the chat template give.
@@ -251,6 +290,8 @@ class ImageCaptioner(nn.Module):
             add_adapters(self.language_model, settings.lora_rank, settings.lora_alpha, blocks)
         self.vision_tower.requires_grad_(not settings.freeze_vision_model)
         PROJECTORS[self._projector_name].set_trainable(self.projector)
+        if self.tiling is not None:
+            self.llava.model.image_newline.requires_grad_(True)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the complete stock checkpoint, with adapters merged, replacing `folder` atomically.
@@ -296,6 +337,7 @@ class ImageCaptioner(nn.Module):
             architecture=type(self.llava).__name__,
             projector=self._projector_name,
             num_image_tokens=self.num_image_tokens,
+            tiled=self.tiling is not None,
             vision_feature_layer=self.llava.config.vision_feature_layer,
             dtype=str(dtype).removeprefix("torch."),
             int8=is_int8(self.llava),

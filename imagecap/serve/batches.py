@@ -9,13 +9,11 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from imagecap.generate.caption_batch import CaptionBatch, picture_uniforms
 from imagecap.generate.continuous_batch import ContinuousBatch, RunningCaption, start_caption
 from imagecap.generate.generated import decoded_caption
 from imagecap.generate.prompts import embed_prefixes
+from imagecap.model.tiles.tiled import Pixels, together
 from imagecap.model.vision_encoder.clip_encoder import patch_weight
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
@@ -198,8 +196,8 @@ def _report_first_tokens(monitor: Monitor, jobs: Sequence[PictureJob]) -> None:
         monitor.observe_first_token(now - job.queued_at)
 
 
-def _pixels(model: "ImageCaptioner", jobs: Sequence[PictureJob]) -> Tensor:
-    """Pixel values `[rows, 3, height, width]` of pictures, on the device and in the dtype of the encoder."""
+def _pixels(model: "ImageCaptioner", jobs: Sequence[PictureJob]) -> Pixels:
+    """Pixel values of pictures, `[rows, 3, height, width]` or tiles, on the device and in the dtype of the encoder."""
     embedding = patch_weight(model.vision_tower)
     pixels = [job.pixel_values for job in jobs if job.pixel_values is not None]
-    return torch.stack(pixels).to(model.device, embedding.dtype)
+    return together(pixels).to(model.device, embedding.dtype)

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from PIL import ImageFile
-from torch import Tensor
 
 from imagecap.data.images import PictureError, decode_image, load_image, open_image
 from imagecap.data.locations import Location
 from imagecap.data.strips import decode_in_strips
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.serve.request import Limits, read_picture
 from imagecap.serve.scheduler import Scheduler
 from imagecap.serve.server_process import trim_heap
@@ -34,12 +34,12 @@ class PictureReader:
         self._room = threading.Condition()
         self._used = 0
 
-    def read(self, value: Any, row: str, scheduler: Scheduler) -> Tensor:
-        """Decode, resize and normalise the picture of one row: `[3, height, width]`; see `request.read_picture`."""
+    def read(self, value: Any, row: str, scheduler: Scheduler) -> Pixels:
+        """Decode, resize and normalise the picture of one row: `[3, height, width]` or tiles; see `read_picture`."""
         return read_picture(value, row, self._limits, partial(self._decode, scheduler))
 
-    def read_content(self, content: bytes, scheduler: Scheduler) -> Tensor:
-        """Decode, resize and normalise the content of a picture file: `[3, height, width]`.
+    def read_content(self, content: bytes, scheduler: Scheduler) -> Pixels:
+        """Decode, resize and normalise the content of a picture file: `[3, height, width]` or tiles.
 
         Raises:
             PictureError: it is no picture, or larger than the limits allow.
@@ -49,7 +49,7 @@ class PictureReader:
         with open_image(content, self._limits.max_image_pixels) as opened:
             return self._decode(scheduler, opened, content)
 
-    def _decode(self, scheduler: Scheduler, opened: ImageFile.ImageFile, source: Location | bytes) -> Tensor:
+    def _decode(self, scheduler: Scheduler, opened: ImageFile.ImageFile, source: Location | bytes) -> Pixels:
         pixels, least_side = opened.width * opened.height, scheduler.least_side
         with self._holding(pixels):
             if pixels <= _LARGE_PIXELS:

@@ -57,7 +57,7 @@ from imagecap.serve.server_process import end_process, return_freed_memory, set_
 from imagecap.serve.waiting import RequestEnded
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from imagecap.model.tiles.tiled import Pixels
 
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
@@ -249,7 +249,7 @@ class CaptionModel(PythonModel):
 
     def _read_chunk(
         self, scheduler: Scheduler, chunk: list[Any], start: int, rows: int, read: list[int], errors: dict[int, str]
-    ) -> "Iterator[Tensor]":
+    ) -> "Iterator[Pixels]":
         """Yield the resized pictures of a chunk; `read` gets their rows, and `errors` the messages of the others."""
         for row, value in enumerate(chunk):
             try:

@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
-
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.decoders import supports_continuous_batching
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import resolve_prompt, tokenize_prompt
 from imagecap.languages import ENGLISH
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.serve.decoding import DecodingLoop
 from imagecap.serve.log import NAME
 from imagecap.serve.monitoring import Monitor
@@ -105,13 +104,13 @@ class Scheduler:
         except Exception as error:
             raise ImageCapError(f"the model cannot caption a picture ({type(error).__name__}: {error})") from error
 
-    def preprocess(self, picture: "Image") -> Tensor:
-        """Resize and normalise an RGB picture: `[3, height, width]`. Any thread may call it."""
+    def preprocess(self, picture: "Image") -> Pixels:
+        """Resize and normalise an RGB picture: `[3, height, width]` or tiles. Any thread may call it."""
         return self._model.preprocess([picture])[0]
 
     def caption_pixels(
         self,
-        pictures: Iterable[Tensor],
+        pictures: Iterable[Pixels],
         count: int,
         prompt: str | None,
         settings: GenerateSettings,
@@ -121,8 +120,9 @@ class Scheduler:
         """Caption the pictures of one request; blocks until all captions are done. Any thread may call it.
 
         Args:
-            pictures: resized pictures, `[3, height, width]` each. They are taken one by one, and none before the number
-                of those that wait is low enough; so those that are made when they are asked for take little memory.
+            pictures: resized pictures, `[3, height, width]` or tiles each. They are taken one by one, and none before
+                the number of those that wait is low enough; so those that are made when they are asked for take little
+                memory.
             count: number of pictures, at most.
             prompt: prompt of all pictures; None: `settings.prompt`, else the default prompt of the model.
             settings: decoding settings, already validated.

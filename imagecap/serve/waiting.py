@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from imagecap.config import GenerateSettings
 from imagecap.generate.continuous_batch import can_join
 from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt
+from imagecap.model.tiles.tiled import Pixels
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -133,7 +132,7 @@ class PictureJob:
     """One picture of a request, from the queue to its caption.
 
     Attributes:
-        pixel_values: the resized picture, `[3, height, width]`; None after the end.
+        pixel_values: the resized picture, `[3, height, width]` or tiles; None after the end.
         request: its request.
         place: number of pictures of the request before it.
         queued_at: time at which the job was made, just before it is queued.
@@ -145,7 +144,7 @@ class PictureJob:
         error: the exception that decoding raised.
     """
 
-    pixel_values: Tensor | None
+    pixel_values: Pixels | None
     request: CaptionRequest
     place: int = 0
     queued_at: float = field(default_factory=time.monotonic)

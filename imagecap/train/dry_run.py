@@ -87,7 +87,7 @@ def dry_run(
         setup = prepare_training(whole, model, training, validation, state_folder, group)
     plan, options = setup.plan, settings.train
     if options.shard_model:
-        require_shardable(settings, setup.dtype)
+        require_shardable(settings, setup.dtype, tiled=model.tiling is not None)
     lines = [f"{'part':<16}{'weights':>14}{'trained':>14}"]
     for part, (total, trained) in _parts(model).items():
         lines.append(f"{part:<16}{total:>14,}{trained:>14,}")
@@ -95,14 +95,15 @@ def dry_run(
     count = min(_LOOKED_AT, len(plan.samples))
     looked_at = plan.branches(plan.all_captions(number * len(plan.samples) // count for number in range(count)))
     tokens = [len(branch.caption) for row in looked_at for branch in row]
+    up_to = "" if model.tiling is None else "up to "
     per_epoch, epochs = plan.steps_per_epoch(), options.num_epochs
     lines += [
         "",
         f"pictures: {len(plan.samples):,} to train on with {plan.captions:,} captions, "
         f"{len(setup.validation_plan.samples):,} to validate on",
         *_mixed(setup),
-        f"tokens: {model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / len(tokens):.1f} a caption; "
-        f"a picture with its captions is one row of {plan.prefix + prompt + sum(tokens) / count:.0f}",
+        f"tokens: {up_to}{model.num_image_tokens} a picture, {prompt} a prompt, {sum(tokens) / len(tokens):.1f} a "
+        f"caption; a picture with its captions is one row of {up_to}{plan.prefix + prompt + sum(tokens) / count:.0f}",
         f"steps: {per_epoch:,} an epoch, {epochs * per_epoch:,} in all, of {options.batch_size} × "
         f"{options.gradient_accumulation_steps} pictures{_in_each_of(group.size)}, on {model.device.type} in "
         f"{str(setup.dtype).removeprefix('torch.')}",
@@ -195,9 +196,8 @@ def _activations(setup: TrainingSetup, row: Sequence[Branch], rows: float) -> tu
 def _saved_bytes(setup: TrainingSetup, branches: Sequence[Sequence[Branch]]) -> int:
     """Size of the tensors that a forward pass of these rows saves for the backward pass, without the weights."""
     model, step = setup.model, setup.train_step
-    rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
-    side = model.llava.config.vision_config.image_size
-    pixels = torch.zeros(len(branches), 3, side, side)
+    pixels = model.blank_pixels(len(branches))
+    rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.image_token_counts(pixels))
     places = list(range(len(branches)))
     batch = MicroBatch(places, [], [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels))
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}

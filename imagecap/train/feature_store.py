@@ -153,7 +153,7 @@ class FeatureStore:
 
 
 def open_feature_store(train_step: TrainStep, folder: Path, settings: Settings) -> FeatureStore | None:
-    """The feature store; None if it is switched off, the encoder is trained, or pictures are augmented.
+    """The feature store; None if it is off, the encoder is trained, or pictures are augmented or cut into tiles.
 
     Args:
         train_step: holds the model.
@@ -161,6 +161,9 @@ def open_feature_store(train_step: TrainStep, folder: Path, settings: Settings) 
         settings: all settings of the run.
     """
     if train_step.encoder_trains or not settings.train.feature_cache:
+        return None
+    if train_step.model.tiling is not None:
+        print_status("pictures are cut into tiles, of which they have different numbers: their features are not kept")
         return None
     if uses_augmentation(settings.train):
         print_status("pictures are augmented: their features change with every epoch and are not kept")

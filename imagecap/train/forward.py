@@ -7,11 +7,12 @@ from torch import Tensor
 
 from imagecap.errors import ImageCapError
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.train.loss import chunked_cross_entropy
 from imagecap.train.packing import PackedRows
 
 
-def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: PackedRows) -> Tensor:
+def hidden_states_at_labels(model: ImageCaptioner, features: Pixels, rows: PackedRows) -> Tensor:
     """Last hidden states of the tokens that predict the labels, `[labels, hidden]`.
 
     Args:
@@ -22,25 +23,32 @@ def hidden_states_at_labels(model: ImageCaptioner, features: Tensor, rows: Packe
     Raises:
         ImageCapError: the pictures have more or fewer image tokens than the rows have places for.
     """
-    image = model.project(features)
-    if image.shape[1] != model.num_image_tokens:
-        raise ImageCapError(
-            f"a picture has {image.shape[1]} image tokens, but its row has places for {model.num_image_tokens}: "
-            "remove the feature cache of another encoder"
-        )
-    text = model.embed_tokens(rows.ids)
-    end = rows.image_start + image.shape[1]
-    # Under autocast the output of the projector has a 16-bit dtype. The hidden states between blocks stay in float32.
-    exact = torch.promote_types(image.dtype, torch.float32)
-    parts = [text[:, : rows.image_start], image, text[:, end:]]
-    embeds = torch.cat([part.to(exact) for part in parts], dim=1)
+    image, text = model.project(features), model.embed_tokens(rows.ids)
+    if isinstance(image, Tensor):
+        if image.shape[1] != model.num_image_tokens:
+            raise ImageCapError(
+                f"a picture has {image.shape[1]} image tokens, but its row has places for {model.num_image_tokens}: "
+                "remove the feature cache of another encoder"
+            )
+        embeds = _with_image(text, image, rows.image_start)
+    else:  # pictures of tiles: every row may have another number of image tokens
+        pictures = zip(text.split(1), image, strict=True)
+        embeds = torch.cat([_with_image(row, tokens[None], rows.image_start) for row, tokens in pictures])
     hidden = forward_packed(model.language_model, embeds, rows)
     return hidden.flatten(0, 1).index_select(0, rows.label_positions)
 
 
+def _with_image(text: Tensor, image: Tensor, start: int) -> Tensor:
+    """Embeddings `[rows, tokens, hidden]` of which those from `start` on are replaced by the image tokens."""
+    # Under autocast the output of the projector has a 16-bit dtype. The hidden states between blocks stay in float32.
+    exact = torch.promote_types(image.dtype, torch.float32)
+    parts = [text[:, :start], image, text[:, start + image.shape[1] :]]
+    return torch.cat([part.to(exact) for part in parts], dim=1)
+
+
 def packed_loss(
     model: ImageCaptioner,
-    features: Tensor,
+    features: Pixels,
     rows: PackedRows,
     row_weights: Tensor,
     dtype: torch.dtype | None = None,

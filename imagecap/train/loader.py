@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imagecap.data.prefetch import prefetch
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.train.augmentation import augment, token_dropout_mask, uses_augmentation
 from imagecap.train.distributed import ProcessGroup
 from imagecap.train.feature_cache import FeatureCache
@@ -35,8 +36,8 @@ class MicroBatch:
         weights: weight of each label in the loss, `[labels]`.
         cached: row indices of the pictures whose features are cached, and these features
             `[cached pictures, patches, vision_hidden]`; None if there are none.
-        uncached: row indices of the other pictures, and their pixel values `[other pictures, 3, height, width]`; None
-            if there are none.
+        uncached: row indices of the other pictures, and their pixel values `[other pictures, 3, height, width]`, or
+            those of tiles; None if there are none.
     """
 
     pictures: list[int]
@@ -44,8 +45,8 @@ class MicroBatch:
     digests: list[str]
     rows: PackedRows
     weights: Tensor
-    cached: tuple[list[int], Tensor | None]
-    uncached: tuple[list[int], Tensor | None]
+    cached: tuple[list[int], Pixels | None]
+    uncached: tuple[list[int], Pixels | None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,11 @@ class Loader:
         features = None
         if self.cache is not None and kept:
             features = self.cache.read([digests[place] for place in kept])
-        packed = pack(rows, self.before, self.model.image_token_id, self.model.num_image_tokens)
+        images = (self.picture(pictures[place], seen[place]) for place in missing)
+        pixels = self.model.preprocess_one_by_one(images, len(missing)) if missing else None
+        # Features of tiles are not cached, so that those of all pictures are here if any are.
+        counts = self.model.num_image_tokens if pixels is None or kept else self.model.image_token_counts(pixels)
+        packed = pack(rows, self.before, self.model.image_token_id, counts)
         share, seed = self.plan.settings.token_dropout, self.plan.settings.train_seed
         if share and passes is not None:
             rngs = [
@@ -140,8 +145,6 @@ class Loader:
             hidden = token_dropout_mask(packed.captions, share, rngs)
             packed.ids[hidden] = self.model.tokenizer.pad_token_id
         weights = packed.weights(self.plan.settings.loss_weighting)
-        images = (self.picture(pictures[place], seen[place]) for place in missing)
-        pixels = self.model.preprocess_one_by_one(images, len(missing)) if missing else None
         # only copies from pinned memory are asynchronous
         pinned = self.model.device.type == "cuda"
         return MicroBatch(

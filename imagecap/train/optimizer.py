@@ -48,7 +48,7 @@ def part_of(name: str) -> str:
     """The part of the model, one of `PARTS`, that a weight of `LlavaForConditionalGeneration` belongs to."""
     if name.startswith("model.vision_tower."):
         return "vision_model"
-    if name.startswith("model.multi_modal_projector."):
+    if name.startswith(("model.multi_modal_projector.", "model.image_newline")):
         return "projector"
     return "adapters" if ".lora_" in name else "language_model"
 

@@ -138,38 +138,41 @@ def first_within(branches: Sequence[Branch], prefix: int, limit: int | None) -> 
     return list(branches)
 
 
-def pack(rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int, image_tokens: int) -> PackedRows:
+def pack(
+    rows: Sequence[Sequence[Branch]], before: Sequence[int], image_id: int, image_tokens: int | Sequence[int]
+) -> PackedRows:
     """Pack the captions of each picture into one row; rows are padded to the longest one.
 
     Args:
         rows: the captions of each picture, at least one each.
         before: token ids before the image tokens, such as BOS.
         image_id: id of the image placeholder token.
-        image_tokens: number of image tokens of a picture.
+        image_tokens: number of image tokens of a picture, or of each of the pictures.
     """
-    prefix = [*before, *[image_id] * image_tokens]
+    counts = [image_tokens] * len(rows) if isinstance(image_tokens, int) else image_tokens
+    prefixes = [[*before, *[image_id] * count] for count in counts]
     trees: list[dict[tuple[int, ...], list[tuple[int, ...]]]] = []  # captions of each prompt
     for branches in rows:
         trees.append({})
         for branch in branches:
             trees[-1].setdefault(branch.prompt, []).append(branch.caption)
-    width = len(prefix) + max(
-        sum(len(prompt) + sum(len(caption) - 1 for caption in captions) for prompt, captions in tree.items())
-        for tree in trees
+    width = max(
+        len(prefix)
+        + sum(len(prompt) + sum(len(caption) - 1 for caption in captions) for prompt, captions in tree.items())
+        for prefix, tree in zip(prefixes, trees, strict=True)
     )
     ids = np.full((len(trees), width), image_id)
     positions = np.zeros_like(ids)
     prompt_numbers = np.full_like(ids, PADDING)
     caption_numbers = np.full_like(ids, PADDING)
     order = np.arange(width)
-    shared = slice(len(prefix))
-    ids[:, shared], positions[:, shared] = prefix, order[shared]
-    prompt_numbers[:, shared] = caption_numbers[:, shared] = SHARED
     label_positions: list[int] = []
     labels: list[int] = []
     lengths: list[int] = []  # of the captions of the batch, in labels
-    for index, tree in enumerate(trees):
+    for index, (prefix, tree) in enumerate(zip(prefixes, trees, strict=True)):
         end = len(prefix)
+        ids[index, :end], positions[index, :end] = prefix, order[:end]
+        prompt_numbers[index, :end] = caption_numbers[index, :end] = SHARED
         caption_number = 0  # in the row
         for group, (prompt, captions) in enumerate(tree.items()):
             first, end = end, end + len(prompt)

@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from imagecap.config import GenerateSettings
 from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption_features, evaluating
 from imagecap.generate.prompts import tokenize_prompt
 from imagecap.metrics import Cider, prepare_references
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.train.loader import MicroBatch
 from imagecap.train.packing import Branch, pack
 from imagecap.train.plan import Plan, Step, prompts_of, texts_in
@@ -121,7 +121,7 @@ class SelfCritical:
                     (Branch(after, tuple(ids)), value) for ids, value in zip(tokens, advantages, strict=True)
                 ]
         rows = [[branch for branch, _ in row] for row in branches]
-        packed = pack(rows, self.before, model.image_token_id, model.num_image_tokens)
+        packed = pack(rows, self.before, model.image_token_id, model.image_token_counts(features))
         weights = torch.tensor([value for row in branches for _, value in row], dtype=torch.float64)[
             packed.label_captions
         ]
@@ -147,7 +147,7 @@ class SelfCritical:
             raise ImageCapError(f"the reward must return {len(texts)} finite numbers, one for each caption")
         return values
 
-    def _beam_search(self, features: Tensor, prompt: str) -> list[tuple[str, list[int]]]:
+    def _beam_search(self, features: Pixels, prompt: str) -> list[tuple[str, list[int]]]:
         """Text and token ids of every beam; the beams of a picture are adjacent.
 
         Args:

@@ -129,7 +129,7 @@ def prepare_training(
     model.info = {**model.info, "reduced_decoding": options.reduced_decoding}
     shards = options.shard_model and group.size > 1
     if options.shard_model:
-        require_shardable(settings, dtype)
+        require_shardable(settings, dtype, tiled=model.tiling is not None)
     # FSDP moves the weights to the device itself, in each process its part.
     # No dropout: the captions of a picture share its hidden states.
     model = model.to("cpu" if shards else device).eval()

@@ -23,14 +23,21 @@ from imagecap.train.distributed import ProcessGroup
 from imagecap.train.state import BEST_FILE, MOMENTS, ResumeKey, Weights, load_best, read_tensors
 
 
-def require_shardable(settings: Settings, dtype: torch.dtype) -> None:
+def require_shardable(settings: Settings, dtype: torch.dtype, *, tiled: bool = False) -> None:
     """Check that a training can divide its weights; what settings of the section `train` exclude, the section says.
+
+    Args:
+        settings: of the training.
+        dtype: of the matrix products.
+        tiled: whether the captioner cuts pictures into tiles.
 
     Raises:
         ImageCapError: it cannot; names the setting.
     """
     if settings.model.lora_rank is not None:
         raise ImageCapError("shard_model is for training whole weights: leave it out, or leave out --lora_rank")
+    if tiled:
+        raise ImageCapError("shard_model is not for captioners that cut pictures into tiles: leave it out")
     if settings.compute.compile:
         raise ImageCapError("shard_model cannot be compiled: leave it out, or leave out --compile")
     if dtype == torch.float16:

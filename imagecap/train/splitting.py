@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.train.loader import MicroBatch
 from imagecap.train.packing import PADDING, SHARED, PackedRows
 
@@ -132,7 +133,7 @@ def _select(batch: MicroBatch, parts: Sequence[_RowPart]) -> MicroBatch:
     )
 
 
-def _rows_of(rows: list[int], values: Tensor | None, places: Sequence[int]) -> tuple[list[int], Tensor | None]:
+def _rows_of(rows: list[int], values: Pixels | None, places: Sequence[int]) -> tuple[list[int], Pixels | None]:
     """What `MicroBatch.cached` or `uncached` holds of the rows at `places`, which are numbered anew."""
     index = {row: number for number, row in enumerate(rows)}
     chosen = [number for number, place in enumerate(places) if place in index]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.tiles.tiled import Pixels, applied
 from imagecap.train.cast_weights import CastWeights
 from imagecap.train.compilation import compiled_blocks
 from imagecap.train.distributed import ProcessGroup
@@ -116,24 +117,27 @@ class TrainStep:
             return nullcontext()
         return torch.autocast(self.model.device.type, self.dtype)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Pixels) -> Pixels:
         """Compute patch features `[pictures, patches, vision_hidden]`.
 
         Those of a frozen encoder have the dtype `feature_dtype`, that of the feature cache.
 
         Args:
-            pixels: pixel values, `[pictures, 3, height, width]`.
+            pixels: pixel values, `[pictures, 3, height, width]`, or those of tiles.
         """
         pixels = pixels.to(self.model.device, self.model.vision_tower.dtype, non_blocking=True)
         if self.encoder_trains:
             with self.autocast():
                 return self.model.encode_images(pixels)
-        parts = pixels.split(self.encoder_batch)
         kernels = matmul_attention(self.model, self._uses_matmul_attention)
         with torch.no_grad(), self.autocast(), kernels, self._encoder_weights.in_use():
-            return torch.cat([self.model.encode_images(part) for part in parts]).to(self.feature_dtype)
+            return applied(self._encode_parts, pixels)
 
-    def features(self, batch: MicroBatch) -> Tensor:
+    def _encode_parts(self, pixels: Tensor) -> Tensor:
+        parts = [self.model.encode_images(part) for part in pixels.split(self.encoder_batch)]
+        return torch.cat([part for part in parts if isinstance(part, Tensor)]).to(self.feature_dtype)
+
+    def features(self, batch: MicroBatch) -> Pixels:
         """Patch features `[pictures, patches, vision_hidden]` of a micro-batch, from the cache or the encoder."""
         (kept, cached), (missing, pixels) = batch.cached, batch.uncached
         if pixels is None:
@@ -141,13 +145,13 @@ class TrainStep:
             return cached.to(self.model.device, non_blocking=True)
         started = time.perf_counter()
         encoded = self.encode(pixels)
-        if self.keep is not None:
+        if self.keep is not None and isinstance(encoded, Tensor):
             count = self.keep([batch.digests[row] for row in missing], encoded)
             self.encode_seconds += (time.perf_counter() - started) * count / len(missing)
         if self._int8_features:
-            encoded = rounded_to_int8(encoded)
-        if cached is None:
-            return encoded
+            encoded = applied(rounded_to_int8, encoded)
+        if not isinstance(encoded, Tensor) or not isinstance(cached, Tensor):
+            return encoded  # those of tiles are never cached
         mixed = encoded.new_empty(len(kept) + len(missing), *encoded.shape[1:])
         mixed[missing], mixed[kept] = encoded, cached.to(encoded.device, non_blocking=True)
         return mixed
@@ -171,7 +175,7 @@ class TrainStep:
         with self.autocast():
             features = self.features(batch)
             if self.dtype == torch.float32:
-                features = features.to(self.model.dtype)
+                features = features.to(features.device, self.model.dtype)
             dtype = None if self.dtype == torch.float32 else self.dtype
             return packed_loss(self.model, features, rows, row_weights, dtype)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from transformers.utils import logging
 
 from imagecap.config import ModelSettings
-from tests.compatibility.examination import Examination, examine_language_model, examine_vision_model
+from tests.compatibility.examination import Examination, examine_captioner, examine_language_model, examine_vision_model
 from tests.compatibility.families import VISION_FAMILIES, language_families
 from tests.compatibility.table import PAGE, page, samples
+from tests.model.stock_captioners import CAPTIONERS
 from tests.tiny import write_tiny_clip, write_tiny_qwen
 
 
@@ -28,8 +29,11 @@ def main() -> None:
         bases = ModelSettings(vision_model_name=str(root / "clip"), language_model_name=str(root / "qwen"))
 
         def examine(family: str) -> Examination:
-            run = examine_vision_model if family in VISION_FAMILIES else examine_language_model
-            found = run(family, bases, samples(root), root / family)
+            if family in CAPTIONERS:
+                found = examine_captioner(family, samples(root), root / family)
+            else:
+                run = examine_vision_model if family in VISION_FAMILIES else examine_language_model
+                found = run(family, bases, samples(root), root / family)
             if chosen or found.faults:
                 print(found)
             return found
@@ -38,7 +42,8 @@ def main() -> None:
             for family in chosen:
                 examine(family)
             return
-        text = page([examine(each) for each in VISION_FAMILIES], [examine(each) for each in language_families()])
+        kinds = (VISION_FAMILIES, language_families(), CAPTIONERS)
+        text = page(*([examine(each) for each in kind] for kind in kinds))
         PAGE.write_text(text, encoding="utf-8")
 
 

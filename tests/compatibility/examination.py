@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from imagecap.config import GenerateSettings, ModelSettings, Settings
@@ -16,11 +17,14 @@ from imagecap.errors import ImageCapError
 from imagecap.generate.captioner import caption, prepare_to_caption
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.tiles.tiled import Pixels, whole_pictures
 from imagecap.train.loader import MicroBatch
 from imagecap.train.outputs import save_checkpoint
 from imagecap.train.packing import Branch, pack
 from imagecap.train.setup import TrainingSetup, prepare_training
 from tests.compatibility.families import NOT_EXAMINED, write_language_model, write_vision_model
+from tests.model.helpers import prompt_row, stock_pictures
+from tests.model.stock_captioners import write_captioner
 from tests.tiny import picture
 from tests.train.helpers import gradients, plain_losses
 
@@ -89,6 +93,13 @@ def examine_vision_model(family: str, bases: ModelSettings, samples: list[Sample
     return _examine(family, bases.model_copy(update=changes), samples, folder)
 
 
+def examine_captioner(family: str, samples: list[Sample], folder: Path) -> Examination:
+    """Examine a captioner that transformers made, and that a training goes on from."""
+    write_captioner(folder / "captioner", family)
+    settings = ModelSettings(model_path=str(folder / "captioner"), freeze_vision_model=False)
+    return _examine(family, settings, samples, folder)
+
+
 def _examine(family: str, settings: ModelSettings, samples: list[Sample], folder: Path) -> Examination:
     found = Examination(family)
     state: dict[str, Any] = {}
@@ -97,8 +108,9 @@ def _examine(family: str, settings: ModelSettings, samples: list[Sample], folder
         model = build(settings)
         state["model"] = copy.deepcopy(model)
         setup = prepare(model, samples, folder, dtype="float32")
-        check_logits(model, Path(settings.language_model_name))
-        check_features(model, Path(settings.vision_model_name))
+        if settings.model_path is None:
+            check_logits(model, Path(settings.language_model_name))
+            check_features(model, Path(settings.vision_model_name))
         state["loss"], state["gradients"] = loss_and_gradients(setup)
         expected_loss, expected = stock_loss_and_gradients(setup)
         close(state["loss"], expected_loss, 1e-4, "loss")
@@ -154,11 +166,11 @@ def _examine(family: str, settings: ModelSettings, samples: list[Sample], folder
         model, images = state["captioner"], [picture(40 + index) for index in range(3)]
         options = GenerateSettings(num_beams=beams, max_length=10)
         ours = [each.token_ids for each in caption(model, images, "Describe this image.", options)]
-        row = prompt_row(model).expand(len(images), -1)
+        row = prompt_row(model, tokens=tokens_of(model, images[0])).expand(len(images), -1)
         output = state["stock"].generate(
             input_ids=row,
             attention_mask=torch.ones_like(row),
-            pixel_values=model.pixel_values(images),
+            **stock_pictures(model, images),
             max_new_tokens=10,
             num_beams=beams,
             do_sample=False,
@@ -189,16 +201,20 @@ def all_branches(setup: TrainingSetup) -> list[list[Branch]]:
     return setup.plan.branches(setup.plan.all_captions(range(len(setup.plan.samples))))
 
 
-def pixels(setup: TrainingSetup) -> Tensor:
+def tokens_of(model: ImageCaptioner, image: Image.Image) -> int:
+    return model.image_token_counts(model.preprocess([image]))[0]
+
+
+def pixels(setup: TrainingSetup) -> Pixels:
     return setup.model.preprocess([picture(index) for index in range(len(setup.plan.samples))])
 
 
 def loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Tensor]]:
     """Mean loss per label token and the gradients of a step over all pictures, as `TrainStep` computes them."""
     model, step, branches = setup.model, setup.train_step, all_branches(setup)
-    rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
-    places = list(range(len(branches)))
-    batch = MicroBatch(places, [], [], rows, rows.weights("token"), cached=([], None), uncached=(places, pixels(setup)))
+    images, places = pixels(setup), list(range(len(branches)))
+    rows = pack(branches, model.prompt_ids("").before, model.image_token_id, model.image_token_counts(images))
+    batch = MicroBatch(places, [], [], rows, rows.weights("token"), cached=([], None), uncached=(places, images))
     with step.kernels():
         loss = step.loss(batch, 1 / len(rows.labels))
         loss.backward()
@@ -213,15 +229,11 @@ def stock_loss_and_gradients(setup: TrainingSetup) -> tuple[float, dict[str, Ten
     return float(loss.detach()), gradients(setup.model)
 
 
-def prompt_row(model: ImageCaptioner) -> Tensor:
-    ids = model.prompt_ids("Describe this image.")
-    return torch.tensor([[*ids.before, *[model.image_token_id] * model.num_image_tokens, *ids.after]])
-
-
 @torch.no_grad()
 def logits(llava: Any, model: ImageCaptioner) -> Tensor:
     """Logits of a prompt with a picture, `[1, tokens, vocabulary]`."""
-    found = llava(input_ids=prompt_row(model), pixel_values=model.pixel_values([picture(3)])).logits
+    row = prompt_row(model, tokens=tokens_of(model, picture(3)))
+    found = llava(input_ids=row, **stock_pictures(model, [picture(3)])).logits
     assert isinstance(found, Tensor)
     return found
 
@@ -250,9 +262,11 @@ def check_features(model: ImageCaptioner, folder: Path) -> None:
     from transformers import AutoModel
 
     whole = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tower, pixel_values = getattr(whole, "vision_model", whole), model.pixel_values([picture(5)])
+    tower, pixel_values = getattr(whole, "vision_model", whole), whole_pictures(model.pixel_values([picture(5)]))
     hidden = tower(pixel_values, output_hidden_states=True).hidden_states[model.llava.config.vision_feature_layer]
-    close_tensors(model.encode_images(pixel_values), hidden[:, -model.num_patches :], 1e-4, "patch features")
+    close_tensors(
+        whole_pictures(model.encode_images(pixel_values)), hidden[:, -model.num_patches :], 1e-4, "patch features"
+    )
 
 
 def cut(tokens: list[int], end: int) -> list[int]:

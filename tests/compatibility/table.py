@@ -30,6 +30,18 @@ its first step a training runs the language model on its longest row and compare
 """
 
 
+NAFLEX_TEXT = """
+`siglip2` are the NaFlex checkpoints of SigLIP 2, for pictures of any shape. Their encoder also takes
+`spatial_shapes` and `pixel_attention_mask`. The stock classes that captioners are saved as call the encoder with
+pixel values alone. Of all classes for pictures and text in this version of transformers, only Lfm2Vl passes these
+on, and its only preprocessor, `Lfm2VlImageProcessor`, needs torchvision, without which ImageCap and its checkpoints
+work (`tests/model/test_naflex.py`). SigLIP 2 checkpoints of a fixed size work, and with `--tiles` for pictures of
+any shape."""
+CAPTIONERS_TEXT = """\
+A training goes on from these with `--model_path`, and every command takes them. Checkpoints of other types are refused.
+"""
+
+
 def samples(folder: Path) -> list[Sample]:
     """Two pictures with captions; the pictures themselves are not read."""
     return [
@@ -66,21 +78,26 @@ def _reason(sentence: str) -> str:
     return text.replace("|", "/")
 
 
-def page(vision: Sequence[Examination], language: Sequence[Examination]) -> str:
+def page(vision: Sequence[Examination], language: Sequence[Examination], captioners: Sequence[Examination]) -> str:
     """The whole page."""
     from transformers import __version__
 
     works = sum(each.refused is None for each in language)
     parts = [INTRODUCTION.format(version=__version__)]
-    for title, all_found in (("Vision encoders", vision), ("Language models", language)):
+    for title, all_found in (("Vision encoders", vision), ("Language models", language), ("Captioners", captioners)):
         parts.append(f"## {title}\n")
+        if all_found is captioners:
+            parts.append(CAPTIONERS_TEXT)
         if all_found is language:
             parts.append(
                 f"{works} of {len(language)} families that transformers maps to a causal language model work.\n"
             )
         parts.append(f"| model type | {' | '.join(CHECKS)} |\n|{' --- |' * (len(CHECKS) + 1)}")
         parts += [row(each) for each in all_found if each.refused is None]
-        parts.append("\n| refused model type | why |\n| --- | --- |")
-        parts += [row(each) for each in all_found if each.refused is not None]
+        if all_found is not captioners:
+            parts.append("\n| refused model type | why |\n| --- | --- |")
+            parts += [row(each) for each in all_found if each.refused is not None]
+        if all_found is vision:
+            parts.append(NAFLEX_TEXT)
         parts.append("")
     return "\n".join(parts)

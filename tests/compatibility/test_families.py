@@ -7,9 +7,10 @@ import pytest
 import transformers
 
 from imagecap.config import ModelSettings
-from tests.compatibility.examination import YES, examine_language_model, examine_vision_model
+from tests.compatibility.examination import YES, examine_captioner, examine_language_model, examine_vision_model
 from tests.compatibility.families import VISION_FAMILIES, language_families
 from tests.compatibility.table import PAGE, row, samples
+from tests.model.stock_captioners import CAPTIONERS
 
 QUICK = ("qwen3", "opt", "cohere", "gemma2", "deepseek_v2")
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ same_version = pytest.mark.skipif(
 @same_version
 def test_the_page_has_every_family() -> None:
     named = {line.split("`")[1] for line in TEXT.splitlines() if line.startswith("| `")}
-    assert named == {*VISION_FAMILIES, *language_families()}
+    assert named == {*VISION_FAMILIES, *language_families(), *CAPTIONERS}
 
 
 def test_the_number_in_the_readme_is_that_of_the_page() -> None:
@@ -48,6 +49,12 @@ def test_language_models(tiny_bases: ModelSettings, tmp_path: Path, family: str)
 )
 def test_vision_models(tiny_bases: ModelSettings, tmp_path: Path, family: str) -> None:
     assert row(examine_vision_model(family, tiny_bases, samples(tmp_path), tmp_path)) in TEXT.splitlines()
+
+
+@same_version
+@pytest.mark.parametrize("family", CAPTIONERS)
+def test_captioners(tmp_path: Path, family: str) -> None:
+    assert row(examine_captioner(family, samples(tmp_path), tmp_path)) in TEXT.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,11 @@ def make_samples(tmp_path: Path) -> MakeSamples:
 def float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stock RMS norms compute in float32 whatever comes in; the differences sought here are far below that."""
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
     def forward(self: Any, hidden: Tensor) -> Tensor:
         return self.weight * (hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
-    monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)

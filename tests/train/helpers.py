@@ -20,6 +20,7 @@ from imagecap.train.packing import Branch, PackedRows, pack
 from imagecap.train.progress import MetricLogger, ProgressCallback
 from imagecap.train.step import TrainStep
 from imagecap.train.trainer import train
+from tests.model.helpers import stock_pictures
 from tests.tiny import picture
 from tests.train.conftest import MakeSamples
 
@@ -51,19 +52,21 @@ def encode(model: ImageCaptioner, rows: list[list[tuple[str, str]]], max_tokens:
     ]
 
 
-def packed(model: ImageCaptioner, rows: list[list[Branch]]) -> PackedRows:
-    return pack(rows, model.prompt_ids("").before, model.image_token_id, model.num_image_tokens)
+def packed(model: ImageCaptioner, rows: list[list[Branch]], counts: Sequence[int] | None = None) -> PackedRows:
+    """The captions of pictures in rows; `counts` has the image tokens of each picture, if it has tiles."""
+    return pack(rows, model.prompt_ids("").before, model.image_token_id, counts or model.num_image_tokens)
 
 
 def plain_losses(model: ImageCaptioner, images: list[Image.Image], rows: list[list[Branch]]) -> list[Tensor]:
     """Cross-entropies of every caption, each a row of its own through stock LLaVA with its own picture."""
     losses = []
     for image, branches in zip(images, rows, strict=True):
+        inputs = stock_pictures(model, [image])
+        (count,) = model.image_token_counts(model.preprocess([image]))
         for branch in branches:
-            before = model.prompt_ids("").before
-            prompt = [*before, *[model.image_token_id] * model.num_image_tokens, *branch.prompt]
+            prompt = [*model.prompt_ids("").before, *[model.image_token_id] * count, *branch.prompt]
             ids = torch.tensor([[*prompt, *branch.caption]])
-            logits = model.llava(input_ids=ids, pixel_values=model.pixel_values([image])).logits
+            logits = model.llava(input_ids=ids, **inputs).logits
             predicted = logits[0, len(prompt) - 1 : -1]
             losses.append(torch.nn.functional.cross_entropy(predicted, ids[0, len(prompt) :], reduction="none"))
     return losses

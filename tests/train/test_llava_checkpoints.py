@@ -13,61 +13,11 @@ from imagecap.generate.captioner import caption
 from imagecap.model.builder import build, load
 from imagecap.train.forward import packed_loss
 from tests.model.helpers import prompt_row
-from tests.tiny import picture, write_tiny_tokenizer
+from tests.model.stock_captioners import write_llava
+from tests.tiny import picture
 from tests.train.helpers import CASES, assert_close, encode, gradients, packed, plain_losses
 
-# As that of llava-hf/llava-1.5-7b-hf, whose blanks and line breaks are part of the prompt.
-TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<|image_pad|>\n' }}{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
-
 pytestmark = pytest.mark.usefixtures("float64_norms")
-
-
-def write_llava(folder: Path, **changes: Any) -> None:
-    """A random LLaVA-1.5: CLIP with a class token, a Llama with BOS and padded vocabulary, and a template."""
-    from transformers import (
-        AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
-
-    size = write_tiny_tokenizer(folder, bos=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    part: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    part["num_hidden_layers"] = 3
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**part, image_size=32, patch_size=8),
-        text_config=LlamaConfig(**part, vocab_size=size + 8, max_position_embeddings=256),
-        image_token_index=image,
-        image_seq_length=16,
-        **changes,
-    )
-    torch.manual_seed(5)
-    model = LlavaForConditionalGeneration(config)
-    for weight in model.parameters():
-        weight.data.normal_(0, 0.3)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    sides: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(**sides),
-        tokenizer=tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,
-        image_token="<|image_pad|>",
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
 
 
 def check_captions(folder: Path, stock_folder: Path) -> None:
@@ -128,8 +78,10 @@ def test_llava_is_captioned_and_trained_as_stock(tmp_path: Path, changes: dict[s
     check_captions(tmp_path / "trained", tmp_path / "trained")
 
 
-@pytest.mark.parametrize("kind", ["llava_next", "llava_onevision", "idefics3"])
+@pytest.mark.parametrize("kind", ["paligemma", "idefics3", "lfm2_vl"])
 def test_captioners_of_other_kinds_are_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(ImageCapError, match=rf"holds a {kind} model: only captioners in the format of LLaVA \(1\.5\)"):
+    with pytest.raises(
+        ImageCapError, match=rf"holds a {kind} model: only captioners in the formats of LLaVA \(1\.5\), "
+    ):
         load(tmp_path)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from imagecap.model.tiles.tiling import TILINGS
+
 
 class ProjectorKind(ABC):
     """How one kind of projector is built, trained and written into a stock checkpoint.
@@ -17,6 +19,7 @@ class ProjectorKind(ABC):
     Attributes:
         stock: names in transformers of the configuration and the model that hold this kind.
         model_type: theirs, as `config.json` has it.
+        tiled_stock: the same where pictures are cut into tiles; None: there are no such classes.
         default_feature_layer: the `vision_feature_layer` of a configuration that gives none.
         patches_per_side: one token is made of the features of this many × this many patches.
     """
@@ -24,6 +27,7 @@ class ProjectorKind(ABC):
     stock: tuple[str, str]
     model_type: str
     default_feature_layer: int
+    tiled_stock: tuple[str, str] | None = None
     patches_per_side = 1
 
     @abstractmethod
@@ -51,6 +55,7 @@ class MLP(ProjectorKind):
     """Two linear layers with a GELU between them (LLaVA-1.5; Liu et al. 2023, arXiv:2310.03744)."""
 
     stock = ("LlavaConfig", "LlavaForConditionalGeneration")
+    tiled_stock = ("LlavaNextConfig", "LlavaNextForConditionalGeneration")
     model_type = "llava"
     default_feature_layer = -2
     activation = "gelu"
@@ -59,7 +64,7 @@ class MLP(ProjectorKind):
         return {"image_seq_length": patches, "projector_hidden_act": self.activation}
 
     def matches(self, config: Any) -> bool:
-        return super().matches(config) and config.projector_hidden_act == self.activation
+        return config.model_type in (self.model_type, *TILINGS) and config.projector_hidden_act == self.activation
 
 
 class Linear(MLP):

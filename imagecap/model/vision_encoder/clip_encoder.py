@@ -18,8 +18,7 @@ EncoderBlock = Callable[..., Tensor]  # hidden states, and rotary positions wher
 _TRACED_PICTURES = 24  # batch size to compile for; others run as well
 
 # Towers that consist of embeddings, an optional pre_layrnorm, and blocks: `hidden_state` can stop these early.
-# NaFlex towers (model type `siglip2`) also need the shape of each picture, which LLaVA's format cannot hold. SigLIP 2
-# checkpoints of a fixed resolution have the type `siglip_vision_model`.
+# SigLIP 2 checkpoints of a fixed resolution have the type `siglip_vision_model`.
 TOWERS = {
     "clip_vision_model",
     "siglip_vision_model",
@@ -30,6 +29,7 @@ TOWERS = {
     "dinov3_vit",
     "vit",
 }
+_NAFLEX = "siglip2_vision_model"  # takes the shape of each picture too; see docs/reference/families.md
 # The last norm and the pooling head come after every hidden state that can be projected; masks are for pretraining.
 UNUSED = ("post_layernorm.", "head.", "layernorm.", "norm.", "pooler.", "embeddings.mask_token")
 
@@ -49,6 +49,12 @@ def load_tower(folder: Path, name: str) -> Any:
 
     config = from_pretrained(AutoConfig, folder, f"vision_model_name: {name} cannot be read")
     vision = getattr(config, "vision_config", config)
+    if vision.model_type == _NAFLEX:
+        raise ImageCapError(
+            f"vision_model_name: {name} is a NaFlex encoder of SigLIP 2, to which no format of captioners that works "
+            "without torchvision passes the shape of a picture: take one of a fixed size "
+            "(google/siglip2-base-patch16-224), with --tiles 4 for pictures of any shape"
+        )
     if vision.model_type not in TOWERS:
         raise ImageCapError(
             f"vision_model_name: {name} is a {config.model_type} model; an encoder of the CLIP, SigLIP, "

@@ -1,0 +1,1 @@
+"""Pictures cut into tiles, as LLaVA-NeXT and LLaVA-OneVision do it (AnyRes)."""
