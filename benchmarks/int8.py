@@ -29,6 +29,7 @@ from imagecap.metrics import prepare_references, score
 from imagecap.model.exact_copy import copy_exactly
 from imagecap.model.int8 import quantize
 from imagecap.model.int8_checkpoint import write_int8_checkpoint
+from imagecap.model.tiles.tiled import whole_pictures
 
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -54,7 +55,7 @@ def speed(arguments: argparse.Namespace) -> None:
     for turn in range(ROUNDS + 1):
         for name, model in models.items():
             with torch.inference_mode():
-                pixels = model.pixel_values(pictures)
+                pixels = whole_pictures(model.pixel_values(pictures))
             lengths = torch.tensor(captioners.draw_lengths(model, captions, 1))
             started = clock(model)
             ours(model, pixels, lengths, settings)

@@ -73,7 +73,9 @@ def _reason(sentence: str) -> str:
     """A refusal without what differs between machines and checkpoints, and without its advice."""
     text = re.sub(r"^\w+: ", "", sentence)
     text = re.sub(r"/\S+/(lm|vision)\b", "it", text)
-    text = re.sub(r"(; use one with|; choose a language model| \(Qwen/|; an encoder of).*", "", text)
+    text = re.sub(
+        r"(; use one with|; choose a language model| \(Qwen/|; an encoder of|: take one of a fixed).*", "", text
+    )
     text = re.sub(rf"\((.{{{CUT}}}).+\)$", r"(\1…)", text)
     return text.replace("|", "/")
 
