@@ -1,7 +1,7 @@
 """The rule of `target_length`: a caption ends within 20 % of so many words.
 
 Below 80 % of the words no end token may be chosen, and beyond 120 % no token that begins a further word, so that only
-the end, punctuation and the rest of the last word are left. Between, every word beyond the target makes the end
+the end, the signs of an end and the rest of the last word are left. Between, every word beyond the target makes the end
 likelier, so that a caption ends where its sentence can, instead of being cut at the last word that is allowed.
 """
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from imagecap.generate.token_texts import TokenTexts
 
+GOES_ON = frozenset(" ,;:，、；：-–—(（")  # signs after which a word must follow
 END_BONUS = 2.0  # added to the log-probability of the end for every word beyond the target
 
 
@@ -30,6 +31,8 @@ class TargetLength:
 
     def __init__(self, target: int, texts: TokenTexts, end_ids: Tensor, start_words: int = 0) -> None:
         self._target, self._texts, self._end_ids, self._start_words = target, texts, end_ids, start_words
+        goes_on = [bool(text) and GOES_ON.issuperset(text) for text in texts.texts]
+        self._goes_on = torch.tensor(goes_on, device=end_ids.device)
         self._words, self._joins = texts.words.to(end_ids.device), texts.joins.to(end_ids.device)
 
     def __call__(self, scores: Tensor, generated: Tensor, before: Tensor | None = None) -> Tensor:
@@ -44,7 +47,8 @@ class TargetLength:
         counted, last_open = self._texts.count(generated, before)
         counted = (counted + self._start_words)[..., None]
         added = self._words - (self._joins & last_open[..., None]).long()
-        scores = scores.masked_fill((counted + added > most) & (added > 0), -torch.inf)
+        too_long = (counted + added > most) & (added > 0)
+        scores = scores.masked_fill(too_long | ((counted >= most) & self._goes_on), -torch.inf)
         bonus = END_BONUS * (counted - self._target).clamp(min=0).to(scores.dtype)
         ends = (scores[..., self._end_ids] + bonus).masked_fill(counted < fewest, -torch.inf)
         return scores.index_copy(-1, self._end_ids, ends)

@@ -15,7 +15,7 @@ from imagecap.generate.avoided_words import avoided_tokens, holds_word
 from imagecap.generate.captioner import caption
 from imagecap.generate.prompts import end_token_ids
 from imagecap.generate.streaming import stream_caption
-from imagecap.generate.target_length import END_BONUS, bounds
+from imagecap.generate.target_length import END_BONUS, GOES_ON, bounds
 from imagecap.generate.token_texts import token_texts
 from tests.generate.test_suppressed_tokens import prefer
 
@@ -76,7 +76,8 @@ class WithinLength(LogitsProcessor):
         for place, row in enumerate(input_ids[:, self.prefix :].tolist()):
             now = self.length(row)
             for token in range(out.shape[1]):
-                if token not in self.ends and now < self.length([*row, token]) > most:
+                text, then = self.texts.texts[token], self.length([*row, token])
+                if token not in self.ends and (now < then > most or (now >= most and text and set(text) <= GOES_ON)):
                     out[place, token] = -torch.inf
             for token in self.ends:
                 out[place, token] = (
