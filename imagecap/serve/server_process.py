@@ -2,12 +2,12 @@
 
 import asyncio
 import ctypes
-import gc
 import os
 import sys
 import threading
 import time
 from contextlib import suppress
+from types import FrameType
 
 from imagecap.serve.request_threads import RequestThreads
 
@@ -35,14 +35,31 @@ def _set_when_running() -> None:
     wait = _FIRST_WAIT
     while time.monotonic() < started + _MOST_WAIT:
         time.sleep(wait)
-        # asyncio tells no thread of the loop of another thread. `isinstance` would wake proxies, `type` does not.
-        loops = [found for found in gc.get_objects() if issubclass(type(found), asyncio.AbstractEventLoop)]
-        running = [loop for loop in loops if loop.is_running()]
-        for loop in running:
+        loop = _loop_of_main_thread()
+        if loop is not None:
             loop.call_soon_threadsafe(loop.set_default_executor, RequestThreads())
-        if running:
             return
         wait *= 2
+
+
+def _loop_of_main_thread() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in the main thread, which asyncio tells no other thread; None if there is none.
+
+    It is a variable of a function that runs there. (`gc.get_objects` would find it too, but objects that another thread
+    is just making must not be referred to.)
+    """
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    frames: list[FrameType] = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    for each in reversed(frames):  # the outermost first: asyncio's `run` is near it
+        for value in list(each.f_locals.values()):
+            # `isinstance` would wake proxies, `type` does not
+            if issubclass(type(value), asyncio.AbstractEventLoop) and value.is_running():
+                found: asyncio.AbstractEventLoop = value
+                return found
+    return None
 
 
 def return_freed_memory() -> None:
