@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_a_request_whose_time_is_over_is_gone_within_two_steps(
     model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    model.llava.generation_config.eos_token_id = 343
+    model.llava.generation_config.eos_token_id = model.image_token_id  # never generated
     settings = KINDS[kind].model_copy(update={"max_length": 400})
     now = [100.0]
     monkeypatch.setattr(decoding.time, "monotonic", lambda: now[0])
@@ -50,7 +50,7 @@ def test_a_request_whose_time_is_over_is_gone_within_two_steps(
 
 def test_time_is_shared_by_requests(model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
     """Three greedy requests and one search, whose turns all take a second: three turns to one."""
-    model.llava.generation_config.eos_token_id = 343
+    model.llava.generation_config.eos_token_id = model.image_token_id  # never generated
     now = [0.0]
     turns = []
 
