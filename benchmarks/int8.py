@@ -2,11 +2,11 @@
 
 `speed` captions one picture greedily with the same model in float32, in bfloat16, and with int8 weights in either, in
 turn; medians are shown. As in `benchmarks.decoding`, the caption ends at the length of one that is drawn from the data,
-since random weights never end one.
+since random weights never end one. Then it shows the size of the checkpoint and of what is registered, whole and with
+int8 weights.
 
-`captions` captions all pictures of a split with a trained model and with its int8 copy, in one dtype. It shows the size
-of both, of the checkpoint and of what is registered, the share of equal captions, and CIDEr with the paired bootstrap
-interval of the difference.
+`captions` captions all pictures of a split with a trained model and with its int8 copy, in one dtype. It shows the same
+sizes, the share of equal captions, and CIDEr with the paired bootstrap interval of the difference.
 """
 
 import argparse
@@ -66,6 +66,23 @@ def speed(arguments: argparse.Namespace) -> None:
     for name, found in seconds.items():
         ratios = [median(seconds[plain]) / median(found) for plain in ("float32", "bfloat16")]
         print(f"| {name} | {median(found):.3f} | {ratios[0]:.2f}× | {ratios[1]:.2f}× |")
+    with tempfile.TemporaryDirectory() as temporary:
+        models["float32"].save(Path(temporary) / "whole")
+        models.clear()
+        write_both(Path(temporary) / "whole", Path(temporary))
+
+
+def write_both(whole: Path, folder: Path) -> Path:
+    """Write the int8 copy of a checkpoint, and print the sizes of both, as they are and as they are registered."""
+    write_int8_checkpoint(whole, folder / "int8")
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, checkpoint in (("whole", whole), ("int8", folder / "int8")):
+        copy_exactly(checkpoint, folder / f"{name} registered")
+        sizes[name] = _bytes_in(checkpoint), _bytes_in(folder / f"{name} registered")
+    for place, what in enumerate(("checkpoint", "registered version")):
+        before, after = (sizes[name][place] for name in ("whole", "int8"))
+        print(f"{what}: {before / MB:.1f} MB whole, {after / MB:.1f} MB with int8 weights ({after / before:.0%})")
+    return folder / "int8"
 
 
 def captions(arguments: argparse.Namespace) -> None:
@@ -77,18 +94,10 @@ def captions(arguments: argparse.Namespace) -> None:
     folder = arguments.data.parent / "images"
     compute = ComputeSettings(device="cpu", dtype=arguments.dtype)
     with tempfile.TemporaryDirectory() as temporary:
-        checkpoints = {"whole": arguments.model, "int8": Path(temporary) / "int8"}
-        write_int8_checkpoint(arguments.model, checkpoints["int8"])
-        sizes: dict[str, tuple[int, int]] = {}
-        for name, checkpoint in checkpoints.items():
-            copy_exactly(checkpoint, Path(temporary) / f"{name} registered")
-            sizes[name] = _bytes_in(checkpoint), _bytes_in(Path(temporary) / f"{name} registered")
+        checkpoints = {"whole": arguments.model, "int8": write_both(arguments.model, Path(temporary))}
         models = {name: open_captioner(checkpoint, compute) for name, checkpoint in checkpoints.items()}
     prepared = prepare_references(references)
     print(f"{machine.describe()}, {arguments.dtype}; {len(references)} pictures")
-    for place, what in enumerate(("checkpoint", "registered version")):
-        whole, small = (sizes[name][place] for name in ("whole", "int8"))
-        print(f"{what}: {whole / MB:.1f} MB whole, {small / MB:.1f} MB with int8 weights ({small / whole:.0%})")
     print("| beams | equal captions | CIDEr, whole | int8 | difference, 95 % |\n| --- | --- | --- | --- | --- |")
     for beams in (1, 5):
         said = {
