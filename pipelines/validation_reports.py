@@ -56,7 +56,7 @@ def open_study(folder: Path, direction: str, pruner: Pruner, method: str = "rand
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / _FILE))),
         study_name="sweep",
-        direction=direction,
+        direction=optuna.study.StudyDirection[direction.upper()],
         sampler=sampler,
         pruner=pruners[pruner](),
         load_if_exists=True,
