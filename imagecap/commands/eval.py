@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         if file is not None:
             require_writable_file(file)
     from imagecap.data.dataset import read_captions, read_image_folder
+    from imagecap.data.picture_paths import PicturePaths
 
     samples = read_image_folder(arguments.test_dir, settings.data)
     known = arguments.training_data
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     atomic_write_json(output, found)
     comparison = compare_results(earlier, found) if earlier is not None else None
     if report is not None:
-        write_report(found, {sample.image: sample.path for sample in samples}, report, comparison=comparison)
+        write_report(found, PicturePaths(samples), report, comparison=comparison)
     if arguments.json:
         kept = {name: found[name] for name in ("metrics", "intervals", "names", "floors", "notes")}
         files = {"output_file": str(output), "report_file": str(report) if report is not None else None}

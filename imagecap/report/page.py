@@ -13,7 +13,7 @@ from imagecap.files import atomic_write_text
 from imagecap.report import sections
 from imagecap.report.charts import curves, lanes, legend
 from imagecap.report.gallery import Picture, open_picture
-from imagecap.report.highlights import highlights, listed
+from imagecap.report.highlights import highlights, listed, rank
 from imagecap.report.tables import comparison_rows
 from imagecap.report.wording import WORDINGS, headlines, html_language, language_name
 from imagecap.report.wording_en import GALLERY_TITLES
@@ -48,7 +48,8 @@ def write_report(
     environment.globals |= {"t": in_all_languages, "both": attributes_in_all_languages, "html_language": html_language}
     thumbnails = _Thumbnails(pictures)
     results, languages = evaluation["results"], list(evaluation["data"]["languages"])
-    galleries = highlights(results, HIGHLIGHTS)
+    ranking = rank(results)
+    galleries = highlights(ranking, HIGHLIGHTS)
     content = environment.get_template("report.html.j2").render(
         title="Image captions, judged",
         wordings=WORDINGS,
@@ -70,12 +71,12 @@ def write_report(
             }
             for kind, indices in galleries.items()
         ],
-        listed=[_card(results[index], thumbnails, LISTED_SIDE) for index in listed(results, LISTED)]
+        listed=[_card(results[index], thumbnails, LISTED_SIDE) for index in listed(ranking, LISTED)]
         if "all" not in galleries
         else [],
         total=len(results),
         languages={language: language_name(language) for language in languages},
-        judged=any("true" in result for result in results),
+        judged=ranking.judged,
         behaviour=sections.behaviour(evaluation),
         slices=sections.slices(evaluation),
         curves=curves(history),

@@ -7,6 +7,7 @@ from typing import Any
 
 from imagecap.checkout import checkout_of
 from imagecap.config import Settings
+from imagecap.data.picture_paths import PicturePaths
 from imagecap.data.prepared import read_prepared
 from imagecap.errors import ImageCapError
 from imagecap.eval.compare import Comparison, compare_results
@@ -40,7 +41,7 @@ def evaluate(settings: Settings) -> None:
 
     print(f"captioning {len(data.test)} test pictures")
     found = evaluate_model(open_captioner(MODEL, settings.compute), data.test, settings, data.train).contents()
-    pictures = {sample.image: sample.path for sample in data.test}
+    pictures = PicturePaths(data.test)
 
     comparison = _compared_with_champion(settings, found)
 

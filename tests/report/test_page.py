@@ -125,15 +125,15 @@ def test_captions_are_escaped(tmp_path: Path) -> None:
 
 def test_best_typical_and_worst_are_told_apart() -> None:
     results = [result(index) for index in range(30)]
-    chosen = highlights(results, 4)
+    chosen = highlights(rank(results), 4)
     assert chosen["best"] == [29, 28, 27, 26]
     assert chosen["worst"] == [0, 1, 2, 3]
     assert set(chosen["typical"]) == {13, 14, 15, 16}
-    assert highlights(results[:2], 4) == {"all": [1, 0]}
+    assert highlights(rank(results[:2]), 4) == {"all": [1, 0]}
 
 
 def test_false_captions_rank_below_true_ones() -> None:
-    assert rank([result(9, true=False), result(1, true=True)]) == [1, 0]
+    assert rank([result(9, true=False), result(1, true=True)]).order.tolist() == [1, 0]
 
 
 def test_long_lists_are_thinned_evenly(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_what_a_wording_lacks_is_said_in_english() -> None:
 
 def test_made_up_captions_have_a_gallery_and_say_what(tmp_path: Path) -> None:
     results = [result(index, hallucinated=["cat"] if index in (5, 20) else []) for index in range(30)]
-    assert highlights(results, 4)["made_up"] == [5, 20]
+    assert highlights(rank(results), 4)["made_up"] == [5, 20]
     found = page(tmp_path, evaluation(results))
     assert "Made up" in found.text
     assert "in no reference" in found.text
-    assert "made_up" not in highlights([result(index) for index in range(30)], 4)
+    assert "made_up" not in highlights(rank([result(index) for index in range(30)]), 4)
 
 
 def test_the_comparison_with_the_model_before(tmp_path: Path) -> None:
