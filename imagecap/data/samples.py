@@ -52,6 +52,7 @@ class Samples(Sequence[Sample]):
         self.rows: Rows = np.arange(self._first[-1]) if rows is None else rows
         self._all_splits = self._of_each_part(lambda part: part.splits, np.int8) if splits is None else splits
         self.left_out: LeftOut = {}
+        self._looked_at = 0  # number of the part that a sample was taken from last
         self._dropped = dropped or {}
         self._dropping = np.sort(np.fromiter(self._dropped, np.int64, len(self._dropped)))
 
@@ -77,6 +78,9 @@ class Samples(Sequence[Sample]):
     def _place(self, row: int) -> tuple[Part, int]:
         """The part of a row, and the row's number in it."""
         number = bisect_right(self._starts, row) - 1
+        if number != self._looked_at:  # the pages of the part before would stay in memory
+            self.parts[self._looked_at].forget_pages()
+            self._looked_at = number
         return self.parts[number], row - self._starts[number]
 
     def __iter__(self) -> Iterator[Sample]:
