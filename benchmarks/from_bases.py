@@ -17,9 +17,7 @@ RECIPE: dict[str, Any] = {
     "validation_pictures": 200,
     "log_every": 25,
 }
-"""The settings of `run.py train` from pretrained bases, chosen by `CHOICES`. The vision encoder stays frozen."""
-
-CIDER_RECIPE: dict[str, Any] = {**RECIPE, "warmup_ratio": 0.03}
+"""The settings of `run.py train` from pretrained bases. The vision encoder stays frozen."""
 
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},

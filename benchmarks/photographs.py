@@ -231,7 +231,7 @@ def choices(arguments: argparse.Namespace, start: Start) -> None:
 def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]]) -> Start:
     """Find the base models, or write those with random weights."""
     if arguments.bases is not None:
-        return Start(from_bases.find_bases(arguments.bases), from_bases.RECIPE, from_bases.CIDER_RECIPE)
+        return Start(from_bases.find_bases(arguments.bases), from_bases.RECIPE, from_bases.RECIPE)
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)

@@ -16,6 +16,10 @@ _INVISIBLE = "\ufeff\u200b\u2060\u00ad\u200e\u200f"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab and the ends of lines
 
+# ASCII, Latin letters with accents, and the dashes and quotation marks of typography: all that English captions usually
+# hold. None of them tells the script of another language.
+_PLAIN = re.compile("[ -~\u00a1-\u024f\u2010-\u2027]*")
+
 # Where the picture stands in the prompts of LLaVA, Qwen, Gemma, InternVL, Pixtral, Phi and others.
 _PICTURE_MARK = (
     r"(?:<\|vision_start\|>|<img>|<start_of_image>|\[IMG\]|<\|image_\d+\|>|<\|?image\|?>|<\|image_pad\|>"
@@ -53,28 +57,17 @@ def is_blank(text: str) -> bool:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is of printable ASCII, without blanks at its ends and without the first character of a mark.
+    """Whether a text is of `_PLAIN` characters, without blanks at its ends and without the first character of a mark.
 
-    Such a text is its own `trim`, and holds no control characters and no marks.
+    Such a text is its own `trim`, and holds no control characters and no marks. Its language is English unless its row
+    or other captions of its picture say otherwise.
     """
-    return (
-        text.isascii()
-        and text.isprintable()
-        and "!" <= text[:1] <= "~"
-        and text[-1] != " "
-        and not _may_hold_mark(text)
-    )
+    return _holds_plain_only(text) and "!" <= text[:1] <= "~" and text[-1] != " "
 
 
 def are_plain(texts: Sequence[str]) -> bool:
     """Whether all texts are plain, see `is_plain`: faster than one by one."""
-    whole = "".join(texts)
-    return (
-        whole.isascii()
-        and whole.isprintable()
-        and not _may_hold_mark(whole)
-        and all("!" <= text[:1] <= "~" and text[-1] != " " for text in texts)
-    )
+    return _holds_plain_only("".join(texts)) and all("!" <= text[:1] <= "~" and text[-1] != " " for text in texts)
 
 
 def trim(text: str) -> str:
@@ -113,6 +106,11 @@ def without_picture_mark(prompt: str) -> str:
     Prompts of LLaVA say so where the picture stands. Here it always stands before the prompt.
     """
     return _OUTER_PICTURE_MARKS.sub("", prompt) if _may_hold_mark(prompt) else prompt
+
+
+def _holds_plain_only(text: str) -> bool:
+    plain = text.isascii() or _PLAIN.fullmatch(text) is not None
+    return plain and text.isprintable() and not _may_hold_mark(text)
 
 
 def _may_hold_mark(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Samples out of parts equal the samples that were put in, however they are chosen, ordered or counted."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,3 +133,23 @@ def test_a_file_that_is_no_part_is_refused(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(ImageCapError, match="is damaged"):
             map_part(file)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which pages of a file are in memory")
+def test_pages_of_parts_that_were_looked_at_do_not_stay_in_memory(tmp_path: Path) -> None:
+    parts = []
+    for number in range(6):
+        file = tmp_path / f"{number}.arrow"
+        (batch,) = record_batches(made(1500), Path("/data"), ["train"] * 1500)
+        write_part(batch, file)
+        parts.append(Part(map_part(file), Path("/data")))
+    view = Samples(parts)
+
+    def mapped() -> int:
+        """KB of the parts' files that are in the memory of this process."""
+        entries = Path("/proc/self/smaps").read_text().split(f" {tmp_path}/")[1:]
+        return sum(int(entry.partition("\nRss:")[2].split()[0]) for entry in entries)
+
+    whole = sum(file.stat().st_size for file in tmp_path.iterdir()) // 1024
+    assert sum(len(sample.captions) for sample in view) == 6 * sum(number % 4 for number in range(1500))
+    assert mapped() < whole / 3
