@@ -1,5 +1,6 @@
 """Pretrained base checkpoints as the start of `benchmarks.photographs`, and the choices that were tried with them."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,36 @@ import torch
 RECIPE: dict[str, Any] = {
     "projector": "pixel_shuffle",
     "vision_feature_layer": -2,
-    "batch_size": 8,
+    "freeze_vision_model": False,
+    "lora_rank": 32,
+    "lora_alpha": 64,
+    "batch_size": 16,
     "learning_rate": 1e-3,
-    "language_model_learning_rate": 1e-4,
+    "lora_learning_rate": 5e-4,
+    "vision_model_learning_rate": 1e-4,
     "warmup_ratio": 0.03,
     "weight_decay": 0.1,
+    "augment_flip": True,
     "validation_pictures": 200,
     "log_every": 25,
 }
-"""The settings of `run.py train` from pretrained bases. The vision encoder stays frozen."""
+"""The settings of `run.py train` from pretrained bases."""
 
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},
-    "language model's rate 3e-5": {"language_model_learning_rate": 3e-5},
-    "language model's rate 3e-4": {"language_model_learning_rate": 3e-4},
-    "the third hidden state from the end": {"vision_feature_layer": -3},
-    "two hidden states joined": {"vision_feature_layer": "[-2,-5]"},
-    "LoRA of rank 32": {"lora_rank": 32, "lora_alpha": 64, "lora_learning_rate": 1e-3},
+    "the vision encoder stays frozen": {"freeze_vision_model": True},
+    "adapters' rate 2e-4": {"lora_learning_rate": 2e-4},
+    "adapters' rate 1e-3": {"lora_learning_rate": 1e-3},
+    "all of the language model at 1e-4": {"lora_rank": "none", "language_model_learning_rate": 1e-4},
     "the last 8 blocks only": {
+        "lora_rank": "none",
         "freeze_language_model_except_layers": 8,
         "language_model_learning_rate": 3e-4,
     },
+    "the third hidden state from the end": {"vision_feature_layer": -3},
+    "two hidden states joined": {"vision_feature_layer": "[-2,-5]"},
     "the language model's chat template": {"chat_template": "own"},
-    "256 tokens a picture": {"projector": "mlp"},
+    "four times as many tokens a picture": {"projector": "mlp"},
 }
 """Deviations from the recipe, each trained once on `CHOICE_PICTURES` pictures and judged by its validation loss."""
 
@@ -53,6 +61,29 @@ def find_bases(folder: Path) -> dict[str, Path]:
             f"tokenizer.json, and holds {len(vision)} and {len(language)}"
         )
     return {"vision_model_name": vision[0], "language_model_name": language[0]}
+
+
+def write_with_side(vision: Path, folder: Path, side: int) -> Path:
+    """Write an encoder that takes smaller pictures, with interpolated position embeddings and otherwise equal weights.
+
+    Args:
+        vision: folder of a Dinov2 encoder.
+        folder: gets the encoder and its preprocessor.
+        side: pixels of its pictures, a multiple of its patch size.
+    """
+    from transformers import Dinov2Model
+
+    model: Any = Dinov2Model.from_pretrained(vision)
+    embeddings, patches = model.embeddings, (side // model.config.patch_size) ** 2
+    tokens = torch.zeros(1, 1 + patches, model.config.hidden_size)
+    positions = embeddings.interpolate_pos_encoding(tokens, side, side)
+    embeddings.position_embeddings = torch.nn.Parameter(positions.detach().clone())
+    model.config.image_size = side
+    model.save_pretrained(folder)
+    settings = json.loads((vision / "preprocessor_config.json").read_text(encoding="utf-8"))
+    settings |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
 
 
 def write_random_twin(vision: Path, folder: Path, seed: int) -> Path:

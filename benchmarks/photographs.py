@@ -231,7 +231,11 @@ def choices(arguments: argparse.Namespace, start: Start) -> None:
 def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]]) -> Start:
     """Find the base models, or write those with random weights."""
     if arguments.bases is not None:
-        return Start(from_bases.find_bases(arguments.bases), from_bases.RECIPE, from_bases.RECIPE)
+        found = from_bases.find_bases(arguments.bases)
+        if arguments.side is not None:
+            smaller = arguments.work / f"vision-{arguments.side}"
+            found["vision_model_name"] = from_bases.write_with_side(found["vision_model_name"], smaller, arguments.side)
+        return Start(found, from_bases.RECIPE, from_bases.RECIPE)
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
@@ -245,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
+    parser.add_argument("--side", type=int, help="pixels of the encoder's pictures, instead of its own")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, models and results")
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
     parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
