@@ -85,12 +85,17 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], relative: f
         assert float((gradient - theirs[name]).abs().max()) <= relative * max(size, 1e-7), name
 
 
-def write_data(folder: Path, captions: Sequence[Sequence[str]], train: int) -> None:
-    """Write a data folder, a picture for each tuple of captions: the first `train` to train on, the others `val`."""
+def write_data(
+    folder: Path, captions: Sequence[Sequence[str]], train: int, sizes: Sequence[tuple[int, int]] = ((50, 40),)
+) -> None:
+    """Write a data folder, a picture for each tuple of captions: the first `train` to train on, the others `val`.
+
+    The pictures have the `sizes` in turn.
+    """
     (folder / "images").mkdir(parents=True)
     rows = []
     for number, texts in enumerate(captions):
-        picture(number).save(folder / "images" / f"{number}.png")
+        picture(number, sizes[number % len(sizes)]).save(folder / "images" / f"{number}.png")
         split = "train" if number < train else "val"
         rows += [{"image": f"{number}.png", "caption": text, "split": split} for text in texts]
     (folder / "captions.json").write_text(json.dumps(rows))

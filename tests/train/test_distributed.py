@@ -13,6 +13,7 @@ from imagecap.config import ModelSettings
 from imagecap.model.builder import load
 from imagecap.train.distributed import is_main_process
 from tests.conftest import ROOT
+from tests.model.stock_captioners import SIZES
 from tests.train.helpers import free_port, write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
@@ -21,7 +22,7 @@ CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Seven pictures to train on, so that the last step has one fewer than processes, and two to validate on."""
-    write_data(tmp_path / "data", [CAPTIONS[: 1 + number % 3] for number in range(9)], train=7)
+    write_data(tmp_path / "data", [CAPTIONS[: 1 + number % 3] for number in range(9)], 7, SIZES)
     return tmp_path / "data"
 
 
@@ -45,8 +46,9 @@ def trainable_weights(bases: ModelSettings, data: Path, output: Path, processes:
         (("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"), "45"),
         (("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"), None),
         (("--cider_epochs", "1", "--cider_beams", "2", "--max_caption_tokens", "6"), "45"),
+        (("--tiles", "4", "--freeze_vision_model", "false"), "150"),
     ],
-    ids=["accumulated", "stages", "self-critical"],
+    ids=["accumulated", "stages", "self-critical", "tiles"],
 )
 @pytest.mark.long
 def test_two_processes_equal_one(

@@ -39,6 +39,7 @@ from tests.train.helpers import (
     settings_in,
     stopped_and_resumed,
 )
+from tests.train.test_compilation import needs_compiler
 
 KINDS = ["llava_next", "llava_onevision"]
 pytestmark = pytest.mark.usefixtures("float64_norms")
@@ -80,11 +81,11 @@ def test_shared_pictures_have_the_gradients_of_stock(tmp_path: Path, kind: str, 
 
 
 def loss_of_first_step(
-    model: ImageCaptioner, samples: Sequence[Sample], limit: int | None, **changes: Any
+    model: ImageCaptioner, samples: Sequence[Sample], limit: int | None, compiled: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the first optimizer step, whose weights are not updated."""
-    plan = Plan(model, samples, TrainSettings(batch_size=5, **changes))
-    step = TrainStep(model, torch.float32, batch_tokens=limit)
+    plan = Plan(model, samples, TrainSettings(batch_size=5))
+    step = TrainStep(model, torch.float32, batch_tokens=limit, compiled=compiled)
     loaded = next(iter(Loader(model, plan, None, 10_000_000).steps(plan.epoch(0))))
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
     result = step.step(optimizer, loaded.micro_batches, loaded.weight, 1e9)
@@ -102,6 +103,18 @@ def test_passes_of_bounded_size_and_checkpointing_change_nothing(tmp_path: Path,
         assert_close(found, expected, 1e-8)
     enable_gradient_checkpointing(model)
     loss, found = loss_of_first_step(model, samples, None)
+    assert loss == pytest.approx(whole, rel=1e-10)
+    assert_close(found, expected, 1e-8)
+
+
+@pytest.mark.long
+@needs_compiler
+def test_compiled_blocks_change_nothing(tmp_path: Path) -> None:
+    """Also the encoder's, whose batches of tiles have other sizes than pictures."""
+    samples = tiled_samples(tmp_path / "images", 5)
+    model = open_tiled(tmp_path / "model", "llava_next").double()
+    whole, expected = loss_of_first_step(model, samples, None)
+    loss, found = loss_of_first_step(model, samples, 250, compiled=True)
     assert loss == pytest.approx(whole, rel=1e-10)
     assert_close(found, expected, 1e-8)
 
