@@ -25,6 +25,9 @@ RECIPE: dict[str, Any] = {
 }
 """The settings of `run.py train` from pretrained bases."""
 
+PEER_RATE = 1e-4
+"""The Trainer's rate, for all weights: the better one of 1e-4 and 3e-4 when ours trained the whole language model."""
+
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "the vision encoder stays frozen": {"freeze_vision_model": True},

@@ -1,11 +1,11 @@
 """Training on photographs, from random weights or from pretrained bases: `python -m benchmarks.photographs --help`.
 
 Without `--bases`, `run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures.
-With it, the base models in that folder are trained, of which the vision encoder stays frozen. The part `likelihood`
-learns the captions that people wrote, the part `cider` then maximises the CIDEr of captions that the model generates.
-The part `peer` is transformers' `Trainer` on the stock model, from the same initial weights and for the same time. With
-bases there are two more: `twin` is `likelihood` with random weights in the vision encoder, and `choices` trains each
-deviation from the recipe on some of the pictures.
+With it, the base models in that folder are trained. The part `likelihood` learns the captions that people wrote, the
+part `cider` then maximises the CIDEr of captions that the model generates. The part `peer` is transformers' `Trainer` on
+the stock model, from the same initial weights and for the same time. With bases there are two more: `twin` is
+`likelihood` with random weights in the vision encoder, and `choices` trains each deviation from the recipe on some of
+the pictures.
 
 Numbers are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the
 bootstrap confidence interval of the difference in CIDEr. Every part is also compared with `likelihood` or `cider`,
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,13 @@ class Start:
         bases: the settings that name the base models.
         recipe: settings of `run.py train` for the part `likelihood`.
         cider_recipe: the same for the part `cider`.
+        peer_rate: learning rate of the part `peer`.
     """
 
     bases: dict[str, Path]
     recipe: dict[str, Any]
     cider_recipe: dict[str, Any]
+    peer_rate: float
 
 
 def train_ours(start: dict[str, Path], data: Path, output: Path, **settings: Any) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def twin(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[st
     """Train as `likelihood` does, from a vision encoder with random weights; return a description and the folder."""
     work = arguments.work / "twin"
     encoder = from_bases.write_random_twin(start.bases["vision_model_name"], work / "vision", arguments.seed)
-    random = Start({**start.bases, "vision_model_name": encoder}, start.recipe, start.cider_recipe)
+    random = replace(start, bases={**start.bases, "vision_model_name": encoder})
     return _likelihood(arguments, random, pictures, work, "the encoder's random twin")
 
 
@@ -117,13 +119,15 @@ def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[s
 
 
 def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[str, Path]:
-    """Train the stock model with our rate for the language model; return a description and the folder."""
+    """Train all weights of the stock model that ours trains, without adapters; return a description and the folder."""
     from imagecap.config import ModelSettings
     from imagecap.model.builder import build
     from imagecap.model.imagecap_arch import ImageCaptioner
 
     data, output = arguments.work / "data", arguments.work / "peer"
-    choices = {name: value for name, value in start.recipe.items() if name in ModelSettings.model_fields}
+    adapters = ("lora_rank", "lora_alpha")
+    fields = [name for name in ModelSettings.model_fields if name not in adapters]
+    choices = {name: value for name, value in start.recipe.items() if name in fields}
 
     def initial_model() -> ImageCaptioner:
         names = {name: str(folder) for name, folder in start.bases.items()}
@@ -141,7 +145,7 @@ def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[s
     batch = 5 * start.recipe["batch_size"]  # captions, as many as one of our steps has
     stock: dict[str, Any] = {
         "bf16": arguments.dtype == "bfloat16",
-        "learning_rate": start.recipe["language_model_learning_rate"],
+        "learning_rate": start.peer_rate,
         "folder": output / "work",
     }
     ends, _ = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
@@ -235,12 +239,13 @@ def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]])
         if arguments.side is not None:
             smaller = arguments.work / f"vision-{arguments.side}"
             found["vision_model_name"] = from_bases.write_with_side(found["vision_model_name"], smaller, arguments.side)
-        return Start(found, from_bases.RECIPE, from_bases.RECIPE)
+        return Start(found, from_bases.RECIPE, from_bases.RECIPE, from_bases.PEER_RATE)
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
     bases = {"vision_model_name": vision, "language_model_name": language}
-    return Start(bases, from_nothing.RECIPE, from_nothing.CIDER_RECIPE)
+    rate = from_nothing.RECIPE["language_model_learning_rate"]
+    return Start(bases, from_nothing.RECIPE, from_nothing.CIDER_RECIPE, rate)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
