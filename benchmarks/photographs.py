@@ -2,8 +2,8 @@
 
 Without `--bases`, `run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures.
 With it, the base models in that folder are trained. The part `likelihood` learns the captions that people wrote, the
-part `cider` then maximises the CIDEr of captions that the model generates. The part `peer` is transformers' `Trainer` on
-the stock model, from the same initial weights and for the same time. With bases there are two more: `twin` is
+part `cider` then maximises the CIDEr of captions that the model generates. The part `peer` is transformers' `Trainer`
+on the stock model, from the same initial weights and for the same time. With bases there are two more: `twin` is
 `likelihood` with random weights in the vision encoder, and `choices` trains each deviation from the recipe on some of
 the pictures.
 
