@@ -36,7 +36,7 @@ class ChangeJournal:
             self._file: BinaryIO = path.open("a+b", buffering=0)
             if is_new:
                 sync_folder(path.parent)
-            self._size = self._repair()
+            self._size = self._find_entries()
         except OSError as error:
             raise ImageCapError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -92,16 +92,14 @@ class ChangeJournal:
         """Close the file."""
         self._file.close()
 
-    def _repair(self) -> int:
-        """Note where the entries begin, truncate an incomplete last line; returns the size of the file."""
+    def _find_entries(self) -> int:
+        """Note where the entries begin; returns the size of the file without an incomplete last line."""
         start = 0
         self._file.seek(0)
         with open(self._file.fileno(), "rb", closefd=False) as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
-                    os.ftruncate(self._file.fileno(), start)
-                    os.fsync(self._file.fileno())
-                    break
+                    break  # `append_lines` truncates it
                 self._starts.append(start)
                 start += len(line)
         return start
