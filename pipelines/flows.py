@@ -134,8 +134,8 @@ def notify(done: dict[str, str], decision: str, version: str) -> None:
 def _run(overrides: dict[str, dict[str, Any]]) -> State[Any]:
     validate(overrides)
     done = {stage.name: str(stage(stage.name).message) for stage in (prepare_data, train_model, evaluate_model)}
-    decision = compare()
-    version = promote_or_keep()
+    compare()
+    version, decision = promote_or_keep()
     notify(done, decision, version)
     stages = ", ".join(f"{name} {what}" for name, what in done.items())
     return Completed(message=f"{stages}; {version}; {decision}")

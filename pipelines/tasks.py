@@ -6,7 +6,7 @@ Tasks are called directly, never with `.submit()`: a cancellation only interrupt
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,19 +131,23 @@ def compare() -> str:
     Returns:
         The decision, as a sentence.
     """
-    decision = _run_json(["register", "--compare_only"], "compare")["decision"]
-    return f"{'promote' if decision['promoted'] else 'keep the champion'}: {decision['reason']}"
+    return _sentence(_run_json(["register", "--compare_only"], "compare")["decision"])
 
 
 @task(name="promote-or-keep", timeout_seconds=HOUR, **RETRIES)
-def promote_or_keep() -> str:
+def promote_or_keep() -> tuple[str, str]:
     """Move the alias `champion` or `challenger`, as decided.
 
     Returns:
-        The version and its alias.
+        The version with its alias; and the decision as a sentence, which is not that of `compare` if another machine
+        has moved the champion meanwhile.
     """
     done = _run_json(["register"], "promote")
-    return f"{done['name']} version {done['version']} @{done['alias']}"
+    return f"{done['name']} version {done['version']} @{done['alias']}", _sentence(done["decision"])
+
+
+def _sentence(decision: Mapping[str, Any]) -> str:
+    return f"{'promote' if decision['promoted'] else 'keep the champion'}: {decision['reason']}"
 
 
 def _run_json(arguments: Sequence[str], name: str) -> dict[str, Any]:

@@ -42,6 +42,18 @@ class NoArtifact:
     def update(self, line: str) -> None: ...
 
 
+class StageThatRan:
+    """Takes the place of the task of a stage."""
+
+    message = "ran"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, _: str) -> "StageThatRan":
+        return self
+
+
 # Stages of a small checkout, which end as our stages do, and a command line that answers as ours does.
 PIPELINE = """\
 stages:
@@ -155,7 +167,21 @@ def test_a_stage_that_fails_says_why_and_with_which_status(pipeline: Path) -> No
 def test_what_our_commands_found_is_read_as_json(pipeline: Path) -> None:
     with disable_run_logger():
         assert flows.compare.fn() == "promote: so it is"
-        assert flows.promote_or_keep.fn() == "imagecap version 2 @champion"
+        assert flows.promote_or_keep.fn() == ("imagecap version 2 @champion", "promote: so it is")
+
+
+def test_the_flow_tells_the_decision_by_which_the_alias_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine has made its first version the champion between the two."""
+    told: list[tuple[str, str]] = []
+    last = ("imagecap version 2 @challenger", "keep the champion: CIDEr is worse")
+    monkeypatch.setattr(flows, "validate", lambda _: None)
+    for name, stage in (("prepare", "prepare_data"), ("train", "train_model"), ("evaluate", "evaluate_model")):
+        monkeypatch.setattr(flows, stage, StageThatRan(name))
+    monkeypatch.setattr(flows, "compare", lambda: "promote: the first version")
+    monkeypatch.setattr(flows, "promote_or_keep", lambda: last)
+    monkeypatch.setattr(flows, "notify", lambda _, decision, version: told.append((version, decision)))
+    assert flows._run({}).message == f"prepare ran, train ran, evaluate ran; {last[0]}; {last[1]}"
+    assert told == [last]
 
 
 def test_overrides_are_checked_before_work(checkout: Path) -> None:
