@@ -179,3 +179,11 @@ def stopped_and_resumed(model: ModelSettings, make_samples: MakeSamples, folder:
     run(parts, build(model), samples, validation, resume=True, **changes)
     assert history(parts) == history(folder / "whole")
     assert_same_weights(parts, folder / "whole")
+
+
+def step_of(folder: Path) -> int:
+    """The step of the state that a training has saved in its output folder."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "state" / "state.safetensors", framework="pt") as file:
+        return int(json.loads(file.metadata()["progress"])["step"])

@@ -1,6 +1,5 @@
 """A process of a training is lost: the others end by a sentence that names it, and what was trained is saved."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import pytest
 
 from imagecap.config import ModelSettings
 from tests.conftest import ROOT
-from tests.train.helpers import free_port, write_data
+from tests.train.helpers import free_port, step_of, write_data
 
 BOUND = 300  # seconds in which a training must end
 START = 600  # seconds in which it must start, on a busy machine
@@ -74,14 +73,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
         return False
-
-
-def step_of(folder: Path) -> int:
-    """The step of the saved state."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "state" / "state.safetensors", framework="pt") as file:
-        return int(json.loads(file.metadata()["progress"])["step"])
 
 
 def end(nodes: Sequence["subprocess.Popen[str]"], workers: Sequence[int]) -> None:

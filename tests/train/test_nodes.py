@@ -5,17 +5,23 @@ Nodes are agents on this machine. They have separate output folders unless a tes
 
 import json
 import os
+import random
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
-from imagecap.config import ModelSettings
+from imagecap.config import DataSettings, ModelSettings
+from imagecap.data.dataset import read_captions
+from imagecap.data.pack import pack
 from tests.conftest import ROOT
-from tests.train.helpers import free_port, write_data
+from tests.train.helpers import free_port, step_of, write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
 PICTURES = 4  # of a step, over all processes
@@ -29,15 +35,16 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run_nodes(
+def start_nodes(
     bases: ModelSettings,
     data: Path,
     folders: Sequence[Path],
     processes: int = 1,
     stop: int | None = None,
+    said: IO[str] | None = None,
     **changes: Any,
-) -> list[int]:
-    """Train on as many nodes as folders, each with so many processes; returns the exit status of each node."""
+) -> list["subprocess.Popen[bytes]"]:
+    """Start a training on as many nodes as folders, each with so many processes, which write to `said`."""
     train = {"batch_size": PICTURES // (len(folders) * processes), "num_epochs": 2, "log_every": 1, **changes}
     port = free_port()
     started = []
@@ -57,7 +64,20 @@ def run_nodes(
             *([] if stop is None else [str(stop)]),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        started.append(subprocess.Popen(command, env=environment, cwd=ROOT))
+        started.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=said))
+    return started
+
+
+def run_nodes(
+    bases: ModelSettings,
+    data: Path,
+    folders: Sequence[Path],
+    processes: int = 1,
+    stop: int | None = None,
+    **changes: Any,
+) -> list[int]:
+    """Train on as many nodes as folders, each with so many processes; returns the exit status of each node."""
+    started = start_nodes(bases, data, folders, processes, stop, **changes)
     try:
         return [process.wait(TIMEOUT) for process in started]
     finally:
@@ -69,9 +89,9 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def assert_same_losses(ours: Path, theirs: Path) -> None:
+def assert_same_losses(ours: Path, theirs: Path, epochs: int = 2) -> None:
     mine, yours = losses(ours), losses(theirs)
-    assert len(mine) == len(yours) == 2 * 3 + 2
+    assert len(mine) == len(yours) == epochs * 3 + epochs
     for entry, other in zip(mine, yours, strict=True):
         assert entry == pytest.approx(other, rel=1e-10, abs=0)
 
@@ -111,11 +131,62 @@ def test_layouts_train_as_one_process(
 def test_a_run_goes_on_with_two_one_four_and_two_processes(
     tiny_bases: ModelSettings, data: Path, tmp_path: Path
 ) -> None:
-    """A process that gets SIGTERM stops all of them; the state is on the disk of the first one."""
+    """A process that gets SIGTERM stops all of them; the state is on the disk of the first one.
+
+    The setting `batch_size` stays that of the first two processes: steps keep their pictures.
+    """
     whole, parts, other = tmp_path / "whole", tmp_path / "parts", tmp_path / "other"
-    assert run_nodes(tiny_bases, data, [whole]) == [0]
-    assert all(run_nodes(tiny_bases, data, [parts, other], stop=1))
-    for processes, stop in ((1, 2), (4, 4)):
-        assert run_nodes(tiny_bases, data, [parts], processes, stop=stop, resume=True) != [0]
-    assert run_nodes(tiny_bases, data, [parts, other], resume=True) == [0, 0]
-    assert_same_losses(parts, whole)
+    assert run_nodes(tiny_bases, data, [whole], num_epochs=4) == [0]
+    train: dict[str, Any] = {"num_epochs": 4, "batch_size": 2}
+    assert all(run_nodes(tiny_bases, data, [parts, other], stop=1, **train))
+    assert step_of(parts) in (1, 2), "several processes agree in the next step"
+    for processes, stop in ((1, 4), (4, 8)):
+        (status,) = run_nodes(tiny_bases, data, [parts], processes, stop=stop, resume=True, **train)
+        assert status != 0
+        assert step_of(parts) in (stop, stop + 1)
+    assert run_nodes(tiny_bases, data, [parts, other], resume=True, **train) == [0, 0]
+    assert_same_losses(parts, whole, epochs=4)
+
+
+def workers_of(agent: "subprocess.Popen[bytes]") -> list[int]:
+    """The processes of a training that an agent has started, in no order."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    return [int(child) for child in children if b"float64_node" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def wait_for_steps(said: Path, steps: int, agent: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + TIMEOUT
+    while len(re.findall(r"^step \d+/", said.read_text(), re.MULTILINE)) < steps:
+        assert time.monotonic() < end, said.read_text()
+        assert agent.poll() is None, said.read_text()
+        time.sleep(0.02)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_at_any_moment_and_resumed_with_other_processes(
+    tiny_bases: ModelSettings, data: Path, tmp_path: Path
+) -> None:
+    """One process is killed, or all with their agent; the run reads shards, and the uninterrupted one loose files."""
+    epochs, rng = 16, random.Random(0)
+    shards, whole, parts = tmp_path / "shards", tmp_path / "whole", tmp_path / "parts"
+    samples, _ = read_captions(DataSettings(), data)
+    pack(samples, shards, max_pixels=10_000, shard_pictures=4)
+    assert run_nodes(tiny_bases, data, [whole], num_epochs=epochs) == [0]
+    train: dict[str, Any] = {"num_epochs": epochs, "batch_size": 2, "save_every": 1, "resume": True}
+    for turn, processes in enumerate((2, 1, 4, 2, 4, 1, 2, 2)):
+        with (tmp_path / f"said-{turn}").open("w") as said:
+            (agent,) = start_nodes(tiny_bases, shards, [parts], processes, said=said, **train)
+        try:
+            wait_for_steps(tmp_path / f"said-{turn}", rng.randint(1, 4), agent)
+            time.sleep(rng.uniform(0, 0.2))
+            workers = workers_of(agent)
+            assert len(workers) == processes
+            for pid in [agent.pid, *workers] if turn % 2 else [rng.choice(workers)]:
+                os.kill(pid, signal.SIGKILL)
+            assert agent.wait(TIMEOUT) != 0, "it was killed before its end"
+        finally:
+            agent.kill()
+    assert step_of(parts) >= 8, "it went on each time"
+    assert run_nodes(tiny_bases, shards, [parts], 2, **train) == [0]
+    assert_same_losses(parts, whole, epochs)
