@@ -13,6 +13,7 @@ from imagecap.commands import add_json, add_model_path, positive, print_json
 from imagecap.commands.caption_shards import add_shard_arguments, is_by_shard, run_by_shard
 from imagecap.config import Settings
 from imagecap.config.flags import add_flags, settings_from_flags
+from imagecap.data.remote import RemotePath, is_url, path_or_url
 from imagecap.errors import ImageCapError
 from imagecap.files import require_writable_file
 from imagecap.locks import exclusive
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_file",
         required=True,
-        type=Path,
+        type=path_or_url,
         metavar="FILE",
-        help="ends in .jsonl, .parquet or .json; by shard: a folder",
+        help="ends in .jsonl, .parquet or .json; by shard: a folder, on a disk or in a bucket (s3://...)",
     )
     parser.add_argument(
         "--batch_size", type=positive, default=32, metavar="N", help="pictures captioned at once (default: 32)"
@@ -70,13 +71,17 @@ def run(arguments: argparse.Namespace) -> None:
         return
     settings = settings_from_flags(arguments)
     model_path, output_file = arguments.model_path, arguments.output_file
+    if isinstance(output_file, RemotePath):
+        raise ImageCapError(
+            f"--output_file {output_file} is in a bucket, where rows cannot be appended: give --worker 0/1 as well, "
+            "which writes a file for each shard"
+        )
     kind = output_file.suffix.lower()
     if kind not in FORMATS:
         raise ImageCapError(f"--output_file {output_file} must end in {', '.join(FORMATS)}")
     if kind != ".jsonl" and output_file.exists():
         raise ImageCapError(f"{output_file} is there already; choose another --output_file or remove it")
     from imagecap.data.identity import folder_digest
-    from imagecap.data.remote import is_url
     from imagecap.generate.inputs import pictures_of
     from imagecap.generate.journal import Journal
     from imagecap.generate.resume import remaining

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imagecap.generate.by_shard.worker import Summary
 
 _COUNTED_EVERY = 5.0  # seconds between two looks at what all workers have finished
+_LISTED_EVERY = 60.0  # the same in a bucket
 _LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -85,7 +86,13 @@ def run_by_shard(arguments: argparse.Namespace) -> None:
         require_package("ray")
     task = _task(arguments)
     job = task.open_job()
-    if not job.locked:
+    if job.in_bucket and arguments.worker:
+        print(
+            f"captions go to {folder}, where a worker does not see what others are at: it keeps to its own share, and "
+            "no two workers may have the same number",
+            file=sys.stderr,
+        )
+    elif not job.locked:
         print(
             f"warning: the file system of {folder} has no locks: no two workers may have the same number",
             file=sys.stderr,
@@ -116,19 +123,17 @@ def run_by_shard(arguments: argparse.Namespace) -> None:
 
 def _task(arguments: argparse.Namespace) -> "Task":
     from imagecap.data.identity import folder_digest
-    from imagecap.data.remote import is_url
+    from imagecap.data.remote import RemotePath, is_url
     from imagecap.generate.by_shard.task import Task
     from imagecap.model.builder import captioner_config
 
     settings = settings_from_flags(arguments)
     captioner_config(arguments.model_path)  # a mistyped folder is reported before anything is written
-    if is_url(str(arguments.output_file)):
-        raise ImageCapError(f"{arguments.output_file} is in a bucket; captions are written to a folder")
-    url = is_url(arguments.input)
+    url, folder = is_url(arguments.input), arguments.output_file
     place = arguments.input if url else os.path.realpath(os.path.expanduser(arguments.input))  # noqa: PTH111
     return Task(
         source=arguments.input if url else str(arguments.input),
-        folder=arguments.output_file.absolute(),
+        folder=folder if isinstance(folder, RemotePath) else folder.absolute(),
         model_path=arguments.model_path.absolute(),
         settings=settings,
         description={
@@ -163,7 +168,7 @@ class Progress:
         """Take note of pictures that were captioned here, and show the progress if it is time."""
         self._pictures += pictures
         now = time.monotonic()
-        if now - self._counted < _COUNTED_EVERY:
+        if now - self._counted < (_LISTED_EVERY if self._job.in_bucket else _COUNTED_EVERY):
             return
         self._counted = now
         self._finished = len(self._job.shards) - len(self._job.unfinished())
@@ -186,7 +191,7 @@ class Progress:
 def _tell(summary: "Summary", folder: Path, as_json: bool) -> None:
     if summary.pictures and not summary.captioned and not summary.left:
         raise ImageCapError(
-            f"none of the {summary.failed:,} pictures could be read; {folder / 'errors.jsonl'} holds the reasons"
+            f"none of the {summary.failed:,} pictures could be read; the errors in {folder} hold the reasons"
         )
     if as_json:
         print_json(

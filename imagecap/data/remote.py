@@ -1,4 +1,4 @@
-"""Shards in buckets, through fsspec: `s3://bucket/folder`, `gs://…`, `hf://…` and whatever else has a library.
+"""Files in buckets, through fsspec: `s3://bucket/folder`, `gs://…`, `hf://…` and whatever else has a library.
 
 Where data are read, `data_place` makes a `RemotePath` of a URL. A shard is copied to this machine while its pictures
 are checked (`copied`), and later its pictures are read where they lie, each by the range of its bytes. Credentials and
@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PosixPath
 from typing import IO, Any
@@ -31,7 +31,7 @@ _DEPTH = 3  # levels of folders below that of the data in which shards are looke
 
 
 class RemotePath(PosixPath):
-    """A folder or file in a bucket, with those methods of a path that reading shards needs.
+    """A folder or file in a bucket, with those methods of a path that shards and their captions need.
 
     Methods of Path that are not here ask the file system of this machine, and find nothing.
     """
@@ -61,8 +61,11 @@ class RemotePath(PosixPath):
         """Whether there is a folder or file; raises as `is_dir` does."""
         return self._kind() is not None
 
-    def files_below(self) -> list["RemotePath"]:
-        """The files in a folder and the folders below it, down to the depth in which shards are looked for.
+    def files_below(self, depth: int | None = _DEPTH) -> list["RemotePath"]:
+        """The files in a folder and the folders below it, none if there is no such folder.
+
+        Args:
+            depth: levels of folders, as many as those in which shards are looked for; None: all.
 
         Raises:
             ImageCapError: the folder cannot be listed.
@@ -70,7 +73,7 @@ class RemotePath(PosixPath):
         with _errors_of(self):
             system, root = _opened(str(self))
             _forget(system)
-            found = system.find(root, maxdepth=_DEPTH)
+            found = system.find(root, maxdepth=depth)
         relative = (str(each).removeprefix(root.rstrip("/")).lstrip("/") for each in found)
         return [self / name for name in relative if name]
 
@@ -101,6 +104,38 @@ class RemotePath(PosixPath):
         if len(content) > length:  # a web server may send the whole file instead
             raise ImageCapError(f"{self} cannot be read in parts, which its server does not send: copy it here")
         return content
+
+    def read_bytes(self) -> bytes:
+        """Read the whole file.
+
+        Raises:
+            ImageCapError: it cannot be read.
+        """
+        with _errors_of(self), self.open("rb") as file:
+            content: bytes = file.read()
+        return content
+
+    def put(self, file: Path) -> None:
+        """Write a file of this machine here. It appears as a whole, and replaces one that is here.
+
+        Raises:
+            ImageCapError: it cannot be written.
+        """
+        with _errors_of(self, what="written"):
+            system, path = _opened(str(self))
+            system.put_file(str(file), path)
+            _forget(system)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there.
+
+        Raises:
+            ImageCapError: it cannot be removed.
+        """
+        with suppress(FileNotFoundError), _errors_of(self, missing=False, what="removed"):
+            system, path = _opened(str(self))
+            system.rm_file(path)
+            _forget(system)
 
     def version(self) -> str:
         """A text that differs if the file was changed. It is asked for once, until another path is looked up.
@@ -247,12 +282,13 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _errors_of(file: Path, *, missing: bool = True) -> Iterator[None]:
+def _errors_of(file: Path, *, missing: bool = True, what: str = "read") -> Iterator[None]:
     """Turn the exceptions of a library, of which each has its own, into a sentence with the URL.
 
     Args:
-        file: what is read.
+        file: what is read or written.
         missing: if it does not exist too; otherwise FileNotFoundError is raised as it is.
+        what: is done to it.
     """
     try:
         yield
@@ -263,8 +299,10 @@ def _errors_of(file: Path, *, missing: bool = True) -> Iterator[None]:
             raise
         raise ImageCapError(f"{file} does not exist, or no longer") from None
     except PermissionError as error:
-        raise ImageCapError(f"{file} may not be read with the credentials that were found: {one_line(error)}") from None
+        raise ImageCapError(
+            f"{file} may not be {what} with the credentials that were found: {one_line(error)}"
+        ) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # that is this machine's disk
-        raise ImageCapError(f"{file} cannot be read: {one_line(error)}") from error
+        raise ImageCapError(f"{file} cannot be {what}: {one_line(error)}") from error

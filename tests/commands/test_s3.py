@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from imagecap.config import DataSettings, ModelSettings
@@ -117,6 +118,60 @@ def test_jobs(
     assert not any("error" in row for row in rows_of(output))
     assert main(["score", "--references", place, "--hypotheses", str(output)]) == 0
     assert f"{pictures} pictures" in capsys.readouterr().out
+
+
+def objects(server: Any, prefix: str) -> dict[str, Any]:
+    """The objects below a prefix, with the time of each."""
+    found = server.list_objects_v2(Bucket="pictures", Prefix=prefix).get("Contents", [])
+    return {each["Key"].removeprefix(prefix): (each["LastModified"], each["ETag"]) for each in found}
+
+
+def content(server: Any, key: str) -> list[dict[str, Any]]:
+    text = server.get_object(Bucket="pictures", Key=key)["Body"].read().decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_captions_go_to_a_bucket(server: Any, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two workers, which are killed before they put the second shard that they have captioned."""
+    place, prefix = "s3://pictures/made/captions", "made/captions/"
+    assert caption(saved, "s3://pictures/shards", tmp_path / "one.jsonl") == 0
+    fault = tmp_path / "fault.json"
+    what = {"program": "spawn_main", "event": "os.rename", "path": ".jsonl", "count": 2, "do": "kill"}
+    fault.write_text(json.dumps(what))
+    faults = {"PYTHONPATH": str(ROOT / "tests" / "pipelines" / "faults"), "IMAGECAP_TEST_FAULT": str(fault)}
+    flags = ["--batch_size", "4", "--max_length", "6", "--device", "cpu"]
+    line = [sys.executable, str(ROOT / "run.py"), "caption", "--model_path", str(saved), "--output_file", place, *flags]
+    line += ["--input", "s3://pictures/shards", "--worker"]
+    workers = [
+        subprocess.Popen([*line, f"{number}/2"], env={**os.environ, **faults}, stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    said = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert "ended by SIGKILL" in said[0]
+    assert SECRET not in "".join(said)
+    there = objects(server, prefix)
+    assert sorted(there) == ["00000.jsonl", "00001.jsonl", "00002.jsonl", "job.json"]
+    rows = [row for name in sorted(there)[:3] for row in content(server, prefix + name)]
+    assert [{**row, "file": ""} for row in rows] == [{**row, "file": ""} for row in rows_of(tmp_path / "one.jsonl")]
+    capsys.readouterr()
+    assert main([*line[2:], "0/1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["output_folder"], found["captioned"], found["left"]) == (place, 12, 0)
+    assert objects(server, prefix) == there, "finished outputs are not touched"
+    assert caption(saved, "s3://pictures/shards", Path("s3://pictures/made/one.jsonl")) == EXIT_USER_ERROR
+    assert "s3://pictures/made/one.jsonl is in a bucket, where rows cannot be appended" in capsys.readouterr().err
+
+
+def test_captions_go_to_a_bucket_by_ray(server: Any, saved: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    place, prefix = "s3://pictures/made/by-ray", "made/by-ray/"
+    flags = ("--engine", "ray", "--actors", "1", "--output_format", "parquet", "--max_length", "6", "--device", "cpu")
+    run("caption", "--model_path", saved, "--input", "s3://pictures/shards", "--output_file", place, *flags)
+    outputs = ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert sorted(objects(server, prefix)) == [*outputs, "job.json"]
+    tables = [pyarrow.parquet.read_table(f"{place}/{name}") for name in outputs]
+    assert [table["error"].null_count for table in tables] == [4, 4, 4]
 
 
 def test_the_same_digest(

@@ -16,6 +16,7 @@ from imagecap.config import read_params
 from imagecap.errors import EXIT_USER_ERROR, ImageCapError
 from pipelines import caption_folder, flows, sweep, tasks
 from pipelines.housekeeping import FLOWS
+from pipelines.sharing import SHARE_OUTPUTS
 from pipelines.shell import CommandFailed
 from tests.conftest import ROOT
 
@@ -219,6 +220,16 @@ def test_what_the_user_must_mend_is_not_retried(error: Exception, again: bool) -
     from prefect.states import Failed
 
     assert tasks.worth_retrying(tasks.dvc_stage, None, Failed(data=error)) is again  # type: ignore[arg-type]
+
+
+def test_captions_outlast_the_folder_of_a_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = caption_folder.place_of_output
+    assert place("outputs/captions.jsonl") == str(checkout / "outputs" / "captions.jsonl")
+    monkeypatch.setenv(SHARE_OUTPUTS, "true")
+    assert place("/shared/captions.jsonl") == "/shared/captions.jsonl"
+    assert place("s3://team/captions") == "s3://team/captions"
+    with pytest.raises(ImageCapError, match="would be removed with the folder of this run"):
+        place("outputs/captions.jsonl")
 
 
 def test_the_deployments_name_the_flows() -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psycopg
 import pytest
 
 from tests.pipelines.checkout import BIN, Checkout, wait_for
 from tests.pipelines.servers import Server, free_port
-from tests.pipelines.team import Team, team
+from tests.pipelines.team import BUCKET, Team, team
 
 pytestmark = [
     pytest.mark.soak,
@@ -41,10 +42,10 @@ def runs(checkout: Checkout) -> dict[str, tuple[str, str]]:
     return {run: (state, message) for run, (state, message) in found.items()}
 
 
-def start_run(checkout: Checkout, **parameters: Any) -> str:
-    """Ask for a run of the deployment; returns its id."""
+def start_run(checkout: Checkout, flow: str = "train-pipeline", **parameters: Any) -> str:
+    """Ask for a run of a deployment; returns its id."""
     flags = [part for key, value in parameters.items() for part in ("-p", f"{key}={json.dumps(value)}")]
-    said = checkout.run(sys.executable, "-m", "prefect", "deployment", "run", "train-pipeline/team", *flags)
+    said = checkout.run(sys.executable, "-m", "prefect", "deployment", "run", f"{flow}/team", *flags)
     return re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", said)[0]
 
 
@@ -96,6 +97,23 @@ def test_from_dvc_add_to_a_served_caption(servers: Team) -> None:
     assert not (checkout.folder / "mlruns" / "mlflow.db").exists()
 
     assert served_caption(servers, checkout)
+    caption_a_bucket(servers, checkout)
+
+
+def caption_a_bucket(servers: Team, checkout: Checkout) -> None:
+    """A worker captions shards of a bucket into it with the champion; it has neither data nor a model of its own."""
+    checkout.command("pack", "data", "shards", "--shard_pictures", "10")
+    shards = sorted((checkout.folder / "shards").glob("*.tar"))
+    client = boto3.client("s3", endpoint_url=servers.s3, aws_access_key_id="team", aws_secret_access_key="secret",
+                          region_name="us-east-1")  # fmt: skip
+    for shard in shards:
+        client.upload_file(str(shard), BUCKET, f"shards/{shard.name}")
+    places = {"input": f"s3://{BUCKET}/shards", "output_file": f"s3://{BUCKET}/captions"}
+    message = ended(checkout, servers, start_run(checkout, "caption-folder", **places))
+    assert message == f"captions by models:/imagecap@champion: s3://{BUCKET}/captions"
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix="captions/")["Contents"]
+    names = [each["Key"].removeprefix("captions/") for each in found]
+    assert names == [*(f"{shard.stem}.jsonl" for shard in shards), "job.json"]
 
 
 def served_caption(servers: Team, checkout: Checkout) -> str:

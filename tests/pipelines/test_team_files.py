@@ -65,15 +65,18 @@ def test_a_worker_knows_no_database() -> None:
     assert not [value for value in variables("worker.env").values() if "postgresql" in value]
 
 
-def test_the_deployment_shares_outputs_and_is_watched() -> None:
-    (team,) = deployment()["deployments"]
-    (local,) = [
-        each
-        for each in yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
-        if each["entrypoint"] == team["entrypoint"]
-    ]
-    here, there = (each["work_pool"]["job_variables"]["env"] for each in (local, team))
-    assert there == {**here, SHARE_OUTPUTS: "true", "IMAGECAP_DIGEST_CACHE": "off"}
+def test_the_deployments_share_outputs_and_are_watched() -> None:
+    local = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    deployments = {each["entrypoint"].partition(":")[2]: each for each in deployment()["deployments"]}
+    assert set(deployments) == {"train_pipeline", "caption_folder"}
+    for team in deployments.values():
+        (one,) = [each for each in local if each["entrypoint"] == team["entrypoint"]]
+        here, there = (each["work_pool"]["job_variables"]["env"] for each in (one, team))
+        assert there == {**here, SHARE_OUTPUTS: "true", "IMAGECAP_DIGEST_CACHE": "off"}
+    # what captions clones the same commit as what trains, and brings no data
+    (clone,) = deployments["caption_folder"]["pull"]
+    ((step, values),) = clone.items()
+    assert {"id": "clone", **values} == deployment()["pull"][0][step]
 
 
 @pytest.mark.parametrize("kind", POOLS)
@@ -110,16 +113,18 @@ def test_the_server_takes_the_pool_and_refuses_what_does_not_fit(kind: str, serv
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import PrefectHTTPStatusError
 
-    (team,) = deployment()["deployments"]
-    good = team["work_pool"]["job_variables"]
+    good = deployment()["deployments"][0]["work_pool"]["job_variables"]
     with get_client(sync_client=True) as client:
         broken = pool(kind)
         del broken["variables"]["properties"]["image"]  # which the job needs
         with pytest.raises(PrefectHTTPStatusError, match="image"):
             client.create_work_pool(WorkPoolCreate(name=f"{kind}-broken", type=kind, base_job_template=broken))
         client.create_work_pool(WorkPoolCreate(name=kind, type=kind, base_job_template=pool(kind)))
-        flow = client.create_flow_from_name("train-pipeline")
-        client.create_deployment(flow, "team", work_pool_name=kind, job_variables=good, enforce_parameter_schema=True)
+        for name in ("train-pipeline", "caption-folder"):
+            flow = client.create_flow_from_name(name)
+            client.create_deployment(
+                flow, "team", work_pool_name=kind, job_variables=good, enforce_parameter_schema=True
+            )
         with pytest.raises(PrefectHTTPStatusError, match="field 'image'"):
             client.create_deployment(flow, "wrong", work_pool_name=kind, job_variables={**good, "image": 3})
 
@@ -136,7 +141,7 @@ def test_what_a_job_becomes(kind: str, server: None) -> None:
         image: str | None = None
         job_manifest: dict[str, Any] | None = None
 
-    (team,) = deployment()["deployments"]
+    team = deployment()["deployments"][0]
     template = pool(kind)
     for value in template["variables"]["properties"]["env"]["default"].values():
         assert "{{" not in value or value.startswith("{{ prefect.blocks.secret.")

@@ -3,8 +3,14 @@
 The output of a shard appears under its final name when it is complete and on the disk (fsync, rename). Until then its
 rows are in a `ShardJournal` beside it. A lock keeps other workers from the shard. So every picture has one row,
 whichever processes are killed, and a finished output is not written again.
+
+Outputs may go to a bucket, each as a whole (one put). Journals and locks are then in a folder of this machine, and
+other machines cannot see them.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -12,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from imagecap.data.remote import copied
+from imagecap.data.remote import RemotePath, copied
 from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, read_json
-from imagecap.generate.by_shard.error_list import ErrorList
+from imagecap.generate.by_shard.error_list import ErrorList, Errors, ErrorsInBucket
 from imagecap.generate.by_shard.journal import ShardJournal, write_journal
 from imagecap.generate.by_shard.output import read_rows, write_rows
 from imagecap.generate.by_shard.shards import Shard, ShardedInput
@@ -35,6 +41,7 @@ MOST_ENDINGS = 2
 _MOST_OPENINGS = 3  # a shard is given up when so many processes have ended before its pictures were listed
 
 JOB_FILE = "job.json"
+ERROR_FOLDER = "errors"  # in a bucket
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,14 @@ class ShardJob:
     """A job that captions the shards of an input into a folder.
 
     Args:
-        folder: of the output.
+        folder: of the output, on a disk or in a bucket.
         pictures: the input.
         description: of the job, such as model and settings. A job goes on only if its description is the same.
         output_format: "jsonl" or "parquet".
 
     Attributes:
-        locked: whether the file system has locks; known after `begin`.
+        in_bucket: whether the outputs are in a bucket.
+        locked: whether the file system of the journals has locks; known after `begin`.
     """
 
     def __init__(
@@ -70,7 +78,9 @@ class ShardJob:
         self.folder = folder
         self.input = pictures
         self.shards = pictures.shards
+        self.in_bucket = isinstance(folder, RemotePath)
         self.locked = True
+        self._work = job_folder(folder)  # of journals and locks
         self._format = output_format
         self._description = {**description, "output_format": output_format, "loose": pictures.pictures_digest}
 
@@ -78,23 +88,31 @@ class ShardJob:
         """Make the folder and write down what is captioned into it, or compare it with the job that did.
 
         Raises:
-            ImageCapError: the folder is that of another job, or holds captions of no job, or cannot be written.
+            ImageCapError: the folder is that of another job, or holds captions of no job, or cannot be written; or a
+                shard has the name of the folder for errors in a bucket.
         """
+        clashing = [shard for shard in self.shards if self.in_bucket and shard.name.startswith(f"{ERROR_FOLDER}/")]
+        if clashing:
+            raise ImageCapError(
+                f"{clashing[0]}: {self.folder / ERROR_FOLDER} is for the errors of the job; give the folder of the "
+                "shard another name, or write to a folder on a disk"
+            )
         if self.folder.exists() and not self.folder.is_dir():
             raise ImageCapError(f"{self.folder} is a file; with shards, --output_file names a folder")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.locked = has_locks(self.folder)
+            self._work.mkdir(parents=True, exist_ok=True)
+            self.locked = has_locks(self._work)
         except OSError as error:
-            raise ImageCapError(f"{self.folder} cannot be written: {error.strerror}") from None
+            raise ImageCapError(f"{self._work} cannot be written: {error.strerror}") from None
         file = self.folder / JOB_FILE
-        with self._exclusive(file, wait=True):
+        with self._exclusive(self._work / JOB_FILE, wait=True):
             if not file.exists():
-                if any(each.suffix == f".{self._format}" for each in self.folder.iterdir()):
+                if any(each.suffix == f".{self._format}" for each in self._files()):
                     raise ImageCapError(f"{self.folder} has files that no caption job made; choose another folder")
-                atomic_write_json(file, self._description)
+                atomic_write_json(self._work / JOB_FILE, self._description)
+                self._publish(self._work / JOB_FILE)
                 return
-            known = read_json(file)
+            known = read_json(file) if not isinstance(file, RemotePath) else json.loads(file.read_bytes())
         differing = [name for name in self._description if known.get(name) != self._description[name]]
         if differing == ["loose"] and self.input.pictures_digest and known["loose"]:
             raise ImageCapError(
@@ -109,18 +127,32 @@ class ShardJob:
             )
 
     @property
-    def errors(self) -> ErrorList:
+    def takes_over(self) -> bool:
+        """Whether a worker can see what others are at, and so may take shards of theirs."""
+        return self.locked and not self.in_bucket
+
+    @property
+    def errors(self) -> Errors:
         """The list of pictures and shards that failed twice."""
+        if isinstance(self.folder, RemotePath):
+            return ErrorsInBucket(self.folder / ERROR_FOLDER, self._work)
         return ErrorList(self.folder / "errors.jsonl", locked=self.locked)
 
     def output(self, shard: Shard) -> Path:
         """The output file of a shard."""
         return self.folder / f"{shard.name}.{self._format}"
 
+    def finished(self) -> list[Shard]:
+        """The shards with an output."""
+        if not self.in_bucket:
+            return [shard for shard in self.shards if self.output(shard).exists()]
+        there = set(self._files())  # asked for at once
+        return [shard for shard in self.shards if self.output(shard) in there]
+
     def unfinished(self) -> list[Shard]:
         """The shards without an output, but those that have been given up."""
-        given_up = self.errors.shards()
-        return [shard for shard in self.shards if shard.name not in given_up and not self.output(shard).exists()]
+        done = self.errors.shards() | {shard.name for shard in self.finished()}
+        return [shard for shard in self.shards if shard.name not in done]
 
     def caption(
         self, shard: Shard, captioner: Captioner, told: Callable[[int], None] = lambda _: None, *, again: bool = False
@@ -136,11 +168,11 @@ class ShardJob:
         Raises:
             ImageCapError: the output cannot be written.
         """
-        output = self.output(shard)
-        output.parent.mkdir(parents=True, exist_ok=True)
+        local = self._local(shard)
+        local.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._exclusive(output):
-                if output.exists() and not again:
+            with self._exclusive(local):
+                if self.output(shard).exists() and not again:
                     return Done("finished")
                 return self._caption(shard, captioner, told, again=again)
         except HeldError:
@@ -224,7 +256,8 @@ class ShardJob:
         elif errors:
             journal.errors_are_listed()
             self.errors.add(errors)
-        write_rows(self.output(shard), journal.rows())
+        write_rows(self._local(shard), journal.rows())
+        self._publish(self._local(shard))
         journal.remove()
 
     def _reopen(self, shard: Shard, state: str) -> None:
@@ -235,14 +268,36 @@ class ShardJob:
         rows = list(enumerate(read_rows(output)))
         write_journal(path, state, len(rows), ((number, row) for number, row in rows if "error" not in row))
 
+    def _local(self, shard: Shard) -> Path:
+        """The output file of a shard on this machine, from where it goes to a bucket."""
+        return self._work / f"{shard.name}.{self._format}"
+
+    def _publish(self, local: Path) -> None:
+        """Put a file of this machine into the bucket, if the outputs are in one."""
+        if isinstance(self.folder, RemotePath):
+            (self.folder / local.relative_to(self._work)).put(local)
+            local.unlink()
+
+    def _files(self) -> Iterable[Path]:
+        """The files in the folder, in a bucket also those in folders below."""
+        return self.folder.files_below(None) if isinstance(self.folder, RemotePath) else self.folder.iterdir()
+
     def _journal_path(self, shard: Shard) -> Path:
-        output = self.output(shard)
-        return output.with_name(f".{output.name}.journal")
+        local = self._local(shard)
+        return local.with_name(f".{local.name}.journal")
 
     def _exclusive(self, file: Path, *, wait: bool = False) -> AbstractContextManager[None]:
         if not self.locked:
             return nullcontext()
         return exclusive(file.with_name(f".{file.name}.lock"), f"the captioning of {file}", wait)
+
+
+def job_folder(folder: Path) -> Path:
+    """Where journals and locks of a job are: in its folder, or for one in a bucket in the user's cache folder."""
+    if not isinstance(folder, RemotePath):
+        return folder
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+    return cache / "caption-jobs" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 
 class _Noted(Selected):

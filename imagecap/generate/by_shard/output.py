@@ -4,13 +4,17 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from imagecap.data.remote import parquet_source
 from imagecap.files import atomic_writer
 from imagecap.generate.export import write_parquet
 from imagecap.generate.journal import JournalRow
 
 
 def write_rows(path: Path, rows: Iterable[JournalRow]) -> None:
-    """Write rows; the ending of `path` chooses the format. The file appears when it is complete and on the disk."""
+    """Write rows to a file of this machine, which appears when it is complete and on the disk.
+
+    Its ending chooses the format.
+    """
     if path.suffix == ".parquet":
         write_parquet(path, rows)
         return
@@ -24,7 +28,7 @@ def read_rows(path: Path) -> Iterator[JournalRow]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(parquet_source(path)) as file:
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     yield {name: value for name, value in row.items() if value is not None}
@@ -39,7 +43,7 @@ def count_rows(path: Path) -> int:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(parquet_source(path)) as file:
             return int(file.metadata.num_rows)
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

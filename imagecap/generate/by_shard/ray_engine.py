@@ -37,7 +37,7 @@ class ShardActor:
     def __init__(self, task: Task) -> None:
         self._task = task
 
-    def prepare(self, begun: str) -> None:
+    def prepare(self, begun: bytes) -> None:
         """Load the model.
 
         Args:
@@ -47,7 +47,7 @@ class ShardActor:
             ImageCapError: the output folder is another one here; or the model or the input cannot be read.
         """
         file = self._task.job_file
-        if not file.is_file() or file.read_text(encoding="utf-8") != begun:
+        if not file.is_file() or file.read_bytes() != begun:
             raise ImageCapError(
                 f"{self._task.folder} is not the same folder on all machines of the cluster: name one on a disk that "
                 "they share"
@@ -122,7 +122,7 @@ class _Shares:
         self._crashes = 0
         self._failed: set[str] = set()
         self._task = ray.put(task)
-        self._begun = task.job_file.read_text(encoding="utf-8")
+        self._begun = task.job_file.read_bytes()
         self._make: Any = ray.remote(ShardActor)
         self._options = options
         self._waiting: deque[_Given] = deque()

@@ -18,7 +18,7 @@ class Task:
 
     Attributes:
         source: the input; see `pictures_of`.
-        folder: of the output.
+        folder: of the output, on a disk or in a bucket.
         model_path: folder of the model.
         settings: their sections `data`, `generate` and `compute` are used.
         description: of the job; see `ShardJob`.

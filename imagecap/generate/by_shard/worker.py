@@ -28,8 +28,8 @@ class Share:
 def work(job: ShardJob, captioner: Captioner, share: Share, told: Callable[[int], None] = lambda _: None) -> None:
     """Caption shards until none is left that no other process is at.
 
-    A shard that cannot be read is tried once more at the end and then given up. Where the file system has no locks, a
-    worker keeps to its own share.
+    A shard that cannot be read is tried once more at the end and then given up. Where the file system has no locks, or
+    the outputs are in a bucket, a worker keeps to its own share.
 
     Args:
         job: has begun.
@@ -43,7 +43,7 @@ def work(job: ShardJob, captioner: Captioner, share: Share, told: Callable[[int]
     own = share.of(job.shards)
     others = [shard for number in range(1, share.workers) for shard in _share_of_other(job, share, number)]
     failed: list[Shard] = []
-    for shard in _unfinished(job, own + (others if job.locked else [])):
+    for shard in _unfinished(job, own + (others if job.takes_over else [])):
         if job.caption(shard, captioner, told).outcome == "failed":
             failed.append(shard)
     for shard in failed:
@@ -56,8 +56,8 @@ def to_retry(job: ShardJob, share: Share) -> list[Shard]:
     """The finished shards of a share that have errors. Shards that were given up are unfinished from now on."""
     own = share.of(job.shards)
     job.take_up_failed_shards(own)
-    failed = job.errors.pictures()
-    return [shard for shard in own if failed[shard.name] and job.output(shard).exists()]
+    failed, finished = job.errors.pictures(), {shard.name for shard in job.finished()}
+    return [shard for shard in own if failed[shard.name] and shard.name in finished]
 
 
 def _unfinished(job: ShardJob, shards: Sequence[Shard]) -> list[Shard]:
@@ -103,7 +103,7 @@ class Summary:
 def summary_of(job: ShardJob) -> Summary:
     """Count the rows of all outputs of a job."""
     failed, given_up = job.errors.pictures(), job.errors.shards()
-    finished = [shard for shard in job.shards if job.output(shard).exists()]
+    finished = job.finished()
     names = {shard.name for shard in finished}
     return Summary(
         shards=len(job.shards),
