@@ -30,6 +30,7 @@ from benchmarks.stock_trainer import PROMPT, Row, train_stock
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.compare import compare_results
 from imagecap.eval.floors import best_constant
+from imagecap.languages import language_of
 from imagecap.metrics import prepare_references, score
 
 BEAMS = 4
@@ -180,10 +181,10 @@ def evaluate(model: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]
     return found
 
 
-def table_row(name: str, found: dict[int, dict[str, Any]], constant: str) -> str:
+def table_row(name: str, found: dict[int, dict[str, Any]], constant: str, language: str) -> str:
     """A row of the table, by the evaluations of one model and the best constant caption."""
     results, metrics = found[BEAMS]["results"], found[BEAMS]["metrics"]
-    references = prepare_references({row["image"]: row["references"] for row in results})
+    references = prepare_references({row["image"]: row["references"] for row in results}, language)
     floor = score(references, {row["image"]: constant for row in results}, programs=False)
     captions = np.array([row["metrics"]["CIDEr"] for row in results])
     constants = np.array([floor.per_image[row["image"]]["CIDEr"] for row in results])
@@ -251,7 +252,9 @@ def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]])
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare the data, train and evaluate every part, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="captions.json; its pictures lie in images/ beside it")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="captions.json, in one language; its pictures lie in images/"
+    )
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
     parser.add_argument("--side", type=int, help="pixels of the encoder's pictures, instead of its own")
@@ -273,13 +276,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = prepare_start(arguments, training)
     if "choices" in arguments.parts:
         choices(arguments, start)
-    constant = best_constant(training, "en")
+    language = language_of(next(iter(training.values()))[0])
+    constant = best_constant(training, language)
     table: list[str] = []
     for part in (part for part in arguments.parts if part != "choices"):
         started = time.perf_counter()
         name, made = PARTS[part](arguments, start, len(training))
         minutes = (time.perf_counter() - started) / 60
-        table.append(table_row(f"{name}, {minutes:.0f} min", evaluate(made / "final", data, made), constant))
+        table.append(table_row(f"{name}, {minutes:.0f} min", evaluate(made / "final", data, made), constant, language))
         write_pictures(work, part, arguments.seed)
     print(f"\n{machine.describe()}, {arguments.dtype}")
     if not table:
