@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the model with the language model's weights in int8, and print both sizes.
+    """Write the model with its weights in int8, and print both sizes.
 
     Raises:
         ImageCapError: there is no model, it has int8 weights already, or the output exists.

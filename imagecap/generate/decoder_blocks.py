@@ -138,11 +138,14 @@ def output_and_mlp(block: Any, hidden: Tensor, attended: Tensor) -> Tensor:
 def rms_norm(module: Any, hidden: Tensor) -> Tensor:
     """Root-mean-square norm by the weights of a stock module.
 
-    In float32 torch's fused function is used. Other dtypes use the stock module, because it computes in float32 and
-    rounds in a different order than the fused function.
+    torch's fused function does not round as the stock module does, which computes in float32 and multiplies by the
+    weights in the dtype of the hidden states. So in types of 16 bits only the part in float32 is fused.
     """
+    shape, eps = (hidden.shape[-1],), module.variance_epsilon
     if hidden.dtype == torch.float32:
-        return nn.functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon)
+        return nn.functional.rms_norm(hidden, shape, module.weight, eps)
+    if hidden.dtype in (torch.bfloat16, torch.float16):
+        return module.weight * nn.functional.rms_norm(hidden.float(), shape, None, eps).to(hidden.dtype)
     normed = module(hidden)
     assert isinstance(normed, Tensor)
     return normed

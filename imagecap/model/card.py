@@ -40,7 +40,7 @@ class CardFacts:
         tiled: whether pictures are cut into tiles.
         vision_feature_layer: the encoder's hidden state that is projected, or several that are joined.
         dtype: of the weights, without "torch.".
-        int8: the weights of the language model are int8, which plain transformers cannot read.
+        int8: the weights are int8, which plain transformers cannot read.
         template_writes_bos: the chat template begins with the BOS token, which the tokenizer must not add again.
     """
 
@@ -64,9 +64,7 @@ def model_card(facts: CardFacts, info: dict[str, Any]) -> str:
     special = ", add_special_tokens=False" if facts.template_writes_bos else ""
     prompt = fill(str(info.get("prompt", "Describe this image.")))
     stock_usage = _USAGE.replace("PROMPT", repr(prompt)).replace("SPECIAL", special)
-    opener = (
-        "Its language model has int8 weights, which ImageCap opens" if facts.int8 else "Plain transformers opens it"
-    )
+    opener = "It has int8 weights, which ImageCap opens" if facts.int8 else "Plain transformers opens it"
     parts = [
         _front_matter(info),
         "# An image captioner\n",

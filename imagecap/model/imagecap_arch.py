@@ -134,8 +134,7 @@ class ImageCaptioner(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the projector, which in training may differ from that of frozen weights."""
-        weight: Tensor = next(self.projector.parameters())
-        return weight.dtype
+        return next(weight.dtype for weight in self.projector.parameters() if weight.is_floating_point())
 
     @property
     def least_side(self) -> int | None:

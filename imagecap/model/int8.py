@@ -1,9 +1,9 @@
-"""Weights of the language model in 8 bits: one scale per output row, products in the dtype of the hidden states.
+"""Weights in 8 bits: one scale per output row, products in the dtype of the hidden states.
 
 A step of decoding reads every weight once, so that its time is that of reading them from memory. Weights `w` are
 stored as `round(w / scale)` with the scale of their row, `max |w| / 127`. A scale is a bfloat16 number, rounded up, so
-that the weights are the same numbers whether the model runs in float32 or in bfloat16. The encoder and the projector,
-which run once per picture, stay as they are.
+that the weights are the same numbers whether the model runs in float32 or in bfloat16. Those of the encoder and the
+projector, which run once per picture, save room only.
 """
 
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imagecap.model.vision_encoder.clip_encoder import tower_blocks
+
 METHOD = "imagecap_int8"  # the name of the format in `config.json`
 # Up to so many rows the kernel that reads int8 is faster in bfloat16 than a product with weights that were converted
 # first. In float32 it is never faster.
 _KERNEL_ROWS = 8
 _KERNEL_COLUMNS = 16  # of another number of columns it reads beyond the end, without an error
+_KERNEL_ALIGNMENT = 16  # of the address of the weights, in bytes; with another one torch 2.13 ends the process
 _CHUNK = 1 << 22  # weights that are converted at a time: a vocabulary in float32 would take hundreds of megabytes
 
 
@@ -48,14 +51,15 @@ class Int8Linear(nn.Module):
         else:
             chunks = self.weight.split(max(1, _CHUNK // self.in_features))
             products = [nn.functional.linear(rows, chunk.to(rows.dtype)) for chunk in chunks]
-            outputs = torch.cat(products, dim=1) * self.scale.to(rows.dtype)
+            outputs = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+            outputs = outputs.mul_(self.scale.to(rows.dtype))  # in place: new memory costs as much as the product
         if self.bias is not None:
-            outputs = outputs + self.bias
+            outputs = outputs.add_(self.bias)
         return outputs.unflatten(0, inputs.shape[:-1])
 
     def _has_kernel(self, rows: Tensor) -> bool:
         fits = rows.device.type == "cpu" and rows.dtype == torch.bfloat16 and self.in_features % _KERNEL_COLUMNS == 0
-        return fits and 0 < len(rows) <= _KERNEL_ROWS
+        return fits and 0 < len(rows) <= _KERNEL_ROWS and _is_aligned(self.weight)
 
     def extra_repr(self) -> str:
         """The sizes, as those of `nn.Linear` are printed."""
@@ -106,16 +110,18 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight.float() / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
 
 
-def replace_layers(llava: Any) -> None:
+def replace_layers(llava: Any, *, encoder: bool = True) -> None:
     """Put empty int8 layers, on the device of the old ones, in place of linear layers, embeddings and head.
 
-    Replaced are those of the language model that are stock `nn.Linear` and `nn.Embedding` modules themselves; layers of
-    other classes, such as the scaled embeddings of some families, keep their weights.
+    Replaced are those of the language model, the projector and the encoder's blocks that are stock `nn.Linear` and
+    `nn.Embedding` modules themselves; layers of other classes, such as the scaled embeddings of some families, keep
+    their weights.
 
     Args:
         llava: the stock model.
+        encoder: whether those of encoder and projector are replaced too.
     """
-    for parent, name, layer in _layers(llava):
+    for parent, name, layer in _layers(llava, encoder=encoder):
         with torch.device(layer.weight.device):
             setattr(parent, name, _empty_like(layer))
 
@@ -128,7 +134,7 @@ def quantize(llava: Any) -> None:
         llava: the stock model.
     """
     done: dict[int, Any] = {}
-    for parent, name, layer in _layers(llava):
+    for parent, name, layer in _layers(llava, encoder=True):
         with torch.device(layer.weight.device):
             new = _empty_like(layer)
         key = id(layer.weight)
@@ -142,6 +148,17 @@ def quantize(llava: Any) -> None:
         setattr(parent, name, new)
 
 
+def align_weights(llava: Any) -> None:
+    """Copy the int8 weights that the kernel could not read where they lie, as they may in the memory of a file."""
+    for weight in llava.parameters():
+        if weight.dtype == torch.int8 and weight.device.type == "cpu" and not _is_aligned(weight):
+            weight.data = weight.data.clone()
+
+
+def _is_aligned(weight: Tensor) -> bool:
+    return weight.data_ptr() % _KERNEL_ALIGNMENT == 0
+
+
 def has_int8_weights(config: dict[str, Any]) -> bool:
     """Whether a `config.json` says that the weights are int8."""
     found = config.get("quantization_config")
@@ -153,11 +170,15 @@ def is_int8(llava: Any) -> bool:
     return any(isinstance(module, Int8Linear | Int8Embedding) for module in llava.modules())
 
 
-def _layers(llava: Any) -> list[tuple[Any, str, Any]]:
+def _layers(llava: Any, *, encoder: bool) -> list[tuple[Any, str, Any]]:
     """The layers to replace, with their parents and names there."""
+    parts = [llava.model.language_model]
+    if encoder:
+        parts += [llava.model.multi_modal_projector, tower_blocks(llava.model.vision_tower)]
     found = [
         (parent, name, layer)
-        for parent in llava.model.language_model.modules()
+        for part in parts
+        for parent in part.modules()
         for name, layer in parent.named_children()
         if type(layer) in (nn.Linear, nn.Embedding) and _is_hidden_table(llava, layer)
     ]

@@ -29,7 +29,7 @@ def write_int8_checkpoint(source: Path, target: Path) -> None:
         raise ImageCapError(f"{source} has int8 weights already")
     dtype = model.dtype
     quantize(model.llava)
-    model.llava.config.quantization_config = Int8Config()
+    model.llava.config.quantization_config = Int8Config(encoder=True)
 
     def write(folder: Path) -> None:
         model.save(folder, dtype if dtype != torch.float16 else torch.float32)  # scales may be too small for float16

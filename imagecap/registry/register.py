@@ -121,7 +121,7 @@ def register(
             of the served model.
         run_id: the run that trained the model; if the store has no such run, one named "import" is created.
         promote, compare_only: see `register_pipeline_model`.
-        weights: "int8" registers a copy whose language model has int8 weights; see `write_int8_checkpoint`. Its run is
+        weights: "int8" registers a copy with int8 weights; see `write_int8_checkpoint`. Its run is
             named "import", since what the run of the training has measured was measured on other weights.
 
     Raises:

@@ -1,5 +1,7 @@
 """int8 weights: their products against float64, and a checkpoint that captions as its weights do in float32."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from imagecap.generate.captioner import caption, open_captioner
 from imagecap.main import main
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
-from imagecap.model.int8 import Int8Embedding, Int8Linear, is_int8, quantize_rows
+from imagecap.model.int8 import Int8Embedding, Int8Linear, align_weights, is_int8, quantize, quantize_rows
 from imagecap.model.int8_checkpoint import write_int8_checkpoint
+from imagecap.model.int8_format import Int8Config
+from imagecap.model.vision_encoder.clip_encoder import patch_weight, tower_blocks
 from tests.tiny import picture
 
 
@@ -37,6 +41,22 @@ def test_products_are_those_of_the_plain_weights(rows: int, dtype: torch.dtype, 
     assert found.dtype == dtype
     limit = 1e-5 if dtype == torch.float32 else 2e-2
     assert (found.double() - expected).abs().max() <= limit * expected.abs().max()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_products_do_not_depend_on_where_the_weights_lie(rows: int) -> None:
+    """Weights of a file lie at any address, and torch's kernel reads those at a multiple of 16 only."""
+    layer = Int8Linear(32, 341, bias=False).bfloat16()
+    memory = torch.zeros(341 * 32 + 64, dtype=torch.int8)
+    start = 8 - memory.data_ptr() % 16 + 16
+    layer.weight.data = memory[start : start + 341 * 32].view(341, 32)
+    layer.weight.data.random_(-127, 128)
+    layer.scale.data.fill_(0.5)
+    inputs = torch.ones(rows, 32).bfloat16()
+    found = layer(inputs)
+    align_weights(layer)
+    assert layer.weight.data_ptr() % 16 == 0
+    torch.testing.assert_close(layer(inputs), found, rtol=1e-2, atol=1e-2)
 
 
 def test_rounding_is_to_the_nearest_of_255_steps_and_equal_in_bfloat16() -> None:
@@ -83,15 +103,36 @@ def test_captions_are_those_of_the_same_weights_in_float32(tiny_model: ImageCapt
         assert [each.score for each in ours] == pytest.approx([each.score for each in expected], abs=1e-4)
 
 
-def test_every_large_matrix_of_the_language_model_is_int8(tiny_model: ImageCaptioner, tmp_path: Path) -> None:
+def test_every_large_matrix_is_int8(tiny_model: ImageCaptioner, tmp_path: Path) -> None:
     model = load(write(tiny_model, tmp_path), ComputeSettings(device="cpu", dtype="bfloat16"))
-    parts = {
-        name: {weight.dtype for weight in part.parameters() if weight.ndim == 2}
-        for name, part in (("language", model.language_model), ("head", model.lm_head), ("eye", model.vision_tower))
-    }
-    assert parts == {"language": {torch.int8}, "head": {torch.int8}, "eye": {torch.bfloat16}}
+    blocks = tower_blocks(model.vision_tower)
+    for part in (model.language_model, model.lm_head, model.projector, blocks):
+        assert {weight.dtype for weight in part.parameters() if weight.ndim == 2} == {torch.int8}
+    assert patch_weight(model.vision_tower).dtype == torch.bfloat16  # pictures are converted to its dtype
     assert model.dtype == torch.bfloat16
     assert caption(model, [picture()], "Describe this image.", GenerateSettings(max_length=5))[0].text is not None
+
+
+def test_a_checkpoint_whose_encoder_is_whole_can_be_read(tiny_model: ImageCaptioner, tmp_path: Path) -> None:
+    """As they were written before the encoder became int8 too: `config.json` says nothing of it."""
+    tiny_model.save(tmp_path / "whole", torch.float32)
+    plain = load(tmp_path / "whole")
+    old = load(tmp_path / "whole")
+    whole = {name: getattr(old.llava.model, name) for name in ("vision_tower", "multi_modal_projector")}
+    for name, part in whole.items():
+        setattr(old.llava.model, name, copy.deepcopy(part))
+    quantize(old.llava)
+    for name, part in whole.items():
+        setattr(old.llava.model, name, part)
+    old.llava.config.quantization_config = Int8Config()
+    old.save(tmp_path / "old", torch.float32)
+    config = json.loads((tmp_path / "old" / "config.json").read_text(encoding="utf-8"))
+    del config["quantization_config"]["encoder"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = load(tmp_path / "old")
+    assert model.lm_head.weight.dtype == torch.int8
+    expected = dict(plain.vision_tower.named_parameters())
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.vision_tower.named_parameters())
 
 
 def test_the_command_writes_a_smaller_model(
