@@ -31,6 +31,7 @@ class Int8Quantizer(HfQuantizer):
     """Puts int8 layers into a model before its weights are read, and lets them lie where products need them."""
 
     def _process_model_before_weight_loading(self, model: Any, **_kwargs: Any) -> Any:
+        assert isinstance(self.quantization_config, Int8Config)
         replace_layers(model, encoder=self.quantization_config.encoder)
         return model
 
