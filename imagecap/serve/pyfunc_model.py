@@ -95,7 +95,6 @@ class CaptionModel(PythonModel):
         self._monitor = open_monitor(server.metrics_port)
         if server.is_server:
             return_freed_memory()
-            set_request_threads()
         self._on_death = end_process if server.is_server else None
         self._reader = PictureReader(self._limits)
         scheduler = self._load(checkpoint)
@@ -108,6 +107,8 @@ class CaptionModel(PythonModel):
         model = model_folder(checkpoint)
         if server.follow is not None and model is not None:
             Follower(server.follow, version, model, self.change_version, server.follow_seconds).start()
+        if server.is_server:
+            set_request_threads()
 
     def change_version(self, checkpoint: Path, name: str, version: str) -> None:
         """Caption with another checkpoint from the next request on; returns when the last request to the old one ended.

@@ -11,7 +11,7 @@ from types import FrameType
 
 from imagecap.serve.request_threads import RequestThreads
 
-_FIRST_WAIT, _MOST_WAIT = 0.05, 60.0  # seconds between looks for the event loop, and until there will be none
+_WAIT, _MOST_WAIT = 0.02, 60.0  # seconds between looks for the event loop, and until there will be none
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -22,7 +22,9 @@ _ARENAS = 4
 def set_request_threads() -> None:
     """Let the event loop of the server handle requests in `RequestThreads`.
 
-    With one worker, uvicorn loads the model before its event loop runs. A thread then waits for the loop.
+    Call it when the model is loaded. With one worker, uvicorn loads it before its event loop runs, so that a thread
+    waits for the loop. Until it has found it, requests have the default threads: a request that waits for one of these
+    does so without a deadline.
     """
     try:
         asyncio.get_running_loop().set_default_executor(RequestThreads())
@@ -32,14 +34,12 @@ def set_request_threads() -> None:
 
 def _set_when_running() -> None:
     started = time.monotonic()
-    wait = _FIRST_WAIT
     while time.monotonic() < started + _MOST_WAIT:
-        time.sleep(wait)
+        time.sleep(_WAIT)
         loop = _loop_of_main_thread()
         if loop is not None:
             loop.call_soon_threadsafe(loop.set_default_executor, RequestThreads())
             return
-        wait *= 2
 
 
 def _loop_of_main_thread() -> asyncio.AbstractEventLoop | None:
