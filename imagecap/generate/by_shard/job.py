@@ -211,7 +211,7 @@ class ShardJob:
                     return Done("failed", str(error))
                 journal.listed(len(pictures))
                 self._caption_pictures(journal, pictures, captioner, told)
-                self._commit(shard, journal)
+                self._commit(shard, journal, again=again)
             except (KeyboardInterrupt, ImageCapError, OSError):
                 journal.stop()  # no picture is to blame
                 raise
@@ -243,7 +243,7 @@ class ShardJob:
         if failed:
             add(failed, Selected(pictures, failed), count=False)
 
-    def _commit(self, shard: Shard, journal: ShardJournal) -> None:
+    def _commit(self, shard: Shard, journal: ShardJournal, *, again: bool) -> None:
         """Write the output of a shard. Its errors are listed first: a shard with an output is not looked at again."""
         failed = set(journal.failed)
         errors = [
@@ -256,8 +256,10 @@ class ShardJob:
         elif errors:
             journal.errors_are_listed()
             self.errors.add(errors)
-        write_rows(self._local(shard), journal.rows())
-        self._publish(self._local(shard))
+        # into a bucket, a worker of the same number on another machine may have put it meanwhile
+        if again or not (self.in_bucket and self.output(shard).exists()):
+            write_rows(self._local(shard), journal.rows())
+            self._publish(self._local(shard))
         journal.remove()
 
     def _reopen(self, shard: Shard, state: str) -> None:

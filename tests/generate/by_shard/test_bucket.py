@@ -102,6 +102,18 @@ def test_a_worker_keeps_to_its_share(shards: Path, bucket: RemotePath) -> None:
     assert images(job) == expected(job), "another number of workers goes on"
 
 
+def test_what_another_machine_has_put_meanwhile_is_not_replaced(
+    shards: Path, bucket: RemotePath, puts: list[str]
+) -> None:
+    job = open_job(shards, bucket)
+    output = job.output(job.shards[0])
+    before = captioner(lambda _: fsspec.filesystem("memory").pipe_file(str(output), b"{}\n"))
+    assert job.caption(job.shards[0], before).outcome == "finished"
+    assert output.read_bytes() == b"{}\n"
+    assert puts == ["job.json"]
+    assert left_here(job) == []
+
+
 def test_refusals_are_sentences(
     shards: Path, bucket: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
