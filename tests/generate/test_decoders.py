@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from imagecap.generate.cache import KeyValueCache
+from imagecap.generate.decoder_blocks import rms_norm
 from imagecap.generate.decoders import choose_decoder
 from imagecap.generate.stock_decoder import GROUPED_SDPA, StockDecoder, grouped_sdpa
 from imagecap.generate.written_out_decoder import WrittenOutDecoder
@@ -114,3 +115,19 @@ def test_the_others_run_as_they_are(config: PreTrainedConfig) -> None:
     prefix, embeddings = torch.randn(ROWS, PREFIX, HIDDEN).double(), torch.randn(ROWS, 1, HIDDEN).double()
     assert torch.equal(decoder.prefill(prefix, other), stock(model, prefix, cache)[:, -1])
     assert torch.equal(decoder.step(embeddings, other), stock(model, embeddings, cache))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_in_16_bits_round_as_the_stock_module_does(dtype: torch.dtype) -> None:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    generator = torch.Generator().manual_seed(0)
+    module = Qwen3RMSNorm(144, eps=1e-6)
+    module.weight.data = torch.rand(144, generator=generator) * 3
+    module.to(dtype)
+    hidden = (torch.randn(500, 2, 144, generator=generator) * torch.logspace(-3, 3, 500)[:, None, None]).to(dtype)
+    found, expected = rms_norm(module, hidden), module(hidden)
+    assert found.dtype == dtype
+    # Sums in another order may turn a tie; rounding once instead of twice would change many.
+    assert (found != expected).float().mean() < 1e-3
+    torch.testing.assert_close(found, expected)
