@@ -50,13 +50,11 @@ class Start:
         bases: the settings that name the base models.
         recipe: settings of `run.py train` for the part `likelihood`.
         cider_recipe: the same for the part `cider`.
-        peer_rate: learning rate of the part `peer`.
     """
 
     bases: dict[str, Path]
     recipe: dict[str, Any]
     cider_recipe: dict[str, Any]
-    peer_rate: float
 
 
 def train_ours(start: dict[str, Path], data: Path, output: Path, **settings: Any) -> dict[str, Any]:
@@ -120,7 +118,7 @@ def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[s
 
 
 def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[str, Path]:
-    """Train all weights of the stock model that ours trains, without adapters; return a description and the folder."""
+    """Train the stock model, without adapters, at our rate for the language model; return as `likelihood` does."""
     from imagecap.config import ModelSettings
     from imagecap.model.builder import build
     from imagecap.model.imagecap_arch import ImageCaptioner
@@ -146,7 +144,7 @@ def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[s
     batch = 5 * start.recipe["batch_size"]  # captions, as many as one of our steps has
     stock: dict[str, Any] = {
         "bf16": arguments.dtype == "bfloat16",
-        "learning_rate": start.peer_rate,
+        "learning_rate": start.recipe["language_model_learning_rate"],
         "folder": output / "work",
     }
     ends, _ = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
@@ -240,13 +238,24 @@ def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]])
         if arguments.side is not None:
             smaller = arguments.work / f"vision-{arguments.side}"
             found["vision_model_name"] = from_bases.write_with_side(found["vision_model_name"], smaller, arguments.side)
-        return Start(found, from_bases.RECIPE, from_bases.RECIPE, from_bases.PEER_RATE)
+        recipe = from_bases.RECIPE | dict(arguments.change)
+        return Start(found, recipe, recipe)
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
     bases = {"vision_model_name": vision, "language_model_name": language}
-    rate = from_nothing.RECIPE["language_model_learning_rate"]
-    return Start(bases, from_nothing.RECIPE, from_nothing.CIDER_RECIPE, rate)
+    change = dict(arguments.change)
+    return Start(bases, from_nothing.RECIPE | change, from_nothing.CIDER_RECIPE | change)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -258,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
     parser.add_argument("--side", type=int, help="pixels of the encoder's pictures, instead of its own")
+    parser.add_argument("--change", type=_setting, nargs="+", default=[], metavar="NAME=VALUE", help="of the recipe")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, models and results")
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
     parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
