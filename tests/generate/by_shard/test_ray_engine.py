@@ -32,9 +32,9 @@ def test_on_this_machine(shards: Path, tmp_path: Path) -> None:
 def test_an_actor_refuses_another_folder(shards: Path, tmp_path: Path) -> None:
     task = stub_task(shards, tmp_path / "out")
     with pytest.raises(ImageCapError, match="not the same folder on all machines"):
-        ShardActor(task).prepare("{}")
+        ShardActor(task).prepare(b"{}")
     job = task.open_job()
     actor = ShardActor(task)
-    actor.prepare(task.job_file.read_text(encoding="utf-8"))
+    actor.prepare(task.job_file.read_bytes())
     done, pictures = actor.caption(job.shards[0], False)
     assert (done.outcome, pictures) == ("finished", 8)
