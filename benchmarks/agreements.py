@@ -48,6 +48,7 @@ class Run:
         cores: of the processes, by local rank.
         steps: to make, with the first ones.
         own_captions: each picture has its own captions.
+        trained_blocks: number of the language model's last blocks that train; None: all of it.
     """
 
     data: str
@@ -58,6 +59,7 @@ class Run:
     batch: int
     steps: int
     own_captions: bool
+    trained_blocks: int | None
 
 
 def train_one(run: Run) -> dict[str, float]:
@@ -77,7 +79,11 @@ def train_one(run: Run) -> dict[str, float]:
         samples = [replace(sample, captions=samples[0].captions) for sample in samples]
     samples = [samples[number % DISTINCT] for number in range(run.steps * run.batch * size)]
     settings = Settings(
-        model=ModelSettings(vision_model_name=run.vision_model_name, language_model_name=run.language_model_name),
+        model=ModelSettings(
+            vision_model_name=run.vision_model_name,
+            language_model_name=run.language_model_name,
+            freeze_language_model_except_layers=run.trained_blocks,
+        ),
         compute=ComputeSettings(device="cpu"),
         train=TrainSettings(
             output_dir=run.folder, batch_size=run.batch, num_epochs=1, log_every=100_000, save_every=100_000
@@ -85,7 +91,7 @@ def train_one(run: Run) -> dict[str, float]:
     )
     ends: list[tuple[float, float]] = []
     with in_a_group(settings.compute):
-        model = build(settings.model, settings.compute)
+        model = build(settings.model, settings.compute, seed=settings.train.train_seed)
         model.save = lambda *_: None  # type: ignore[method-assign]  # a checkpoint is not what is measured
         weights = sum(weight.numel() for weight in model.llava.parameters() if weight.requires_grad)
         train(
@@ -151,6 +157,7 @@ def main() -> None:
     parser.add_argument("--language_model_name", default="bases/qwen3-scenes")
     parser.add_argument("--width", type=int, help="of a random language model; default: the model as it is")
     parser.add_argument("--blocks", type=int, default=6, help="of the random language model")
+    parser.add_argument("--trained_blocks", type=int, help="last blocks that train; default: the whole language model")
     parser.add_argument("--batch", type=int, default=8, help="pictures of a process and step")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
@@ -177,7 +184,7 @@ def main() -> None:
         run = Run(
             str(arguments.data.resolve()), str(Path(arguments.vision_model_name).resolve()), language_model,
             str(place / "encode"), tuple(arguments.cores), arguments.batch, arguments.steps + WARM_UP,
-            arguments.own_captions,
+            arguments.own_captions, arguments.trained_blocks,
         )  # fmt: skip
         encoded = replace(run, steps=max(WARM_UP + 2, DISTINCT // run.batch))
         figures_of(start(encoded))

@@ -12,6 +12,7 @@ from imagecap.config import ModelSettings
 from imagecap.errors import ImageCapError
 from imagecap.model.builder import build, load
 from imagecap.model.imagecap_arch import ImageCaptioner
+from imagecap.model.language_model import utils
 from tests.compatibility.families import tiny_config
 from tests.model.helpers import prompt_row, run_python
 from tests.tiny import picture, write_gpt2, write_llama, write_tiny_clip
@@ -215,6 +216,24 @@ def test_other_language_models(tiny_bases: ModelSettings, tmp_path: Path, write:
     with torch.no_grad():
         ours = model.llava(input_ids=row, pixel_values=pixels).logits
         assert torch.equal(again.llava(input_ids=row, pixel_values=pixels).logits, ours)
+
+
+def test_a_new_row_of_the_vocabulary_is_the_same_in_every_process(
+    tiny_bases: ModelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setattr(utils, "IMAGE_TOKENS", ())  # as if the tokenizer had none
+    rows = []
+    for state_of_the_process in (1, 2):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_bases.language_model_name)
+        model = AutoModelForCausalLM.from_pretrained(tiny_bases.language_model_name)
+        model.resize_token_embeddings(len(tokenizer))
+        torch.manual_seed(state_of_the_process)
+        assert utils.image_token(tokenizer, model) == utils.ADDED_IMAGE_TOKEN
+        assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+        rows.append(model.get_input_embeddings().weight)
+    assert torch.equal(*rows)
 
 
 @pytest.mark.parametrize(("family", "fits"), [("gemma2", False), ("cohere", True), ("granite", True)])

@@ -94,7 +94,9 @@ def image_token(tokenizer: Any, language_model: Any) -> str:
     tokenizer.add_special_tokens({"additional_special_tokens": [ADDED_IMAGE_TOKEN]}, replace_extra_special_tokens=False)
     needed = tokenizer.convert_tokens_to_ids(ADDED_IMAGE_TOKEN) + 1
     if needed > language_model.get_input_embeddings().num_embeddings:
-        with quiet_transformers():
+        # Processes of one training, and a run that is resumed, must begin with the same weights.
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             language_model.resize_token_embeddings(needed, mean_resizing=False)
     return ADDED_IMAGE_TOKEN
 
