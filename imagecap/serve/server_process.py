@@ -12,6 +12,7 @@ from types import FrameType
 from imagecap.serve.request_threads import RequestThreads
 
 _WAIT, _MOST_WAIT = 0.02, 60.0  # seconds between looks for the event loop, and until there will be none
+_RUNNERS = ("asyncio", "uvicorn")  # packages that run the event loop
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -45,13 +46,15 @@ def _set_when_running() -> None:
 def _loop_of_main_thread() -> asyncio.AbstractEventLoop | None:
     """The event loop that runs in the main thread, which asyncio tells no other thread; None if there is none.
 
-    It is a variable of a function that runs there. (`gc.get_objects` would find it too, but objects that another thread
-    is just making must not be referred to.)
+    It is a variable of a function of asyncio or uvicorn that runs there. Other functions are not looked at: to read the
+    variables of one that is just executing can end the process. (`gc.get_objects` would find the loop too, but objects
+    that another thread is just making must not be referred to.)
     """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     frames: list[FrameType] = []
     while frame is not None:
-        frames.append(frame)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _RUNNERS:
+            frames.append(frame)
         frame = frame.f_back
     for each in reversed(frames):  # the outermost first: asyncio's `run` is near it
         for value in list(each.f_locals.values()):
