@@ -45,14 +45,27 @@ def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"]
     return model
 
 
+def picture_folder(data: Path) -> Path:
+    """Where the pictures of a captions.json lie: in `images/` beside it, or beside it."""
+    return data.parent / "images" if (data.parent / "images").is_dir() else data.parent
+
+
+def read_references(data: Path, split: str | None = None, count: int | None = None) -> dict[str, list[str]]:
+    """The English captions of the pictures of a captions.json, or of the first `count` ones of a split."""
+    references: dict[str, list[str]] = {}
+    for row in json.loads(data.read_text(encoding="utf-8")):
+        if row.get("language", "en") == "en" and split in (None, row.get("split")):
+            references.setdefault(row["image"], []).append(row["caption"])
+    return dict(list(references.items())[:count])
+
+
 def read_pictures(data: Path, count: int) -> tuple[list[Image.Image], list[str]]:
     """Read the first `count` pictures, repeated if there are fewer, and all English captions."""
     rows = json.loads(data.read_text(encoding="utf-8"))
-    folder = data.parent / "images" if (data.parent / "images").is_dir() else data.parent
     names = list(dict.fromkeys(row["image"] for row in rows))
     names = (names * (count // len(names) + 1))[:count]
     captions = [row["caption"] for row in rows if row.get("language", "en") == "en"]
-    return [load_image(folder / name, 100_000_000) for name in names], captions
+    return [load_image(picture_folder(data) / name, 100_000_000) for name in names], captions
 
 
 def draw_lengths(model: "ImageCaptioner", captions: list[str], count: int) -> list[int]:

@@ -1,9 +1,7 @@
 """Captions that the same model makes with two kinds of weights, compared picture by picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,15 +28,6 @@ class Comparison:
     cider: float
     low: float
     high: float
-
-
-def read_references(data: Path, split: str | None, count: int | None = None) -> dict[str, list[str]]:
-    """The English captions of the pictures of a captions.json, or of the first `count` ones."""
-    references: dict[str, list[str]] = {}
-    for row in json.loads(data.read_text(encoding="utf-8")):
-        if row.get("language", "en") == "en" and split in (None, row.get("split")):
-            references.setdefault(row["image"], []).append(row["caption"])
-    return dict(list(references.items())[:count])
 
 
 def compare(references: References, names: Sequence[str], baseline: Sequence[str], other: Sequence[str]) -> Comparison:

@@ -10,22 +10,19 @@ sizes, the share of equal captions, and CIDEr with the paired bootstrap interval
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from benchmarks import captioners, machine
+from benchmarks import captioners, captions_compared, machine
 from benchmarks.decoding import clock, median, ours
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.data.images import load_image
-from imagecap.eval.bootstrap import percentile_interval, resample_weights
 from imagecap.generate.captioner import caption, open_captioner
-from imagecap.metrics import prepare_references, score
+from imagecap.metrics import prepare_references
 from imagecap.model.exact_copy import copy_exactly
 from imagecap.model.int8 import quantize
 from imagecap.model.int8_checkpoint import write_int8_checkpoint
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
 ROUNDS = 7
-RESAMPLES = 2000
 MB = 1e6
 
 
@@ -87,11 +83,8 @@ def write_both(whole: Path, folder: Path) -> Path:
 
 def captions(arguments: argparse.Namespace) -> None:
     """Print sizes, equal captions and CIDEr of a trained model and of its int8 copy."""
-    references: dict[str, list[str]] = {}
-    for row in json.loads(arguments.data.read_text(encoding="utf-8")):
-        if row.get("language", "en") == "en" and arguments.split in (None, row.get("split")):
-            references.setdefault(row["image"], []).append(row["caption"])
-    folder = arguments.data.parent / "images"
+    references = captioners.read_references(arguments.data, arguments.split)
+    folder = captioners.picture_folder(arguments.data)
     compute = ComputeSettings(device="cpu", dtype=arguments.dtype)
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints = {"whole": arguments.model, "int8": write_both(arguments.model, Path(temporary))}
@@ -113,18 +106,11 @@ def captions(arguments: argparse.Namespace) -> None:
             ]
             for name, model in models.items()
         }
-        scores = {
-            name: score(prepared, dict(zip(references, texts, strict=True)), programs=False)
-            for name, texts in said.items()
-        }
-        per_image = {
-            name: np.array([found.per_image[image]["CIDEr"] for image in references]) for name, found in scores.items()
-        }
-        weights = resample_weights(len(references), RESAMPLES)
-        low, high = percentile_interval(weights @ (per_image["int8"] - per_image["whole"]) / len(references))
-        equal = sum(one == two for one, two in zip(*said.values(), strict=True)) / len(references)
-        totals = " | ".join(f"{found.overall['CIDEr']:.3f}" for found in scores.values())
-        print(f"| {beams} | {equal:.0%} | {totals} | {low:+.3f} to {high:+.3f} |")
+        found = captions_compared.compare(prepared, list(references), said["whole"], said["int8"])
+        print(
+            f"| {beams} | {found.equal:.0%} | {found.baseline:.3f} | {found.cider:.3f} "
+            f"| {found.low:+.3f} to {found.high:+.3f} |"
+        )
 
 
 def _bytes_in(folder: Path) -> int:

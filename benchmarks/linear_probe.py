@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from benchmarks import machine
@@ -66,13 +67,6 @@ def word_labels(captions: Sequence[Sequence[str]], training: Tensor) -> Tensor:
     return torch.tensor([[float(word in own) for word in common] for own in words])
 
 
-def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
-    """Mean over the words of the average precision; both are `[pictures, words]`."""
-    ranked = labels.gather(0, scores.argsort(0, descending=True))
-    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)[:, None]
-    return float(((precision * ranked).sum(0) / ranked.sum(0).clamp(min=1)).mean())
-
-
 def probe(features: Tensor, labels: Tensor, training: Tensor) -> float:
     """The best mean average precision on the validation pictures that a linear layer has after an epoch."""
     torch.manual_seed(0)
@@ -88,7 +82,8 @@ def probe(features: Tensor, labels: Tensor, training: Tensor) -> float:
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            best = max(best, mean_average_precision(layer(features[~training]), labels[~training]))
+            scores = layer(features[~training])
+        best = max(best, average_precision_score(labels[~training].numpy(), scores.numpy()))
     return best
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import captions_compared, machine
+from benchmarks import captioners, captions_compared, machine
 from imagecap.config import ComputeSettings, GenerateSettings
 from imagecap.data.images import load_image
 from imagecap.generate.captioner import caption
@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="only so many pictures")
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
-    references = captions_compared.read_references(arguments.data, arguments.split, arguments.pictures)
-    folder = arguments.data.parent / "images" if (arguments.data.parent / "images").is_dir() else arguments.data.parent
+    references = captioners.read_references(arguments.data, arguments.split, arguments.pictures)
+    folder = captioners.picture_folder(arguments.data)
     files, prepared = [folder / name for name in references], prepare_references(references)
     print(f"{machine.describe()}; {len(files)} pictures")
     plain, *others = (decode(arguments.model, kind, files, arguments.batch_size) for kind in KINDS)

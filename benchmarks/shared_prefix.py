@@ -7,7 +7,6 @@ differ by is the spread that bfloat16 has anyway.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import captioners, machine
 from imagecap.config import ComputeSettings
 from imagecap.data.images import load_image
 from imagecap.model.builder import load
@@ -41,14 +40,10 @@ class Example:
 
 def read_examples(model: "ImageCaptioner", data: Path, split: str | None, count: int) -> list[Example]:
     """The first pictures of a split with their English captions."""
-    captions: dict[str, list[str]] = {}
-    for row in json.loads(data.read_text(encoding="utf-8")):
-        if row.get("language", "en") == "en" and split in (None, row.get("split")):
-            captions.setdefault(row["image"], []).append(row["caption"])
-    folder = data.parent / "images" if (data.parent / "images").is_dir() else data.parent
+    folder = captioners.picture_folder(data)
     after = tuple(model.prompt_ids(str(model.info["prompt"])).after)
     examples = []
-    for name, texts in list(captions.items())[:count]:
+    for name, texts in captioners.read_references(data, split, count).items():
         pixels = model.pixel_values([load_image(folder / name, 100_000_000)])
         assert isinstance(pixels, Tensor), "captioners with tiles are not compared"
         branches = [Branch(after, tuple(model.caption_ids(text, MOST_TOKENS))) for text in texts]

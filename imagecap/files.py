@@ -137,6 +137,15 @@ def read_text(path: Path) -> str:
         raise ImageCapError(f"{path} is not UTF-8 text") from None
 
 
+def user_cache_folder() -> Path:
+    """The folder for what can be made anew: `$XDG_CACHE_HOME/imagecap`, or `~/.cache/imagecap`. It may not exist yet.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+
+
 class _KeyTwiceError(Exception):
     """An object holds the key of this name twice."""
 

@@ -20,6 +20,7 @@ from PIL import __version__ as pillow_version
 from imagecap.data.identity import file_status
 from imagecap.data.records import PictureFacts
 from imagecap.data.remote import RemotePath
+from imagecap.files import user_cache_folder
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def cache_folder() -> Path | None:
     if os.environ.get("IMAGECAP_DIGEST_CACHE", "").lower() == "off":
         return None
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+        folder = user_cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         _log.info("the cache folder cannot be used: %s", error)

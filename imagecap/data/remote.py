@@ -115,6 +115,10 @@ class RemotePath(PosixPath):
             content: bytes = file.read()
         return content
 
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+        """Read the whole file as text; raises as `read_bytes` does, and UnicodeDecodeError."""
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
     def put(self, file: Path) -> None:
         """Write a file of this machine here. It appears as a whole, and replaces one that is here.
 

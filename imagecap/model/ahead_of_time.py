@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 
 from imagecap.errors import ImageCapError, one_line
-from imagecap.files import atomic_write_bytes
+from imagecap.files import atomic_write_bytes, user_cache_folder
 from imagecap.model.checkpoint import quiet_transformers
 
 # Takes the block's weights, then its inputs, which must be contiguous; returns the outputs.
@@ -94,7 +94,7 @@ def compile_block(
     key = hashlib.sha256(repr((environment, source, structure)).encode()).hexdigest()
     name = function.__name__.strip("_")
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+        folder = user_cache_folder()
         file = folder / f"{name}-{key[:32]}.pt2"
         with contextlib.suppress(Exception):  # a damaged file is compiled anew
             if file.exists():

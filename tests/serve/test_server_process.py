@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from imagecap.serve.server_process import set_request_threads
+from imagecap.serve.server_process import _loop_of_main_thread, set_request_threads
 
 _DECODE = """\
 import threading
@@ -77,3 +77,17 @@ def test_many_requests_run_at_once_whether_the_model_is_loaded_before_or_in_the_
     if before:
         set_request_threads()
     assert asyncio.run(serve())
+
+
+def test_only_functions_that_run_an_event_loop_are_looked_at() -> None:
+    """To read the variables of one that is just executing, such as one that loads weights, can end the process."""
+    loop, found = asyncio.new_event_loop(), []
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    looking = threading.Thread(target=lambda: found.append(_loop_of_main_thread()))
+    looking.start()
+    looking.join()
+    loop.call_soon_threadsafe(loop.stop)
+    running.join()
+    loop.close()
+    assert found == [None]

@@ -9,8 +9,6 @@ other machines cannot see them.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from imagecap.data.remote import RemotePath, copied
 from imagecap.errors import ImageCapError
-from imagecap.files import atomic_write_json, read_json
+from imagecap.files import atomic_write_json, read_json, user_cache_folder
 from imagecap.generate.by_shard.error_list import ErrorList, Errors, ErrorsInBucket
 from imagecap.generate.by_shard.journal import ShardJournal, write_journal
 from imagecap.generate.by_shard.output import read_rows, write_rows
@@ -112,7 +110,7 @@ class ShardJob:
                 atomic_write_json(self._work / JOB_FILE, self._description)
                 self._publish(self._work / JOB_FILE)
                 return
-            known = read_json(file) if not isinstance(file, RemotePath) else json.loads(file.read_bytes())
+            known = read_json(file)
         differing = [name for name in self._description if known.get(name) != self._description[name]]
         if differing == ["loose"] and self.input.pictures_digest and known["loose"]:
             raise ImageCapError(
@@ -295,10 +293,17 @@ class ShardJob:
 
 
 def job_folder(folder: Path) -> Path:
-    """Where journals and locks of a job are: in its folder, or for one in a bucket in the user's cache folder."""
+    """Where journals and locks of a job are: in its folder, or for one in a bucket in the user's cache folder.
+
+    Raises:
+        ImageCapError: the user has no folder for a cache.
+    """
     if not isinstance(folder, RemotePath):
         return folder
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagecap"
+    try:
+        cache = user_cache_folder()
+    except RuntimeError as error:
+        raise ImageCapError(f"journals of captions for {folder} have no place: {error}; set XDG_CACHE_HOME") from None
     return cache / "caption-jobs" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 

@@ -135,6 +135,14 @@ def test_refusals_are_sentences(
     with pytest.raises(ImageCapError, match="is for the errors of the job"):
         open_job(shards, bucket)
     open_job(shards, tmp_path / "disk")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ImageCapError, match=r"have no place: Could not determine home directory.; set XDG_CACHE_HOME"):
+        open_job(shards, bucket)
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def refuse(*_: object, **__: object) -> None:
