@@ -21,7 +21,7 @@ from imagecap.generate.decoder_blocks import (
     rms_norm,
     rotary_embedding,
 )
-from imagecap.model import attention
+from imagecap.model import attention, causal_attention
 from imagecap.model.ahead_of_time import CompiledBlock, compile_block, compile_distinct
 from imagecap.model.attention import group_queries, ungroup_queries
 
@@ -104,7 +104,7 @@ class CompiledDecoder:
         # The synchronization of threads queries events, which a CUDA graph cannot capture.
         unsynchronized = like.device.type == "cuda"
         return (
-            compile_block(prefill_block, block, config, prefix, prefix_dims, attention),
+            compile_block(prefill_block, block, config, prefix, prefix_dims, attention, causal_attention),
             compile_block(prefill_last_block, block, config, prefix, prefix_dims, attention),
             compile_block(
                 *(decode_block, block, config, inputs, input_dims, decoder_blocks, attention),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imagecap.model.attention import group_queries, ungroup_queries
+from imagecap.model.causal_attention import causal_attention
 
 
 def prefill_block(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,14 +29,7 @@ def prefill_block(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple
     """
     query, key, value = project_qkv(block, hidden, cos, sin)
     keys, values = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
-    attended = nn.functional.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        keys,
-        values,
-        is_causal=True,
-        scale=block.self_attn.scaling,
-        enable_gqa=query.shape[2] != keys.shape[1],
-    )
+    attended = causal_attention(query.transpose(1, 2), keys, values, block.self_attn.scaling)
     return output_and_mlp(block, hidden, attended.transpose(1, 2).flatten(2)), keys, values
 
 
