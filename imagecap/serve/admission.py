@@ -54,13 +54,17 @@ class Admission:
             with self._lock:
                 self._admitted -= cost
                 self._done.append((time.monotonic(), cost))
+                self._forget_old()
 
     def _seconds(self) -> int:
         """Seconds in which half of what waits should be done, by the costs of the last minute."""
-        now = time.monotonic()
-        while self._done and self._done[0][0] < now - _REMEMBERED_SECONDS:
-            self._done.popleft()
+        self._forget_old()
         if not self._done:
             return _UNKNOWN_SECONDS
-        rate = sum(cost for _, cost in self._done) / max(1.0, now - self._done[0][0])
+        rate = sum(cost for _, cost in self._done) / max(1.0, time.monotonic() - self._done[0][0])
         return min(_REMEMBERED_SECONDS, math.ceil(self._admitted / 2 / rate))
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - _REMEMBERED_SECONDS
+        while self._done and self._done[0][0] < oldest:
+            self._done.popleft()

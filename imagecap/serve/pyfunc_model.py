@@ -53,7 +53,12 @@ from imagecap.serve.request_id import REQUEST_ID, new_request_id, split_request_
 from imagecap.serve.request_threads import arrived_at
 from imagecap.serve.scheduler import Scheduler, Timing
 from imagecap.serve.served_version import model_folder, registered_version
-from imagecap.serve.server_process import end_process, return_freed_memory, set_request_threads
+from imagecap.serve.server_process import (
+    end_process,
+    return_freed_memory,
+    set_request_threads,
+    trim_heap_regularly,
+)
 from imagecap.serve.waiting import RequestEnded
 
 if TYPE_CHECKING:
@@ -109,6 +114,7 @@ class CaptionModel(PythonModel):
             Follower(server.follow, version, model, self.change_version, server.follow_seconds).start()
         if server.is_server:
             set_request_threads()
+            trim_heap_regularly()
 
     def change_version(self, checkpoint: Path, name: str, version: str) -> None:
         """Caption with another checkpoint from the next request on; returns when the last request to the old one ended.

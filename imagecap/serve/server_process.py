@@ -18,6 +18,7 @@ _RUNNERS = ("asyncio", "uvicorn")  # packages that run the event loop
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _MAPPED_BYTES = 8 << 20  # blocks from this size on are returned when they are freed; Pillow's have 16 MiB
 _ARENAS = 4
+_TRIM_SECONDS = 10.0
 
 
 def set_request_threads() -> None:
@@ -85,6 +86,21 @@ def trim_heap() -> None:
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def trim_heap_regularly(seconds: float = _TRIM_SECONDS) -> None:
+    """Call `trim_heap` every few seconds, in a thread that does not keep the process alive.
+
+    Small blocks that last, between large ones that were freed, keep the heap at the size of its busiest moment, which
+    in a server of days is far above what is in use.
+    """
+
+    def trim() -> None:
+        while True:
+            time.sleep(seconds)
+            trim_heap()
+
+    threading.Thread(target=trim, name="imagecap-trim", daemon=True).start()
 
 
 def end_process(error: BaseException) -> None:

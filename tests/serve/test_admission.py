@@ -1,6 +1,7 @@
 """Requests are admitted until too much waits, and small ones a little longer."""
 
 import re
+import sys
 
 import pytest
 
@@ -46,3 +47,17 @@ def test_a_client_is_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> 
         assert 2 <= seconds() <= 4
         now[0] += 1000
         assert seconds() == 10, "what is known is too old"
+
+
+def test_requests_of_long_ago_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a server that never refuses one."""
+    now = [1000.0]
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now[0])
+    admitting, blocks = Admission(1000), []
+    for _ in range(2):
+        for _ in range(1000):
+            now[0] += 1
+            with admitting.admit(1):
+                pass
+        blocks.append(sys.getallocatedblocks())
+    assert blocks[1] - blocks[0] < 500

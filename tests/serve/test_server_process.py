@@ -30,21 +30,24 @@ print(psutil.Process().memory_info().rss - before)
 
 
 _BODIES = """\
+import time
 import psutil
-from imagecap.serve.server_process import return_freed_memory, trim_heap
+from imagecap.serve.server_process import return_freed_memory, trim_heap, trim_heap_regularly
 
 return_freed_memory()
 parts = [b"x" * 100_000 for _ in range(1000)]  # as those in which a request body arrives
 del parts[:-1]  # the last one keeps the heap from shrinking
 before = psutil.Process().memory_info().rss
-trim_heap()
+TRIM
 print(before - psutil.Process().memory_info().rss)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has malloc_trim")
-def test_trimming_returns_what_lies_between_blocks_in_use() -> None:
-    returned = subprocess.run([sys.executable, "-c", _BODIES], check=True, capture_output=True, text=True).stdout
+@pytest.mark.parametrize("trim", ["trim_heap()", "trim_heap_regularly(0.1); time.sleep(1)"], ids=["once", "regularly"])
+def test_trimming_returns_what_lies_between_blocks_in_use(trim: str) -> None:
+    code = _BODIES.replace("TRIM", trim)
+    returned = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert int(returned) > 80e6
 
 
