@@ -21,7 +21,7 @@ def load_reward(place: str) -> Reward:
     Raises:
         ImageCapError: the file cannot be read or executed, or has no such function; names the file.
     """
-    file, name = _parts(place)
+    file, name = reward_file(place), place.rpartition(":")[2]
     try:
         found = runpy.run_path(str(file)).get(name)
     except OSError as error:
@@ -40,13 +40,13 @@ def reward_digest(place: str) -> str:
     Raises:
         ImageCapError: the file cannot be read.
     """
-    file, _ = _parts(place)
+    file = reward_file(place)
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise ImageCapError(f"reward: {file} cannot be read: {error.strerror}") from None
 
 
-def _parts(place: str) -> tuple[Path, str]:
-    file, _, name = place.rpartition(":")
-    return expand_user(file), name
+def reward_file(place: str) -> Path:
+    """The file of a reward that is given as file and function."""
+    return expand_user(place.rpartition(":")[0])

@@ -13,14 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from imagecap.checkout import tracked_md5
 from imagecap.config import Settings, result_neutral
 from imagecap.data.data_sets import first_samples
 from imagecap.data.identity import TRAINING_PICTURES_FILE, folder_digest
 from imagecap.data.prepared import PreparedData, read_prepared
+from imagecap.errors import ImageCapError
 from imagecap.files import atomic_write_json, atomic_write_text, expand_user, replace_folder
 from imagecap.locks import exclusive
 from imagecap.registry.tracking import TrackedRun, tracked_run
+from imagecap.train.reward import reward_digest, reward_file
 from pipelines.curves import draw_curves, write_curves
 from pipelines.stages import METRICS, MODEL, PLOTS, PREPARED, RUN_FILE, run_stage
 from pipelines.validation_reports import ReportedValidations, TrialPruned, validations_of_sweep
@@ -35,8 +39,10 @@ def train(settings: Settings) -> None:
     """Train, or resume an interrupted training, and write `model/`, `mlflow_run.json`, metrics and plots.
 
     Raises:
-        ImageCapError: another process trains here, or the model cannot be built or trained.
+        ImageCapError: another process trains here, the model cannot be built or trained, or DVC would not see an edit
+            of the reward.
     """
+    check_reward(settings.train.reward, Path("dvc.yaml"))
     with exclusive(STATE / ".lock", f"training in {Path.cwd()}"):
         _train(settings)
 
@@ -98,7 +104,7 @@ class ReportingRun:
 
 
 def training_key(settings: Settings) -> str:
-    """Return a hash of what the trained weights depend on: prepared data, settings, base checkpoints on disk."""
+    """Return a hash of what the trained weights depend on: prepared data, settings, base checkpoints, the reward."""
     names = (settings.model.vision_model_name, settings.model.language_model_name, settings.model.model_path)
     bases = [expand_user(name) for name in names if name is not None]
     facts: list[Any] = [
@@ -109,7 +115,32 @@ def training_key(settings: Settings) -> str:
         ),
         [folder_digest(folder) for folder in bases if folder.is_dir()],
     ]
+    if settings.train.reward is not None:
+        facts.append(reward_digest(settings.train.reward))
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def check_reward(reward: str | None, pipeline: Path) -> None:
+    """Refuse a reward whose file is no dependency of the stage, since DVC would not train again after an edit.
+
+    DVC allows no dependency that may be absent, so the user has to add the file.
+
+    Args:
+        reward: `train.reward`, file and function; None: there is nothing to check.
+        pipeline: the `dvc.yaml` of the working directory.
+
+    Raises:
+        ImageCapError: it is none; says which line to add.
+    """
+    if reward is None:
+        return
+    file = reward_file(reward)
+    listed = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]["train"]["deps"]
+    if not any(file.absolute().is_relative_to(Path(each).absolute()) for each in listed):
+        raise ImageCapError(
+            f"train.reward: the stage train does not depend on {file}, so that an edit of it would not train again: "
+            f"add the line `- {file}` below `deps` of the stage train in dvc.yaml"
+        )
 
 
 def _unfinished() -> dict[str, str]:

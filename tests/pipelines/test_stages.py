@@ -18,7 +18,7 @@ from pipelines.stages import run_stage
 from pipelines.stages import train as train_module
 from pipelines.stages.evaluate import evaluate, evenly_spaced
 from pipelines.stages.prepare import prepare
-from pipelines.stages.train import train, training_key
+from pipelines.stages.train import check_reward, train, training_key
 from tests.pipelines.toy import SETTINGS, write_toy
 
 
@@ -195,3 +195,33 @@ def test_a_stage_ends_with_a_sentence_and_a_status(
 def test_examples_are_evenly_spaced() -> None:
     assert evenly_spaced(range(10), 3) == [0, 3, 6]
     assert evenly_spaced([1, 2], 3) == [1, 2]
+
+
+def test_a_reward_that_dvc_does_not_see_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = tmp_path / "dvc.yaml"
+
+    def depends_on(*paths: str) -> None:
+        pipeline.write_text(json.dumps({"stages": {"train": {"deps": ["prepared", "${data.data_path}", *paths]}}}))
+
+    depends_on()
+    check_reward(None, pipeline)
+    depends_on("rewards.pyc", "mine/other")
+    for reward in ("rewards.py:agreed_words", "mine/rewards.py:agreed_words"):
+        with pytest.raises(ImageCapError, match=r"add the line `- .*rewards.py` below `deps` of the stage train"):
+            check_reward(reward, pipeline)
+    depends_on("rewards.py", "mine")
+    for reward in ("rewards.py:agreed_words", "mine/rewards.py:agreed_words", f"{tmp_path}/rewards.py:agreed_words"):
+        check_reward(reward, pipeline)
+
+
+def test_an_edited_reward_is_another_training(place: Path, settings: Settings) -> None:
+    chosen = settings.train.model_copy(update={"cider_epochs": 1, "reward": "rewards.py:agreed_words"})
+    changed, keys = settings.model_copy(update={"train": chosen}), set()
+    for content in ("agreed_words = 1", "agreed_words = 2"):
+        (place / "rewards.py").write_text(content)
+        keys.add(training_key(changed))
+    (place / "rewards.py").unlink()
+    assert len(keys) == 2
