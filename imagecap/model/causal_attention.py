@@ -1,6 +1,6 @@
 """Causal attention of whole prefixes, by matrix products where the processor has instructions for them in bfloat16.
 
-torch's own kernel takes twice as long on a CPU that has them (AMD with AVX512_BF16, torch 2.13).
+torch's own kernel takes half as long again or twice as long (AMD with AVX512_BF16, torch 2.13).
 """
 
 import torch

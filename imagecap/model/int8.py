@@ -45,21 +45,21 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map `[..., in]` to `[..., out]` in the dtype of the inputs."""
-        rows = inputs.reshape(-1, self.in_features)
-        if self._has_kernel(rows):
-            outputs = torch._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale.to(rows.dtype))
+        rows, weight = inputs.reshape(-1, self.in_features), self.weight
+        scale: Tensor = self.scale
+        if scale.dtype != rows.dtype:
+            scale = scale.to(rows.dtype)
+        if len(rows) <= _KERNEL_ROWS and _has_kernel(rows, weight):
+            outputs = torch._weight_int8pack_mm(rows.contiguous(), weight, scale)
+            if self.bias is not None:
+                outputs = outputs.add_(self.bias)
         else:
-            chunks = self.weight.split(max(1, _CHUNK // self.in_features))
+            chunks = weight.split(max(1, _CHUNK // self.in_features))
             products = [nn.functional.linear(rows, chunk.to(rows.dtype)) for chunk in chunks]
             outputs = products[0] if len(products) == 1 else torch.cat(products, dim=1)
-            outputs = outputs.mul_(self.scale.to(rows.dtype))  # in place: new memory costs as much as the product
-        if self.bias is not None:
-            outputs = outputs.add_(self.bias)
-        return outputs.unflatten(0, inputs.shape[:-1])
-
-    def _has_kernel(self, rows: Tensor) -> bool:
-        fits = rows.device.type == "cpu" and rows.dtype == torch.bfloat16 and self.in_features % _KERNEL_COLUMNS == 0
-        return fits and 0 < len(rows) <= _KERNEL_ROWS and _is_aligned(self.weight)
+            # in place: new memory for a vocabulary costs as much as the product
+            outputs = outputs.mul_(scale) if self.bias is None else torch.addcmul(self.bias, outputs, scale)
+        return outputs.view(*inputs.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """The sizes, as those of `nn.Linear` are printed."""
@@ -153,6 +153,12 @@ def align_weights(llava: Any) -> None:
     for weight in llava.parameters():
         if weight.dtype == torch.int8 and weight.device.type == "cpu" and not _is_aligned(weight):
             weight.data = weight.data.clone()
+
+
+def _has_kernel(rows: Tensor, weight: Tensor) -> bool:
+    """Whether torch's kernel for int8 can compute the product of few rows, one at least."""
+    known = rows.dtype == torch.bfloat16 and rows.is_cpu and rows.shape[1] % _KERNEL_COLUMNS == 0
+    return known and len(rows) > 0 and _is_aligned(weight)
 
 
 def _is_aligned(weight: Tensor) -> bool:

@@ -71,7 +71,13 @@ def return_freed_memory() -> None:
 
     By default glibc gives each thread an arena, and keeps freed blocks of up to 32 MiB in it. Thirty threads that have
     read a large picture each would keep gigabytes. Other C libraries have no such parameters.
+
+    pandas keeps the strings of a request in memory of Arrow, whose own allocator (mimalloc) keeps for each thread huge
+    pages of 2 MB that are never returned. So Arrow is told to use the allocator of the C library.
     """
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)

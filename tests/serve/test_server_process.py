@@ -42,6 +42,35 @@ TRIM
 print(before - psutil.Process().memory_info().rss)
 """
 
+_TABLES = """\
+import threading
+from concurrent.futures import ThreadPoolExecutor
+import pandas, psutil
+from imagecap.serve.server_process import return_freed_memory
+
+return_freed_memory()
+together = threading.Barrier(32)
+
+def read(_):
+    together.wait()  # each in a thread of its own
+    for number in range(20):
+        pandas.DataFrame([{"image": "x" * 3000 + str(number)} for _ in range(4)])["image"].tolist()
+
+read_in_one = threading.Thread(target=lambda: pandas.DataFrame([{"image": "x"}])["image"].tolist())
+read_in_one.start()
+read_in_one.join()
+before = psutil.Process().memory_info().rss
+with ThreadPoolExecutor(32) as threads:
+    list(threads.map(read, range(32)))
+    print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there Arrow keeps huge pages")
+def test_threads_that_read_tables_of_strings_keep_no_memory() -> None:
+    grown = subprocess.run([sys.executable, "-c", _TABLES], check=True, capture_output=True, text=True).stdout
+    assert int(grown) < 12e6
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has malloc_trim")
 @pytest.mark.parametrize("trim", ["trim_heap()", "trim_heap_regularly(0.1); time.sleep(1)"], ids=["once", "regularly"])
