@@ -23,12 +23,16 @@ from imagecap.generate.generated import GeneratedCaption
 from imagecap.generate.prompts import TokenizedPrompt, resolve_prompt, tokenize_prompt
 from imagecap.model.builder import load
 from imagecap.model.int8 import is_int8
+from imagecap.model.onednn_linear import use_onednn
 from imagecap.model.tiles.tiled import Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from imagecap.model.imagecap_arch import ImageCaptioner
+
+# Compiled blocks call MKL. Up to so many pictures they are faster than uncompiled ones that call oneDNN.
+_FEW_PICTURES = 2
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,12 @@ def prepare_to_caption(model: "ImageCaptioner", *, compiled: bool) -> None:
     Raises:
         ImageCapError: the blocks cannot be compiled on this machine.
     """
+    onednn = model.dtype == torch.float32 and model.device.type == "cpu" and use_onednn(model.llava)
     if compiled:
         from imagecap.model.vision_encoder.clip_encoder import compile_encoder
 
         model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
+        model.most_compiled_pictures = _FEW_PICTURES if onednn else None
     model.decoder = choose_decoder(model.language_model, compiled=compiled)
 
 

@@ -1,0 +1,63 @@
+"""Linear layers in float32 by oneDNN, on processors where torch's own choice, MKL, is slower.
+
+MKL uses AVX-512 on processors of Intel only. On others that have it, oneDNN multiplies matrices of many rows at twice
+the speed, with weights as they are. For few rows, as in a step of decoding, MKL stays faster.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_FEWEST_ROWS = 32  # from which oneDNN is faster
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that shares the weights of another one. Where gradients are computed it is a stock layer.
+
+    Args:
+        linear: the other layer.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.training = linear.training
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map `[..., in]` to `[..., out]`."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_wide(inputs):
+            return super().forward(inputs)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+        return product
+
+
+def use_onednn(module: nn.Module) -> bool:
+    """Replace the linear layers in a module, if oneDNN is faster on this machine; returns whether it is."""
+    if not is_onednn_faster():
+        return False
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, OneDnnLinear(child))
+    return True
+
+
+@cache
+def is_onednn_faster() -> bool:
+    """Whether this processor has AVX-512 and is not one of Intel."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if not torch.backends.mkl.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "GenuineIntel" not in described
+
+
+def _is_wide(inputs: Tensor) -> bool:
+    rows = inputs.numel() // max(1, inputs.shape[-1])
+    return rows >= _FEWEST_ROWS and inputs.dtype == torch.float32 and inputs.device.type == "cpu"

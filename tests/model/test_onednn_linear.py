@@ -1,0 +1,61 @@
+"""Linear layers by oneDNN: the products of stock layers, and the captions of stock models."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from imagecap.config import GenerateSettings
+from imagecap.generate.captioner import caption, prepare_to_caption
+from imagecap.model import onednn_linear
+from imagecap.model.onednn_linear import OneDnnLinear, use_onednn
+from tests.generate.conftest import sharpened
+from tests.tiny import picture
+
+if TYPE_CHECKING:
+    from imagecap.model.imagecap_arch import ImageCaptioner
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 24), (2, 16, 24), (4, 50, 24), (0, 24)])
+def test_products_are_those_of_a_stock_layer(shape: tuple[int, ...], bias: bool) -> None:
+    stock = nn.Linear(24, 40, bias=bias)
+    layer = OneDnnLinear(stock)
+    inputs = torch.randn(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(inputs), stock(inputs), atol=1e-5, rtol=1e-5)
+        strided = torch.randn(*shape[:-1], 48)[..., ::2]
+        torch.testing.assert_close(layer(strided), stock(strided), atol=1e-5, rtol=1e-5)
+        assert torch.equal(layer.double()(inputs.double()), stock.double()(inputs.double()))
+
+
+def test_weights_are_shared_and_gradients_computed() -> None:
+    stock = nn.Linear(24, 40)
+    layer = OneDnnLinear(stock)
+    assert layer.weight is stock.weight
+    assert layer.bias is stock.bias
+    layer(torch.randn(64, 24)).sum().backward()
+    assert stock.weight.grad is not None
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_captions_stay_the_same(faster: bool, tiny_model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pictures = sharpened(tiny_model), [picture(seed, (32, 32)) for seed in range(6)]
+    settings = GenerateSettings(max_length=20)
+    expected = [each.token_ids for each in caption(model, pictures, "Describe this image.", settings)]
+    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: faster)
+    names = list(model.llava.state_dict())
+    prepare_to_caption(model, compiled=False)
+    assert any(isinstance(module, OneDnnLinear) for module in model.llava.modules()) == faster
+    assert list(model.llava.state_dict()) == names
+    found = [each.token_ids for each in caption(model, pictures, "Describe this image.", settings)]
+    assert found == expected
+
+
+def test_layers_of_other_kinds_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: True)
+    module = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 4)})
+    use_onednn(module)
+    assert isinstance(module["head"], OneDnnLinear)
+    assert not any(isinstance(part, OneDnnLinear) for part in module["attention"].modules())
