@@ -23,8 +23,8 @@ from imagecap.model.tiles.tiled import Pixels
 if TYPE_CHECKING:
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-# Longest delay of a prefill, in seconds: a few steps of a small model, less than one step of a large model.
-GATHER_SECONDS = 0.01
+# Longest delay of a prefill, in seconds: some steps of a small model, about one step of a large model.
+GATHER_SECONDS = 0.03
 LINE_SECONDS = 0.05
 # While others run or wait, a prefill has at most this many pictures, and a batch of its own this many captions.
 _PREFILL_PICTURES, _SEPARATE_CAPTIONS = 8, 32
@@ -251,9 +251,9 @@ class WaitingPictures:
     def take_joining(self, running: Sequence[PictureJob]) -> list[PictureJob]:
         """Take the pictures that join the running batch now.
 
-        A quarter of its rows is kept for small requests. None joins yet if there are fewer than the running rows and
-        fewer than the free rows, and the oldest has waited less than `GATHER_SECONDS`: one prefill of several pictures
-        costs less than one prefill each.
+        A quarter of its rows is kept for small requests. None joins yet if there are fewer than half of the running
+        rows and fewer than the free rows, and the oldest has waited less than `GATHER_SECONDS`: one prefill of several
+        pictures costs less than one prefill each.
 
         Args:
             running: the pictures of the batch.
@@ -272,7 +272,7 @@ class WaitingPictures:
                 if large < 0:
                     continue
             joining.append(job)
-        gathering = 0 < len(joining) < min(len(running), room)
+        gathering = 0 < len(joining) < min(math.ceil(len(running) / 2), room)
         if gathering and time.monotonic() - min(job.queued_at for job in joining) < GATHER_SECONDS:
             return []
         return self._take(joining)

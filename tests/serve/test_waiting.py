@@ -18,11 +18,11 @@ def test_a_prefill_is_delayed_for_more_pictures_but_not_long(
 ) -> None:
     monkeypatch.setattr(waiting_module, "GATHER_SECONDS", 3600)
     waiting = WaitingPictures(continuous=True, max_rows=32)
-    running = [job(model) for _ in range(4)]
+    running = [job(model) for _ in range(7)]
     jobs = queue(waiting, [job(model)])
     assert waiting.take_joining([]) == jobs, "no delay if no row is running"
     jobs = queue(waiting, [job(model) for _ in range(3)])
-    assert waiting.take_joining(running[:1]) == jobs, "no delay if at least as many are new as are running"
+    assert waiting.take_joining(running[:6]) == jobs, "no delay if at least half as many are new as are running"
     jobs = queue(waiting, [job(model) for _ in range(2)])
     assert waiting.take_joining(running) == [], "delayed, since more may arrive"
     jobs += queue(waiting, [job(model)])
