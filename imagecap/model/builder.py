@@ -83,7 +83,7 @@ def build(settings: ModelSettings, compute: ComputeSettings | None = None, *, se
     return model.to(device)
 
 
-def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCaptioner:
+def load(folder: Path | str, compute: ComputeSettings | None = None, *, weights: bool = True) -> ImageCaptioner:
     """Load a saved captioner, or a stock checkpoint of the same kind that was made elsewhere.
 
     All weights are frozen until `choose_trainable` is called.
@@ -91,6 +91,7 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     Args:
         folder: the checkpoint.
         compute: device and dtype; None: CPU, and the dtype of the file.
+        weights: whether the captioner has weights. Without them it can preprocess pictures and tokenize prompts.
 
     Raises:
         ImageCapError: the folder is missing, incomplete, damaged or holds another kind of model.
@@ -105,7 +106,8 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     device = resolve_device(compute) if compute else torch.device("cpu")
     dtype = resolve_dtype(compute, device) if compute else "auto"
     failure = f"the weights in {folder} are damaged or incomplete"
-    llava, missing = load_weights(AutoModelForImageTextToText, folder, failure, dtype=dtype)
+    placed = {} if weights or has_int8_weights(config) else {"device_map": "meta"}  # weights are then not read
+    llava, missing = load_weights(AutoModelForImageTextToText, folder, failure, dtype=dtype, **placed)
     if missing:
         raise ImageCapError(f"the weights in {folder} are incomplete: no usable {missing[0]}")
     failure = f"the tokenizer or processor in {folder} cannot be read"
@@ -124,7 +126,7 @@ def load(folder: Path | str, compute: ComputeSettings | None = None) -> ImageCap
     model = ImageCaptioner(llava, processor, captioner_info(folder))
     if model.tiling is not None:
         _check_tiles(model, folder)
-    return model.to(device)
+    return model.to(device if weights else "meta")
 
 
 def captioner_config(folder: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class ServerSettings:
         json_log: whether the log is JSON, one object per line.
         follow: the alias whose version is served, also after it moves; None: the loaded version stays.
         follow_seconds: time between two questions where the alias is.
+        decoding_process: whether captions are decoded in a process of its own; see `decoding_process`.
         is_server: whether `mlflow models serve` runs this process.
         timeout: seconds after which MLflow answers a request with status 504.
         max_request_tokens: see `request.Limits`.
@@ -42,6 +43,7 @@ class ServerSettings:
     json_log: bool = False
     follow: Alias | None = None
     follow_seconds: float = 30.0
+    decoding_process: bool = False
     is_server: bool = False
     timeout: float = math.inf
     max_request_tokens: int | None = None
@@ -62,6 +64,7 @@ def read_server_settings(environment: Mapping[str, str] = os.environ) -> ServerS
         json_log=_read_choice(environment, "IMAGECAP_LOG_FORMAT", ("text", "json")) == "json",
         follow=_read_alias(environment, "IMAGECAP_FOLLOW"),
         follow_seconds=_read_seconds(environment, "IMAGECAP_FOLLOW_SECONDS", ServerSettings.follow_seconds),
+        decoding_process=_read_choice(environment, "IMAGECAP_DECODING", ("process", "thread")) == "process",
         is_server=True,
         timeout=_read_number(environment, "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", 60),  # of `--timeout`
         max_request_tokens=_read_number(environment, "IMAGECAP_MAX_REQUEST_TOKENS", MAX_REQUEST_TOKENS) or None,

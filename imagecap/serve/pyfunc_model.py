@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 # Set before transformers is imported. The artifacts of the model are complete, so nothing is downloaded.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 256  # rows of a large table whose decoded pictures are in memory at once
 
+Answer: TypeAlias = pd.DataFrame | list[dict[str, Any]]
+
 _log = logging.getLogger(NAME)
 
 
@@ -101,6 +103,8 @@ class CaptionModel(PythonModel):
         if server.is_server:
             return_freed_memory()
         self._on_death = end_process if server.is_server else None
+        self._decoding_process = server.decoding_process
+        self._is_server = server.is_server
         self._reader = PictureReader(self._limits)
         scheduler = self._load(checkpoint)
         self._version = CurrentVersion(scheduler)
@@ -136,6 +140,10 @@ class CaptionModel(PythonModel):
 
     def _load(self, checkpoint: Path) -> Scheduler:
         """Load a checkpoint, and caption a drawn picture with it, so that the first request finds everything ready."""
+        if self._decoding_process:
+            from imagecap.serve.decoding_process import ProcessScheduler
+
+            return ProcessScheduler(checkpoint, self._compute, monitor=self._monitor, on_death=self._on_death)
         from imagecap.generate.captioner import open_captioner
 
         model = open_captioner(checkpoint, self._compute)
@@ -149,7 +157,7 @@ class CaptionModel(PythonModel):
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    ) -> Answer:
         """Caption the pictures of the column `image`. Several threads may call it at once.
 
         Args:
@@ -161,7 +169,8 @@ class CaptionModel(PythonModel):
         Returns:
             One row per picture: `caption` and `score` (`GeneratedCaption.score`); if `num_captions` is above 1, also
             `others`, the list of the other captions of the picture; with the option `errors_as_rows` also `error`; if
-            the client sent a `request_id`, also that.
+            the client sent a `request_id`, also that. In a server the rows are a list of dictionaries, which MLflow
+            writes as the same JSON: a table costs more than reading a small picture.
         """
         started, outcome = time.monotonic(), "failed"
         request_id = new_request_id()
@@ -169,7 +178,7 @@ class CaptionModel(PythonModel):
             given, params = split_request_id(params)
             request_id = given or request_id
             with self._version.in_request() as scheduler:
-                frame, timing = self._predict(scheduler, model_input, params)
+                answer, timing = self._predict(scheduler, model_input, params)
             outcome = "captioned"
         except ImageCapError as error:
             outcome, reason = "refused", reason_of(error)
@@ -195,20 +204,23 @@ class CaptionModel(PythonModel):
             self._monitor.observe_request(seconds, outcome)
         _log.info(
             "request %s: %d pictures in %.3f s, %.3f s of it queued, %d tokens",
-            *(request_id, len(frame), seconds, timing.queued, timing.tokens),
+            *(request_id, len(answer), seconds, timing.queued, timing.tokens),
             extra=log_fields(
                 request_id=request_id,
-                pictures=len(frame),
+                pictures=len(answer),
                 seconds=round(seconds, 3),
                 queued_seconds=round(timing.queued, 3),
                 tokens=timing.tokens,
             ),
         )
-        if given:
-            frame[REQUEST_ID] = pd.Series([given] * len(frame), index=frame.index, dtype=object)
-        return frame
+        if not given:
+            return answer
+        if isinstance(answer, list):
+            return [{**row, REQUEST_ID: given} for row in answer]
+        answer[REQUEST_ID] = pd.Series([given] * len(answer), index=answer.index, dtype=object)
+        return answer
 
-    def _predict(self, scheduler: Scheduler, table: Any, params: dict[str, Any] | None) -> tuple[pd.DataFrame, Timing]:
+    def _predict(self, scheduler: Scheduler, table: Any, params: dict[str, Any] | None) -> tuple[Answer, Timing]:
         deadline = arrived_at() + self._timeout
         if not isinstance(table, pd.DataFrame):
             raise ImageCapError(f"expected a table with the column 'image', not {type(table).__name__}")
@@ -227,7 +239,7 @@ class CaptionModel(PythonModel):
         for row, caption in enumerate(captions, 1):
             if caption.error is not None:
                 raise ImageCapError(f"row {row} of {len(captions)}: {caption.error}")
-        return _frame(captions, settings), timing
+        return (_rows if self._is_server else _frame)(captions, settings), timing
 
     def _predict_in_chunks(
         self, scheduler: Scheduler, table: pd.DataFrame, prompt: str | None, settings: GenerateSettings, deadline: float
@@ -266,6 +278,15 @@ class CaptionModel(PythonModel):
                 continue
             read.append(row)
             yield pixels
+
+
+def _rows(captions: list[GeneratedCaption], settings: GenerateSettings) -> list[dict[str, Any]]:
+    """The rows of the answer of the model."""
+    rows: list[dict[str, Any]] = [{"caption": caption.text, "score": caption.score} for caption in captions]
+    if settings.num_captions > 1:
+        for row, caption in zip(rows, captions, strict=True):
+            row["others"] = [other.text for other in caption.others]
+    return rows
 
 
 def _frame(captions: list[GeneratedCaption], settings: GenerateSettings) -> pd.DataFrame:

@@ -9,8 +9,8 @@ blocks until their captions are done. The decoding thread (`decoding.DecodingLoo
    captions. All pictures are in separate batches if the model does not support continuous batching.
 3. It generates the next token of every caption in this batch.
 
-One prefill of several pictures costs less than one prefill each. So if fewer pictures are new than are running, the
-scheduler delays their prefill for at most `waiting.GATHER_SECONDS`, in which more pictures may arrive.
+One prefill of several pictures costs less than one prefill each. So if fewer pictures are new than half of those that
+run, the scheduler delays their prefill for at most `waiting.GATHER_SECONDS`, in which more pictures may arrive.
 """
 
 import logging
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from imagecap.config import GenerateSettings
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MAX_ROWS = 32  # pictures decoded together; more wait in the queue
-_MOST_WAITING = 16  # resized pictures of a request that wait at once; the next one is not read before
+_KEPT_PROMPTS = 64  # tokenized prompts that are kept: most requests have the same one
+MOST_WAITING = 16  # resized pictures of a request that wait at once; the next one is not read before
 
 _log = logging.getLogger(NAME)
 
@@ -79,6 +81,7 @@ class Scheduler:
         self._model, self._monitor = model, monitor or Monitor()
         self._waiting = WaitingPictures(continuous=supports_continuous_batching(model), max_rows=max_rows)
         self._on_death = on_death
+        self._tokenize = lru_cache(_KEPT_PROMPTS)(partial(tokenize_prompt, model))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked: set[PictureJob] = set()  # those of the requests that threads wait for
@@ -140,24 +143,21 @@ class Scheduler:
                 further.
         """
         missing = "params: prompt: give a prompt; none is saved with the model"
-        tokenized = tokenize_prompt(
-            self._model, resolve_prompt(self._model, settings, prompt, missing=missing), settings
-        )
-        request = CaptionRequest(tokenized, settings, count, deadline, watch=watch)
+        text = resolve_prompt(self._model, settings, prompt, missing=missing)
+        request = CaptionRequest(self._tokenize(text, settings), settings, count, deadline, watch=watch)
         jobs: list[PictureJob] = []
         try:
             for pixel_values in pictures:
                 if request.ended(time.monotonic()):
                     raise RequestEnded
                 jobs.append(PictureJob(pixel_values, request, len(jobs)))
-                self._put(jobs[-1])
-                if len(jobs) > _MOST_WAITING:
-                    jobs[-_MOST_WAITING].taken.wait()
+                self.put(jobs[-1])
+                if len(jobs) > MOST_WAITING:
+                    jobs[-MOST_WAITING].taken.wait()
             captions = [self._result(job) for job in jobs]
         finally:
             request.cancelled = True
-            with self._start_lock:
-                self._asked.difference_update(jobs)
+            self._forget(request, jobs)
         timing = Timing(
             max((job.joined_at - job.queued_at for job in jobs), default=0.0),
             sum(len(caption.token_ids) for caption in captions),
@@ -173,7 +173,7 @@ class Scheduler:
             Exception: any exception that the function raised.
         """
         call = ModelCall(function)
-        self._put(call)
+        self.put(call)
         call.done.wait()
         if call.error is not None:
             raise call.error
@@ -200,7 +200,7 @@ class Scheduler:
             if self._thread is not None:
                 self._waiting.close()
 
-    def _put(self, job: PictureJob | ModelCall) -> None:
+    def put(self, job: PictureJob | ModelCall) -> None:
         """Queue a picture or a call, and start the decoding thread, unless it runs already."""
         with self._start_lock:
             if isinstance(job, PictureJob):
@@ -210,6 +210,11 @@ class Scheduler:
                 # A daemon thread does not keep the process alive. On shutdown the server first completes its requests.
                 self._thread = threading.Thread(target=self._run, name="imagecap-decoding", daemon=True)
                 self._thread.start()
+
+    def _forget(self, request: CaptionRequest, jobs: list[PictureJob]) -> None:
+        """Note that no thread waits for the captions of a request any more."""
+        with self._start_lock:
+            self._asked.difference_update(jobs)
 
     def _result(self, job: PictureJob) -> GeneratedCaption:
         """Wait for the caption of a picture."""

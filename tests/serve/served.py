@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pytest
 
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
@@ -46,16 +47,18 @@ def save_version(model: "ImageCaptioner", folder: Path, version: str) -> None:
 
 
 def load(folder: Path, **config: Any) -> "CaptionModel":
-    """Load a saved version, with options of `model_config`."""
+    """Load a saved version, with options of `model_config`. It decodes in this process, which tests can patch."""
     from imagecap.serve.pyfunc_model import CaptionModel
 
     model = CaptionModel()
     artifacts = {"checkpoint": str(folder / "artifacts" / "checkpoint")}
     context: Any = SimpleNamespace(artifacts=artifacts, model_config=config)
-    model.load_context(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGECAP_DECODING", "thread")
+        model.load_context(context)
     return model
 
 
 def ask(model: "CaptionModel", rows: list[Any], **params: Any) -> pd.DataFrame:
     """Ask for captions of the rows of one request."""
-    return model.predict(None, pd.DataFrame({"image": rows}), params)  # type: ignore[arg-type]
+    return pd.DataFrame(model.predict(None, pd.DataFrame({"image": rows}), params))  # type: ignore[arg-type]
