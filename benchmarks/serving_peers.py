@@ -1,7 +1,7 @@
 """The peers of the serving benchmark, as an MLflow model; `mlflow models serve` runs this file.
 
-The kind `stock` is the stock checkpoint with `AutoProcessor` and `generate`, behind a lock. `single` is our scheduler
-with room for one picture, so that nothing is batched.
+The kind `stock` is the stock checkpoint with `AutoProcessor` and `generate`, behind a lock. `single` is our scheduler,
+with a decoding process as in our server, and with room for one picture, so that nothing is batched.
 """
 
 import base64
@@ -26,11 +26,10 @@ class Peer(PythonModel):
         self._kind = config["kind"]
         if self._kind == "single":
             from imagecap.config import ComputeSettings
-            from imagecap.generate.captioner import open_captioner
-            from imagecap.serve.scheduler import Scheduler
+            from imagecap.serve.decoding_process import ProcessScheduler
 
             compute = ComputeSettings(device=config["device"], dtype=config["dtype"], compile=config["compile"])
-            self._scheduler = Scheduler(open_captioner(Path(folder), compute), max_rows=1)
+            self._scheduler = ProcessScheduler(Path(folder), compute, max_rows=1)
             return
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
