@@ -31,7 +31,7 @@ from imagecap.serve.messages import (
 )
 from imagecap.serve.monitoring import Monitor
 from imagecap.serve.scheduler import MOST_WAITING, Scheduler
-from imagecap.serve.server_process import return_freed_memory
+from imagecap.serve.server_process import return_freed_memory, trim_heap_regularly
 from imagecap.serve.waiting import CaptionRequest, PictureJob
 
 _REPORT_SECONDS = 0.1  # between two reports for the metrics, while captions are generated
@@ -122,6 +122,7 @@ def main(descriptor: int) -> None:
     except ImageCapError as error:
         channel.send(Failed(str(error)))
         return
+    trim_heap_regularly()
     channel.send(Ready(scheduler.dtype))
     _caption(connection, channel, scheduler)
 
