@@ -1,10 +1,11 @@
 """Model, pictures and caption lengths for the benchmarks of decoding and serving."""
 
 import argparse
+import copy
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -30,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu") -> "ImageCaptioner":
     """Load or build the captioner that the arguments name, in their dtype."""
+    return load_with_stock(arguments, device)[0]
+
+
+def load_with_stock(
+    arguments: argparse.Namespace, device: Literal["cpu", "cuda"] = "cpu"
+) -> tuple["ImageCaptioner", Any]:
+    """`load_captioner`, and a stock model with the same weights, in which no layer was replaced, for `generate`."""
     from imagecap.generate.captioner import prepare_to_caption
     from imagecap.model.builder import build, load
 
@@ -41,8 +49,9 @@ def load_captioner(arguments: argparse.Namespace, device: Literal["cpu", "cuda"]
         model = build(ModelSettings(**names), compute)
         model.info["prompt"] = PROMPT
     model.to(getattr(torch, arguments.dtype)).eval()
+    stock = copy.deepcopy(model.llava, {id(weight): weight for weight in model.llava.parameters()})
     prepare_to_caption(model, compiled=arguments.compile)
-    return model
+    return model, stock
 
 
 def picture_folder(data: Path) -> Path:

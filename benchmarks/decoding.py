@@ -114,9 +114,18 @@ def ours(
 
 
 def theirs(
-    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings, *, compiled: bool = False
+    model: "ImageCaptioner",
+    stock: Any,
+    pixels: Tensor,
+    lengths: Tensor,
+    settings: GenerateSettings,
+    *,
+    compiled: bool = False,
 ) -> tuple[list[list[int]], int]:
-    """Tokens by `generate`, and the bytes of its cache; with `compiled` a static one, for which it is 0."""
+    """Tokens by `generate` of the stock model, and the bytes of its cache; with `compiled` a static one, counted as 0.
+
+    `model` is our captioner with the same weights, for the prompt and the tokenizer.
+    """
     prompt = tokenize_prompt(model, captioners.PROMPT, settings)
     row = [*prompt.before, *[model.image_token_id] * model.num_image_tokens, *prompt.after]
     ids = torch.tensor([row] * len(pixels), device=model.device)
@@ -128,7 +137,7 @@ def theirs(
         compilation._compile_all_devices = True
         ways = {"cache_implementation": "static", "compile_config": compilation}
     end = end_token_ids(model)[0]
-    out = model.llava.generate(
+    out = stock.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         pixel_values=pixels,
@@ -185,7 +194,7 @@ def clock(model: "ImageCaptioner") -> float:
 
 
 def compare(
-    model: "ImageCaptioner", pixels: Tensor, lengths: list[int], beams: int, *, compiled: bool = False
+    model: "ImageCaptioner", stock: Any, pixels: Tensor, lengths: list[int], beams: int, *, compiled: bool = False
 ) -> tuple[dict[str, float], _MeasuredBatch]:
     """Both sides on one batch, in turn; with `compiled` compiled `generate` too."""
     settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
@@ -197,11 +206,11 @@ def compare(
         started = clock(model)
         said["ours"], batch = ours(model, pixels, wanted, settings)
         middle = clock(model)
-        said["theirs"], size = theirs(model, pixels, wanted, settings)
+        said["theirs"], size = theirs(model, stock, pixels, wanted, settings)
         end = clock(model)
         if compiled:
             with torch.no_grad():  # compilation does not take inference tensors
-                theirs(model, pixels.clone(), wanted.clone(), settings, compiled=True)
+                theirs(model, stock, pixels.clone(), wanted.clone(), settings, compiled=True)
         if turn:
             seconds["ours"].append(middle - started)
             seconds["theirs"].append(end - middle)
@@ -265,7 +274,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="also append the figures to this file, as JSON lines")
     parser.add_argument("--plot", type=Path, help="also draw cost against batch, beams and length into this PNG")
     arguments = parser.parse_args()
-    model = captioners.load_captioner(arguments, arguments.device)
+    model, stock = captioners.load_with_stock(arguments, arguments.device)
     most = max(*arguments.greedy_batch, *arguments.beam_batch, 8)
     pictures, captions = captioners.read_pictures(arguments.data, most)
     lengths = captioners.draw_lengths(model, captions, len(pictures))
@@ -283,7 +292,7 @@ def main() -> None:
         name, compiled = "greedy" if beams == 1 else f"beam {beams}", arguments.compile
         shape = {"beams": beams, "batch": batch, "compiled": compiled, "dtype": arguments.dtype}
         try:
-            found, measured = compare(model, pixels[:batch], lengths[:batch], beams, compiled=compiled)
+            found, measured = compare(model, stock, pixels[:batch], lengths[:batch], beams, compiled=compiled)
         except torch.OutOfMemoryError:
             print(f"{name}, batch {batch:<4}  out of memory", flush=True)
             results.append(arguments.results, "decoding", **shape, out_of_memory=True)

@@ -68,11 +68,13 @@ def _candidates(log_probabilities: Tensor, scores: Tensor, count: int) -> tuple[
     Returns:
         Sum of log-probabilities, parent beam and token of each, three tensors `[rows, count]`, best first.
     """
-    # Top-k of each beam, then top-k of these: the result of one top-k over beams * vocabulary, but faster.
-    per_beam = min(count, log_probabilities.shape[-1])
-    values, tokens = log_probabilities.topk(per_beam, dim=-1)
-    totals, chosen = (values + scores[:, :, None]).flatten(1).topk(count, dim=-1)
-    return totals, chosen // per_beam, tokens.flatten(1).gather(1, chosen)
+    # The best continuations lie in the tokens whose best beam is best. So a top-k over the vocabulary, and one over
+    # these tokens in all beams, give the result of one over beams * vocabulary, but faster.
+    totals = log_probabilities + scores[:, :, None]
+    per_beam = min(count, totals.shape[-1])
+    tokens = totals.amax(1).topk(per_beam, dim=-1, sorted=False).indices
+    best, chosen = totals.gather(2, tokens[:, None].expand(-1, totals.shape[1], -1)).flatten(1).topk(count, dim=-1)
+    return best, chosen // per_beam, tokens.gather(1, chosen % per_beam)
 
 
 def _advance(
