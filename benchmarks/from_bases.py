@@ -20,6 +20,19 @@ RECIPE: dict[str, Any] = {
 }
 """The settings of `run.py train` from pretrained bases. The vision encoder stays frozen."""
 
+ENCODER_RECIPE: dict[str, Any] = {
+    **RECIPE,
+    "freeze_vision_model": False,
+    "vision_model_learning_rate": 3e-5,
+    "learning_rate": 5e-4,
+    "language_model_learning_rate": 3e-5,
+    "augment_flip": True,
+}
+"""The settings that continue from such a model with a trained encoder, when the projector is no longer random."""
+
+CIDER_RECIPE: dict[str, Any] = {**RECIPE, "cider_rate": 0.2}
+"""The settings of epochs by CIDEr, with the vision encoder frozen."""
+
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "language model's rate 3e-5": {"language_model_learning_rate": 3e-5},

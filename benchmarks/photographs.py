@@ -3,9 +3,10 @@
 Without `--bases`, `run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures.
 With it, the base models in that folder are trained. The part `likelihood` learns the captions that people wrote, the
 part `cider` then maximises the CIDEr of captions that the model generates. The part `peer` is transformers' `Trainer`
-on the stock model, from the same initial weights and for the same time. With bases there are two more: `twin` is
-`likelihood` with random weights in the vision encoder, and `choices` trains each deviation from the recipe on some of
-the pictures.
+on the stock model, from the same initial weights and for the same time. With bases there are three more: `encoder`
+continues from `likelihood` and trains the vision encoder too, `twin` is `likelihood` with random weights in the vision
+encoder, and `choices` trains each deviation from the recipe on some of the pictures. `--go_on encoder` lets `cider`
+continue from `encoder`.
 
 Numbers are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the
 bootstrap confidence interval of the difference in CIDEr. Every part is also compared with `likelihood` or `cider`,
@@ -49,11 +50,13 @@ class Start:
     Attributes:
         bases: the settings that name the base models.
         recipe: settings of `run.py train` for the part `likelihood`.
+        encoder_recipe: the same for the part `encoder`.
         cider_recipe: the same for the part `cider`.
     """
 
     bases: dict[str, Path]
     recipe: dict[str, Any]
+    encoder_recipe: dict[str, Any]
     cider_recipe: dict[str, Any]
 
 
@@ -97,11 +100,19 @@ def _likelihood(arguments: argparse.Namespace, start: Start, pictures: int, work
     return f"{name}, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
 
 
+def encoder(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
+    """Continue from `likelihood` with a trained vision encoder; return a description and the folder."""
+    work, data = arguments.work / "encoder", arguments.work / "data"
+    model = _model_of(arguments, "likelihood")
+    recipe = {**start.encoder_recipe, "dtype": arguments.dtype, "train_seed": arguments.seed + 1, "num_epochs": 1}
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, model, data, work / "measured", **recipe)
+    train_ours(model, data, work, **{**recipe, "num_epochs": epochs})
+    return f"ours, then {epochs} epochs with the encoder", work
+
+
 def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
-    """Continue from `likelihood` by the CIDEr of generated captions; return a description and the folder."""
-    model, data, work = {"model_path": arguments.work / "likelihood/final"}, arguments.work / "data", arguments.work
-    if not model["model_path"].exists():
-        raise SystemExit(f"there is no {model['model_path']}: --parts likelihood makes it")
+    """Continue by the CIDEr of generated captions; return a description and the folder."""
+    model, data, work = _model_of(arguments, arguments.go_on), arguments.work / "data", arguments.work
     recipe = {
         **start.cider_recipe,
         "dtype": arguments.dtype,
@@ -114,7 +125,14 @@ def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[s
     measured = work / "cider" / "measured"
     epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, model, data, measured, **recipe)
     train_ours(model, data, work / "cider", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
-    return f"ours, then {epochs} epochs by CIDEr", work / "cider"
+    return f"{arguments.go_on}, then {epochs} epochs by CIDEr", work / "cider"
+
+
+def _model_of(arguments: argparse.Namespace, part: str) -> dict[str, Path]:
+    folder = arguments.work / part / "final"
+    if not folder.exists():
+        raise SystemExit(f"there is no {folder}: --parts {part} makes it")
+    return {"model_path": folder}
 
 
 def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[str, Path]:
@@ -159,10 +177,13 @@ def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[s
 
 PARTS: dict[str, Callable[[argparse.Namespace, Start, int], tuple[str, Path]]] = {
     "likelihood": likelihood,
+    "encoder": encoder,
     "cider": cider,
     "peer": peer,
     "twin": twin,
 }
+
+STAGES = ("likelihood", "encoder", "cider")  # of our model; each may continue from one before it
 
 
 def evaluate(model: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:
@@ -238,14 +259,16 @@ def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]])
         if arguments.side is not None:
             smaller = arguments.work / f"vision-{arguments.side}"
             found["vision_model_name"] = from_bases.write_with_side(found["vision_model_name"], smaller, arguments.side)
-        recipe = from_bases.RECIPE | dict(arguments.change)
-        return Start(found, recipe, recipe)
+        change = dict(arguments.change)
+        recipe = from_bases.RECIPE | change
+        return Start(found, recipe, from_bases.ENCODER_RECIPE | change, from_bases.CIDER_RECIPE | change)
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
     bases = {"vision_model_name": vision, "language_model_name": language}
     change = dict(arguments.change)
-    return Start(bases, from_nothing.RECIPE | change, from_nothing.CIDER_RECIPE | change)
+    recipe = from_nothing.RECIPE | change
+    return Start(bases, recipe, recipe, from_nothing.CIDER_RECIPE | change)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -272,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
     parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
     parser.add_argument("--epochs", type=int, help="epochs of ours in each part, instead of as many as fit")
+    parser.add_argument("--go_on", choices=STAGES[:2], default=STAGES[0], help="start of cider")
     parser.add_argument("--pictures", type=int, help="training pictures of the part cider; absent: all")
     parser.add_argument("--width", type=int, default=192, help="hidden size of random models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
@@ -279,8 +303,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    if arguments.bases is None and {"twin", "choices"} & set(arguments.parts):
-        parser.error("the parts twin and choices need --bases")
+    if arguments.bases is None and {"encoder", "twin", "choices"} & set(arguments.parts):
+        parser.error("the parts encoder, twin and choices need --bases")
     data, work = arguments.work / "data", arguments.work
     training = write_data(arguments.data, arguments.splits, data, small=arguments.bases is None)
     start = prepare_start(arguments, training)
@@ -301,8 +325,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"the constant caption: {constant!r}\n\n{HEADER}\n|{' --- |' * (HEADER.count('|') - 1)}")
     print("\n".join(table) + "\n")
     evaluated = [part for part in PARTS if (work / part / f"results_{BEAMS}.json").exists()]
-    for candidate in (part for part in ("likelihood", "cider") if part in evaluated):
-        for baseline in (part for part in evaluated if part not in (candidate, "cider")):
+    for number, candidate in enumerate(STAGES):
+        for baseline in (part for part in evaluated if part not in STAGES[number:] and candidate in evaluated):
             print(comparison_line(work, baseline, candidate))
 
 
