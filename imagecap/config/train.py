@@ -42,8 +42,8 @@ class TrainSettings(Section):
     )
     max_caption_tokens: int = setting(128, "tokens after which training captions are cut", gt=1, le=100_000)
     learning_rate: float = setting(1e-3, "peak learning rate of the projector", gt=0, le=10)
-    language_model_learning_rate: float = setting(2e-5, "peak learning rate of the language model", gt=0, le=10)
-    vision_model_learning_rate: float = setting(2e-6, "peak learning rate of the vision encoder", gt=0, le=10)
+    language_model_learning_rate: float = setting(5e-5, "peak learning rate of the language model", gt=0, le=10)
+    vision_model_learning_rate: float = setting(1e-5, "peak learning rate of the vision encoder", gt=0, le=10)
     lora_learning_rate: float = setting(2e-4, "peak learning rate of the LoRA adapters", gt=0, le=10)
     weight_decay: float = setting(0.01, "weight decay of AdamW, for matrices only", ge=0, le=10)
     warmup_ratio: float = setting(

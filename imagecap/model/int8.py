@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imagecap.model.onednn_linear import OneDnnLinear
 from imagecap.model.vision_encoder.clip_encoder import tower_blocks
 
+_LINEAR = (nn.Linear, OneDnnLinear)  # not others that are derived from nn.Linear: they may compute something else
 METHOD = "imagecap_int8"  # the name of the format in `config.json`
 # Up to so many rows the kernel that reads int8 is faster in bfloat16 than a product with weights that were converted
 # first. In float32 it is never faster.
@@ -186,9 +188,9 @@ def _layers(llava: Any, *, encoder: bool) -> list[tuple[Any, str, Any]]:
         for part in parts
         for parent in part.modules()
         for name, layer in parent.named_children()
-        if type(layer) in (nn.Linear, nn.Embedding) and _is_hidden_table(llava, layer)
+        if type(layer) in (*_LINEAR, nn.Embedding) and _is_hidden_table(llava, layer)
     ]
-    return [*found, (llava, "lm_head", llava.lm_head)] if type(llava.lm_head) is nn.Linear else found
+    return [*found, (llava, "lm_head", llava.lm_head)] if type(llava.lm_head) in _LINEAR else found
 
 
 def _is_hidden_table(llava: Any, layer: Any) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import caption, prepare_to_caption
 from imagecap.model import onednn_linear
+from imagecap.model.int8 import Int8Linear, quantize
 from imagecap.model.onednn_linear import OneDnnLinear, use_onednn
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
@@ -51,6 +52,15 @@ def test_captions_stay_the_same(faster: bool, tiny_model: "ImageCaptioner", monk
     assert list(model.llava.state_dict()) == names
     found = [each.token_ids for each in caption(model, pictures, "Describe this image.", settings)]
     assert found == expected
+
+
+def test_they_can_be_quantized(tiny_model: "ImageCaptioner", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: True)
+    prepare_to_caption(tiny_model, compiled=False)
+    layers = [name for name, module in tiny_model.llava.named_modules() if isinstance(module, OneDnnLinear)]
+    quantize(tiny_model.llava)
+    assert layers
+    assert not {name for name in layers if not isinstance(tiny_model.llava.get_submodule(name), Int8Linear)}
 
 
 def test_layers_of_other_kinds_stay(monkeypatch: pytest.MonkeyPatch) -> None:
