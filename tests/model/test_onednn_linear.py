@@ -10,7 +10,7 @@ from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import caption, prepare_to_caption
 from imagecap.model import onednn_linear
 from imagecap.model.int8 import Int8Linear, quantize
-from imagecap.model.onednn_linear import OneDnnLinear, use_onednn
+from imagecap.model.onednn_linear import OneDnnLinear, _powers_of_two, use_onednn
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 24), (2, 16, 24), (4, 50, 24), (0, 24)])
+@pytest.mark.parametrize("shape", [(1, 24), (2, 16, 24), (4, 50, 24), (7, 33, 24), (0, 24)])
 def test_products_are_those_of_a_stock_layer(shape: tuple[int, ...], bias: bool) -> None:
     stock = nn.Linear(24, 40, bias=bias)
     layer = OneDnnLinear(stock)
@@ -29,6 +29,14 @@ def test_products_are_those_of_a_stock_layer(shape: tuple[int, ...], bias: bool)
         strided = torch.randn(*shape[:-1], 48)[..., ::2]
         torch.testing.assert_close(layer(strided), stock(strided), atol=1e-5, rtol=1e-5)
         assert torch.equal(layer.double()(inputs.double()), stock.double()(inputs.double()))
+
+
+def test_products_have_few_numbers_of_rows() -> None:
+    """OneDNN keeps memory for each of them."""
+    pieces = [_powers_of_two(rows) for rows in range(32, 5000)]
+    assert [sum(sizes) for sizes in pieces] == list(range(32, 5000))
+    assert {size for sizes in pieces for size in sizes if size >= 32} == {2**power for power in range(5, 13)}
+    assert all(size >= 32 for sizes in pieces for size in sizes[:-1])
 
 
 def test_weights_are_shared_and_gradients_computed() -> None:
