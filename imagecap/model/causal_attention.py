@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from imagecap.model.attention import group_queries
 from imagecap.model.compute import fast_on_cpu
 
-_QUERIES = (
-    128  # tokens whose scores are computed at a time: with fewer, products are slow; with more, scores leave caches
-)
+_QUERIES = 128  # whose scores are computed at a time: with fewer, products are slow; with more, scores leave caches
 _FEWEST_TOKENS = 64  # of a prefix; below, the operations cost more than torch's kernel
 _SCORES = 1 << 20  # computed at a time, at most, if that is more than one row's
 

@@ -33,9 +33,9 @@ class OneDnnLinear(nn.Linear):
             return super().forward(inputs)
         rows = inputs.reshape(-1, self.in_features)
         pieces = [
-            super(OneDnnLinear, self).forward(piece)
-            if len(piece) < _FEWEST_ROWS
-            else torch.ops.mkldnn._linear_pointwise(piece, self.weight, self.bias, "none", [], "")
+            torch.ops.mkldnn._linear_pointwise(piece, self.weight, self.bias, "none", [], "")
+            if len(piece) >= _FEWEST_ROWS
+            else nn.functional.linear(piece, self.weight, self.bias)
             for piece in rows.split(_powers_of_two(len(rows)))
         ]
         product = pieces[0] if len(pieces) == 1 else torch.cat(pieces)

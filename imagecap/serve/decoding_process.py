@@ -83,6 +83,7 @@ class ProcessScheduler(Scheduler):
         self._sent: dict[CaptionRequest, int] = {}  # requests that the process knows, and their numbers
         self._closed = False
         self._error: BaseException | None = None  # why it has ended by itself
+        self._monitor.report_decoding_process(self._process.pid)
         threading.Thread(target=self._receive, name="imagecap-captions", daemon=True).start()
 
     @property
@@ -135,8 +136,9 @@ class ProcessScheduler(Scheduler):
             message = NewPicture(number, self._sent[request], new, job.place, job.queued_at, pixels)
         self._send(message)
 
-    def _forget(self, request: CaptionRequest, jobs: list[PictureJob]) -> None:
+    def forget(self, request: CaptionRequest) -> None:
         """Tell the decoding process that nobody waits for the captions of a request any more."""
+        request.cancelled = True
         with self._start_lock:
             number = self._sent.pop(request, None)
         if number is not None:

@@ -152,8 +152,7 @@ def _caption(connection: Connection, channel: Channel, scheduler: Scheduler) -> 
                 job.taken = _TakenEvent(channel, message.number)
             scheduler.put(job)
         elif isinstance(message, Ended):
-            request = requests.pop(message.request_number)
-            request.cancelled = True
+            scheduler.forget(requests.pop(message.request_number))
         elif isinstance(message, Close):
             return
 

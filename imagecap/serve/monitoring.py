@@ -22,6 +22,9 @@ class Monitor:
     def report_version(self, name: str, version: str) -> None:
         """Report the registered model and the version that new requests get."""
 
+    def report_decoding_process(self, pid: int) -> None:
+        """Report the process that decodes from now on, if it is not this one."""
+
     def report_load(self, rows: int, waiting: int) -> None:
         """Report the rows of the running batch and the pictures that wait for a place in it."""
 
@@ -42,7 +45,7 @@ class PrometheusMonitor(Monitor):
     """A `Monitor` whose numbers Prometheus can read.
 
     Attributes:
-        registry: the collectors, with the memory, threads and processor time of this process.
+        registry: the collectors, with the memory, files and processor time of this process and of the decoding process.
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,7 @@ class PrometheusMonitor(Monitor):
 
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self._decoding_pid: int | None = None
         self._version = Gauge(
             "imagecap_model_info", "Registered model that is served", ["name", "version"], registry=self.registry
         )
@@ -74,6 +78,13 @@ class PrometheusMonitor(Monitor):
     def report_version(self, name: str, version: str) -> None:
         self._version.clear()
         self._version.labels(name, version).set(1)
+
+    def report_decoding_process(self, pid: int) -> None:
+        from prometheus_client import ProcessCollector
+
+        if self._decoding_pid is None:
+            ProcessCollector("imagecap_decoding", lambda: self._decoding_pid or 0, registry=self.registry)
+        self._decoding_pid = pid
 
     def report_load(self, rows: int, waiting: int) -> None:
         self._rows.set(rows)

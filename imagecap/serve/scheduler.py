@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from imagecap.config import GenerateSettings
@@ -84,7 +85,7 @@ class Scheduler:
         self._tokenize = lru_cache(_KEPT_PROMPTS)(partial(tokenize_prompt, model))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._asked: set[PictureJob] = set()  # those of the requests that threads wait for
+        self._asked: dict[CaptionRequest, list[PictureJob]] = {}  # of the requests that somebody waits for
 
     def caption(
         self, pictures: "Sequence[Image]", prompt: str | None, settings: GenerateSettings, deadline: float = math.inf
@@ -156,8 +157,7 @@ class Scheduler:
                     jobs[-MOST_WAITING].taken.wait()
             captions = [self._result(job) for job in jobs]
         finally:
-            request.cancelled = True
-            self._forget(request, jobs)
+            self.forget(request)
         timing = Timing(
             max((job.joined_at - job.queued_at for job in jobs), default=0.0),
             sum(len(caption.token_ids) for caption in captions),
@@ -201,20 +201,24 @@ class Scheduler:
                 self._waiting.close()
 
     def put(self, job: PictureJob | ModelCall) -> None:
-        """Queue a picture or a call, and start the decoding thread, unless it runs already."""
+        """Queue a picture or a call, and start the decoding thread, unless it runs already.
+
+        `forget` must follow when the request of the picture has ended.
+        """
         with self._start_lock:
             if isinstance(job, PictureJob):
-                self._asked.add(job)
+                self._asked.setdefault(job.request, []).append(job)
             self._waiting.put(job)
             if self._thread is None:
                 # A daemon thread does not keep the process alive. On shutdown the server first completes its requests.
                 self._thread = threading.Thread(target=self._run, name="imagecap-decoding", daemon=True)
                 self._thread.start()
 
-    def _forget(self, request: CaptionRequest, jobs: list[PictureJob]) -> None:
-        """Note that no thread waits for the captions of a request any more."""
+    def forget(self, request: CaptionRequest) -> None:
+        """Note that nobody waits for the captions of a request any more, of which no other picture may be put."""
+        request.cancelled = True
         with self._start_lock:
-            self._asked.difference_update(jobs)
+            self._asked.pop(request, None)
 
     def _result(self, job: PictureJob) -> GeneratedCaption:
         """Wait for the caption of a picture."""
@@ -233,8 +237,8 @@ class Scheduler:
             with self._start_lock:  # the next picture starts a new thread
                 self._thread = None
                 self._waiting.drop_all(error)
-                asked, self._asked = self._asked, set()
-            for job in asked:
+                asked, self._asked = self._asked, {}
+            for job in chain.from_iterable(asked.values()):
                 if not job.done.is_set():
                     job.finish(None, error)
             if self._on_death is not None:

@@ -1,10 +1,11 @@
 """Linear layers by oneDNN: the products of stock layers, and the captions of stock models."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import caption, prepare_to_caption
@@ -29,6 +30,28 @@ def test_products_are_those_of_a_stock_layer(shape: tuple[int, ...], bias: bool)
         strided = torch.randn(*shape[:-1], 48)[..., ::2]
         torch.testing.assert_close(layer(strided), stock(strided), atol=1e-5, rtol=1e-5)
         assert torch.equal(layer.double()(inputs.double()), stock.double()(inputs.double()))
+
+
+class _Rows(TorchDispatchMode):
+    """Notes the numbers of rows of products by oneDNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.mkldnn._linear_pointwise.default:
+            self.seen.append(len(args[0]))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("shape", "seen"), [((31, 24), []), ((2, 16, 24), [32]), ((7, 33, 24), [128, 64, 32])])
+def test_onednn_multiplies_what_is_large(shape: tuple[int, ...], seen: list[int]) -> None:
+    layer = OneDnnLinear(nn.Linear(24, 40))
+    for gradients, expected in ((False, seen), (True, [])):
+        with torch.set_grad_enabled(gradients), _Rows() as rows:
+            layer(torch.randn(shape))
+        assert rows.seen == expected
 
 
 def test_products_have_few_numbers_of_rows() -> None:

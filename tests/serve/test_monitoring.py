@@ -1,7 +1,9 @@
 """The metrics of a served model, and the board that shows them."""
 
 import json
+import os
 import re
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
@@ -99,6 +101,7 @@ def test_requests_of_every_kind_are_counted(serve: Serve, monkeypatch: pytest.Mo
 def test_the_board_asks_for_metrics_and_labels_that_exist(serve: Serve) -> None:
     model, port = serve()
     ask_of_every_kind(model)
+    model._monitor.report_decoding_process(os.getpid())
     labels: dict[str, set[str]] = {}
     for name, pairs in scrape(port):
         labels.setdefault(name, {"instance"}).update(label for label, _ in pairs)  # Prometheus adds `instance`
@@ -116,9 +119,22 @@ def test_the_board_asks_for_metrics_and_labels_that_exist(serve: Serve) -> None:
         assert set(used) <= labels[metric], query
         shown.add(metric.removesuffix("_bucket").removesuffix("_count"))
     exported = {name for name in labels if name.startswith("imagecap_") and not name.endswith("_created")}
+    exported -= {name for name in labels if name.startswith("imagecap_decoding_process_")}  # as those of the server's
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in exported} <= shown, "the board shows all of them"
     variables = board["templating"]["list"]
     assert [each["query"] for each in variables] == ["prometheus", "label_values(imagecap_model_info, instance)"]
+
+
+def test_the_decoding_process_is_the_one_that_was_reported_last(serve: Serve) -> None:
+    model, port = serve()
+    memory = "imagecap_decoding_process_resident_memory_bytes"
+    assert not any(name == memory for name, _ in scrape(port)), "it decodes in the process of the server"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        model._monitor.report_decoding_process(other.pid)
+        assert 0 < value(scrape(port), memory) < 20e6
+        model._monitor.report_decoding_process(os.getpid())
+        assert value(scrape(port), memory) > 100e6
+        other.kill()
 
 
 def test_metrics_are_off_without_a_port_and_outside_a_server() -> None:
@@ -142,13 +158,13 @@ def test_a_port_in_use_is_refused() -> None:
         open_monitor(port)
 
 
-def test_each_worker_takes_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_takes_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    caplog.set_level("INFO", "imagecap.serve")
     port = free_port()
     for version in "12":
         open_monitor(port).report_version("imagecap", version)
-    assert value(scrape(port), "imagecap_model_info", name="imagecap", version="1") == 1
-    assert any(
-        ("imagecap_model_info", frozenset({"name": "imagecap", "version": "2"}.items())) in scrape(each)
-        for each in range(port + 1, port + 3)
-    )
+    first, second = (int(found) for found in re.findall(r"127\.0\.0\.1:(\d+)/metrics", caplog.text))
+    assert port == first < second  # one between them may be in use by another program
+    for each, version in ((first, "1"), (second, "2")):
+        assert value(scrape(each), "imagecap_model_info", name="imagecap", version=version) == 1
