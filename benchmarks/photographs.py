@@ -93,39 +93,43 @@ def twin(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[st
 
 
 def _likelihood(arguments: argparse.Namespace, start: Start, pictures: int, work: Path, name: str) -> tuple[str, Path]:
-    data = arguments.work / "data"
-    recipe = {**start.recipe, "dtype": arguments.dtype, "train_seed": arguments.seed, "num_epochs": 1}
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start.bases, data, work / "measured", **recipe)
-    summary = train_ours(start.bases, data, work, **{**recipe, "num_epochs": epochs})
+    epochs, summary = _train(arguments, start.bases, start.recipe, pictures, work)
     return f"{name}, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
 
 
 def encoder(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
     """Continue from `likelihood` with a trained vision encoder; return a description and the folder."""
-    work, data = arguments.work / "encoder", arguments.work / "data"
-    model = _model_of(arguments, "likelihood")
-    recipe = {**start.encoder_recipe, "dtype": arguments.dtype, "train_seed": arguments.seed + 1, "num_epochs": 1}
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, model, data, work / "measured", **recipe)
-    train_ours(model, data, work, **{**recipe, "num_epochs": epochs})
+    work, recipe = arguments.work / "encoder", {**start.encoder_recipe, "train_seed": arguments.seed + 1}
+    epochs, _ = _train(arguments, _model_of(arguments, "likelihood"), recipe, pictures, work)
     return f"ours, then {epochs} epochs with the encoder", work
 
 
 def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
     """Continue by the CIDEr of generated captions; return a description and the folder."""
-    model, data, work = _model_of(arguments, arguments.go_on), arguments.work / "data", arguments.work
-    recipe = {
-        **start.cider_recipe,
-        "dtype": arguments.dtype,
-        "train_seed": arguments.seed,
-        "num_epochs": 1,
-        "cider_epochs": 1,
-    }
+    work, model, recipe = arguments.work / "cider", _model_of(arguments, arguments.go_on), start.cider_recipe
     if arguments.pictures is not None:
-        recipe["max_samples"] = arguments.pictures
-    measured = work / "cider" / "measured"
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, model, data, measured, **recipe)
-    train_ours(model, data, work / "cider", **{**recipe, "num_epochs": epochs, "cider_epochs": epochs})
-    return f"{arguments.go_on}, then {epochs} epochs by CIDEr", work / "cider"
+        recipe = {**recipe, "max_samples": arguments.pictures}
+    epochs, _ = _train(arguments, model, recipe, pictures, work, ("num_epochs", "cider_epochs"))
+    return f"{arguments.go_on}, then {epochs} epochs by CIDEr", work
+
+
+def _train(
+    arguments: argparse.Namespace,
+    start: dict[str, Path],
+    recipe: dict[str, Any],
+    pictures: int,
+    work: Path,
+    counts: Sequence[str] = ("num_epochs",),
+) -> tuple[int, dict[str, Any]]:
+    """Train for the epochs that were asked for or fit; `counts` are the settings that take their number.
+
+    Returns:
+        The number of epochs, and the summary of `run.py train`.
+    """
+    data = arguments.work / "data"
+    settings = {"dtype": arguments.dtype, "train_seed": arguments.seed, **recipe, **dict.fromkeys(counts, 1)}
+    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **settings)
+    return epochs, train_ours(start, data, work, **{**settings, **dict.fromkeys(counts, epochs)})
 
 
 def _model_of(arguments: argparse.Namespace, part: str) -> dict[str, Path]:

@@ -4,15 +4,17 @@ MKL uses AVX-512 on processors of Intel only. On others that have it, oneDNN mul
 the speed, with weights as they are. For few rows, as in a step of decoding, MKL stays faster.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-# From so many rows on oneDNN is faster. It keeps up to a megabyte for each number of rows that it has seen, so products
-# are made of pieces whose numbers of rows are powers of two.
-_FEWEST_ROWS = 32
+_FEWEST_ROWS = 32  # from which oneDNN is faster
+# OneDNN generates code for each pair of shapes, in 0.1 ms, and keeps more than half a megabyte of it. Both it and torch
+# remember the last 1024, by default. A captioner meets that many in time, but few at a time.
+_CACHES, _KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 128
 
 
 class OneDnnLinear(nn.Linear):
@@ -31,21 +33,19 @@ class OneDnnLinear(nn.Linear):
         """Map `[..., in]` to `[..., out]`."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_wide(inputs):
             return super().forward(inputs)
-        rows = inputs.reshape(-1, self.in_features)
-        pieces = [
-            torch.ops.mkldnn._linear_pointwise(piece, self.weight, self.bias, "none", [], "")
-            if len(piece) >= _FEWEST_ROWS
-            else nn.functional.linear(piece, self.weight, self.bias)
-            for piece in rows.split(_powers_of_two(len(rows)))
-        ]
-        product = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return product.view(*inputs.shape[:-1], self.out_features)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+        return product
 
 
 def use_onednn(module: nn.Module) -> bool:
-    """Replace the linear layers in a module, if oneDNN is faster on this machine; returns whether it is."""
+    """Replace the linear layers in a module, if oneDNN is faster on this machine; returns whether it is.
+
+    It also limits what oneDNN keeps, as far as the environment does not, and oneDNN has not been used before.
+    """
     if not is_onednn_faster():
         return False
+    for name in _CACHES:
+        os.environ.setdefault(name, str(_KEPT_SHAPES))
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
@@ -70,12 +70,3 @@ def is_onednn_faster() -> bool:
 def _is_wide(inputs: Tensor) -> bool:
     rows = inputs.numel() // max(1, inputs.shape[-1])
     return rows >= _FEWEST_ROWS and inputs.dtype == torch.float32 and inputs.device.type == "cpu"
-
-
-def _powers_of_two(rows: int) -> list[int]:
-    """Powers of two of at least `_FEWEST_ROWS`, largest first, and what is left: together a number of rows."""
-    sizes = []
-    while rows >= _FEWEST_ROWS:
-        sizes.append(1 << (rows.bit_length() - 1))
-        rows -= sizes[-1]
-    return [*sizes, rows] if rows else sizes
