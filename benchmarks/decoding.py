@@ -8,6 +8,7 @@ static cache. On a GPU both sides then use CUDA graphs; on a CPU it takes a swit
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,29 +34,30 @@ if TYPE_CHECKING:
 ROUNDS = 3
 
 
-def end_at(scores: Tensor, step: int, lengths: Tensor, end: int) -> Tensor:
-    """Scores `[rows, …, vocabulary]` that leave the end token only at the row's length, and never before."""
-    last = (lengths == step + 1).view(-1, *[1] * (scores.dim() - 1))
-    only_end = torch.full_like(scores, -torch.inf)
-    only_end[..., end] = scores[..., end]
-    without = scores.clone()
-    without[..., end] = -torch.inf
-    return torch.where(last, only_end, without)
+def end_at(scores: Tensor, step: int, lengths: Sequence[int], end: Tensor) -> Tensor:
+    """Scores `[rows, …, vocabulary]` that leave the token `end`, `[1]`, only at the row's length, and never before."""
+    ending = [row for row, length in enumerate(lengths) if length == step + 1]
+    found = scores.index_fill(-1, end, -torch.inf)
+    if ending:
+        found[ending] = -torch.inf
+        found[ending, ..., end] = scores[ending, ..., end]
+    return found
 
 
 class _TheirLengths(LogitsProcessor):
-    def __init__(self, lengths: Tensor, prefix: int, end: int) -> None:
+    def __init__(self, lengths: list[int], prefix: int, end: Tensor) -> None:
         self.lengths, self.prefix, self.end = lengths, prefix, end
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        lengths = self.lengths.repeat_interleave(len(scores) // len(self.lengths))
+        beams = len(scores) // len(self.lengths)
+        lengths = [length for length in self.lengths for _ in range(beams)]
         return end_at(scores, input_ids.shape[1] - self.prefix, lengths, self.end)
 
 
 class _LengthRules(Rules):
     """End every caption at the length that is given for it; tokens are suppressed as `generate` does."""
 
-    def __init__(self, model: "ImageCaptioner", prefix_ids: Tensor, lengths: Tensor) -> None:
+    def __init__(self, model: "ImageCaptioner", prefix_ids: Tensor, lengths: list[int]) -> None:
         config = model.llava.generation_config
         suppressed, at_first = config.suppress_tokens or (), config.begin_suppress_tokens or ()
         super().__init__(GenerateSettings(), end_token_ids(model), prefix_ids, suppressed, at_first)
@@ -63,18 +65,17 @@ class _LengthRules(Rules):
 
     def apply(self, scores: Tensor, generated: Tensor) -> Tensor:
         scores = super().apply(scores, generated)
-        return end_at(scores, generated.shape[-1], self.lengths, int(self.end_ids[0]))
+        return end_at(scores, generated.shape[-1], self.lengths, self.end_ids[:1])
 
     def keep_rows(self, order: Tensor) -> None:
         super().keep_rows(order)
-        self.lengths = self.lengths[order]
+        self.lengths = [self.lengths[row] for row in order.tolist()]
 
 
 class _MeasuredBatch(StaticBatch):
-    """Remembers the time of the prefill and the largest size of the cache."""
+    """Remembers the time of the prefill."""
 
     prefill_seconds = 0.0
-    cache_bytes = 0
 
     def prefill(self, prefix: Prefixes) -> Tensor:
         machine.wait_for(prefix[0].device)
@@ -84,20 +85,10 @@ class _MeasuredBatch(StaticBatch):
         self.prefill_seconds = time.perf_counter() - started
         return logits
 
-    def step(self, tokens: Tensor) -> Tensor:
-        logits = super().step(tokens)
-        self.cache_bytes = max(self.cache_bytes, self.cache.nbytes)
-        return logits
-
-    def step_beams(self, tokens: Tensor, ancestors: Tensor) -> Tensor:
-        logits = super().step_beams(tokens, ancestors)
-        self.cache_bytes = max(self.cache_bytes, self.cache.nbytes)
-        return logits
-
 
 @torch.inference_mode()
 def ours(
-    model: "ImageCaptioner", pixels: Tensor, lengths: Tensor, settings: GenerateSettings
+    model: "ImageCaptioner", pixels: Tensor, lengths: list[int], settings: GenerateSettings
 ) -> tuple[list[list[int]], _MeasuredBatch]:
     """Tokens by our decoding, and the batch that was measured."""
     prompts = [tokenize_prompt(model, captioners.PROMPT, settings)] * len(pixels)
@@ -117,7 +108,7 @@ def theirs(
     model: "ImageCaptioner",
     stock: Any,
     pixels: Tensor,
-    lengths: Tensor,
+    lengths: list[int],
     settings: GenerateSettings,
     *,
     compiled: bool = False,
@@ -136,7 +127,7 @@ def theirs(
         compilation: Any = CompileConfig() if model.device.type == "cuda" else CompileConfig(mode="default")
         compilation._compile_all_devices = True
         ways = {"cache_implementation": "static", "compile_config": compilation}
-    end = end_token_ids(model)[0]
+    end = torch.tensor(end_token_ids(model)[:1], device=model.device)
     out = stock.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -151,7 +142,7 @@ def theirs(
     )
     layers: list[Any] = [] if compiled else list(cache.layers)
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    return [said[:length] for said, length in zip(out[:, len(row) :].tolist(), lengths.tolist(), strict=True)], size
+    return [said[:length] for said, length in zip(out[:, len(row) :].tolist(), lengths, strict=True)], size
 
 
 def prefill_flops(model: "ImageCaptioner", rows: int) -> float:
@@ -198,23 +189,23 @@ def compare(
 ) -> tuple[dict[str, float], _MeasuredBatch]:
     """Both sides on one batch, in turn; with `compiled` compiled `generate` too."""
     settings = GenerateSettings(max_length=max(lengths), num_beams=beams)
-    wanted = torch.tensor(lengths, device=model.device)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": [], "compiled": []}
     said: dict[str, list[list[int]]] = {}
     size = 0
     for turn in range(ROUNDS + 1):
         started = clock(model)
-        said["ours"], batch = ours(model, pixels, wanted, settings)
+        said["ours"], batch = ours(model, pixels, lengths, settings)
         middle = clock(model)
-        said["theirs"], size = theirs(model, stock, pixels, wanted, settings)
+        said["theirs"], size = theirs(model, stock, pixels, lengths, settings)
         end = clock(model)
         if compiled:
             with torch.no_grad():  # compilation does not take inference tensors
-                theirs(model, stock, pixels.clone(), wanted.clone(), settings, compiled=True)
+                theirs(model, stock, pixels.clone(), lengths, settings, compiled=True)
         if turn:
             seconds["ours"].append(middle - started)
             seconds["theirs"].append(end - middle)
             seconds["compiled"].append(clock(model) - end)
+    cache_bytes = batch.cache.nbytes  # its buffers only grow
     equal = sum(one == two for one, two in zip(said["ours"], said["theirs"], strict=True)) / len(lengths)
     ratios = [two / one for one, two in zip(seconds["ours"], seconds["theirs"], strict=True)]
     figures = {
@@ -222,8 +213,8 @@ def compare(
         "theirs": median(seconds["theirs"]),
         "ratio": median(ratios),
         "theirs_compiled": median(seconds["compiled"]),
-        "cache": batch.cache_bytes / size,
-        "cache MB": batch.cache_bytes / 1e6,
+        "cache": cache_bytes / size,
+        "cache MB": cache_bytes / 1e6,
         "equal": equal,
     }
     return figures, batch
@@ -241,7 +232,7 @@ def plot(model: "ImageCaptioner", pixels: Tensor, path: Path) -> None:
 
     def seconds(batch: int, beams: int, length: int) -> float:
         settings = GenerateSettings(max_length=length, num_beams=beams)
-        chosen, lengths = pixels[:batch], torch.full((batch,), length, device=model.device)
+        chosen, lengths = pixels[:batch], [length] * batch
         ours(model, chosen, lengths, settings)
         started = clock(model)
         ours(model, chosen, lengths, settings)

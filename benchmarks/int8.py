@@ -52,12 +52,12 @@ def speed(arguments: argparse.Namespace) -> None:
         for name, model in models.items():
             with torch.inference_mode():
                 pixels = whole_pictures(model.pixel_values(pictures))
-            lengths = torch.tensor(captioners.draw_lengths(model, captions, 1))
+            lengths = captioners.draw_lengths(model, captions, 1)
             started = clock(model)
             ours(model, pixels, lengths, settings)
             if turn:
                 seconds[name].append(clock(model) - started)
-    print(f"{machine.describe()}; {int(lengths[0])} tokens")
+    print(f"{machine.describe()}; {lengths[0]} tokens")
     print("| weights | one caption, s | than float32 | than bfloat16 |\n| --- | --- | --- | --- |")
     for name, found in seconds.items():
         ratios = [median(seconds[plain]) / median(found) for plain in ("float32", "bfloat16")]

@@ -5,8 +5,9 @@ compiled block is one call. The numbers of rows, tokens and slots are dynamic di
 batches of all sizes.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,18 @@ from imagecap.model.attention import group_queries, ungroup_queries
 
 # Sizes of the example inputs for tracing; see `ahead_of_time.compile_block`.
 _ROWS, _TOKENS, _SLOTS, _BUFFER_SLOTS = 24, 5, 61, 96
+_FEW_ROWS, _FEW_TOKENS = 4, 3
+# Up to so many tokens in all rows, a CPU needs longer to share a loop out to its threads than for the loop.
+_MOST_SERIAL_TOKENS = 32
+
+
+class _CompiledFunctions(NamedTuple):
+    """The compiled functions of a block: `decode_block` is there for many tokens and for few."""
+
+    prefill: CompiledBlock
+    prefill_last: CompiledBlock
+    decode: CompiledBlock
+    decode_few: CompiledBlock
 
 
 def decode_block(
@@ -77,39 +90,41 @@ class CompiledDecoder:
         self._language_model = language_model
         blocks = list(language_model.layers)
         self._weights = [list(block.parameters()) for block in blocks]
-        # Per block: its compiled `prefill_block`, `prefill_last_block` and `decode_block`.
-        self._runs: list[tuple[CompiledBlock, CompiledBlock, CompiledBlock]] = compile_distinct(blocks, self._compile)
+        self._runs: list[_CompiledFunctions] = compile_distinct(blocks, self._compile)
         self._cos, self._sin = torch.empty(0), torch.empty(0)
 
-    def _compile(self, block: Any) -> tuple[CompiledBlock, CompiledBlock, CompiledBlock]:
-        """Compile `prefill_block`, `prefill_last_block` and `decode_block` for a block."""
+    def _compile(self, block: Any) -> _CompiledFunctions:
         config, like = self._language_model.config, self._language_model.norm.weight
         hidden, dim, key_heads = like.shape[0], block.self_attn.head_dim, config.num_key_value_heads
-
-        def hidden_cos_sin(tokens: int) -> list[Tensor]:
-            return [
-                like.new_zeros(_ROWS, tokens, hidden),
-                like.new_zeros(_ROWS, tokens, 1, dim),
-                like.new_zeros(_ROWS, tokens, 1, dim),
-            ]
-
-        mask, slots = like.new_zeros(_ROWS, 1, _TOKENS, _SLOTS), like.new_zeros(_ROWS, _TOKENS, dtype=torch.long)
-        buffers = [like.new_zeros(_ROWS + 1, key_heads, _BUFFER_SLOTS, dim) for _ in range(2)]
-        inputs = [*hidden_cos_sin(_TOKENS), mask, slots, *buffers]
-        # dynamic dimensions of each input
+        # dynamic dimensions of the inputs
         token_dims, buffer_dims = {0: "rows", 1: "tokens"}, {0: "buffer_rows", 2: "buffer_slots"}
         mask_dims = {0: "rows", 2: "tokens", 3: "slots"}
-        input_dims = [*[token_dims] * 3, mask_dims, token_dims, *[buffer_dims] * 2]
-        prefix, prefix_dims = hidden_cos_sin(_SLOTS), [token_dims] * 3
-        # The synchronization of threads queries events, which a CUDA graph cannot capture.
-        unsynchronized = like.device.type == "cuda"
-        return (
-            compile_block(prefill_block, block, config, prefix, prefix_dims, attention, causal_attention),
-            compile_block(prefill_last_block, block, config, prefix, prefix_dims, attention),
-            compile_block(
-                *(decode_block, block, config, inputs, input_dims, decoder_blocks, attention),
-                single_threaded=unsynchronized,
-            ),
+        step_dims = [*[token_dims] * 3, mask_dims, token_dims, *[buffer_dims] * 2]
+
+        def hidden_cos_sin(rows: int, tokens: int) -> list[Tensor]:
+            return [like.new_zeros(rows, tokens, *size) for size in ((hidden,), (1, dim), (1, dim))]
+
+        def compile_prefill(function: Callable[..., Any], *modules: ModuleType) -> CompiledBlock:
+            inputs = hidden_cos_sin(_ROWS, _SLOTS)
+            return compile_block(function, block, config, inputs, [token_dims] * 3, attention, *modules)
+
+        def compile_step(rows: int, tokens: int, *, serial_loops: bool) -> CompiledBlock:
+            mask, slots = like.new_zeros(rows, 1, tokens, _SLOTS), like.new_zeros(rows, tokens, dtype=torch.long)
+            buffers = [like.new_zeros(rows + 1, key_heads, _BUFFER_SLOTS, dim) for _ in range(2)]
+            inputs = [*hidden_cos_sin(rows, tokens), mask, slots, *buffers]
+            return compile_block(
+                *(decode_block, block, config, inputs, step_dims, decoder_blocks, attention),
+                # The synchronization of threads queries events, which a CUDA graph cannot capture.
+                single_threaded=like.device.type == "cuda",
+                serial_loops=serial_loops,
+            )
+
+        decode = compile_step(_ROWS, _TOKENS, serial_loops=False)
+        return _CompiledFunctions(
+            compile_prefill(prefill_block, causal_attention),
+            compile_prefill(prefill_last_block),
+            decode,
+            compile_step(_FEW_ROWS, _FEW_TOKENS, serial_loops=True) if like.device.type == "cpu" else decode,
         )
 
     def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
@@ -118,8 +133,8 @@ class CompiledDecoder:
         cos, sin = self.rotary(torch.arange(tokens, device=embeddings.device).expand(rows, tokens), tokens)
         hidden = embeddings
         last = cache.kv_layers[-1]
-        for (prefill, prefill_last, _), weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
-            run = prefill_last if layer is last else prefill
+        for compiled, weights, layer in zip(self._runs, self._weights, cache.kv_layers, strict=True):
+            run = compiled.prefill_last if layer is last else compiled.prefill
             hidden, keys, values = run([*weights, hidden, cos, sin])
             layer.update(keys, values)
         cache.advance(tokens)
@@ -153,7 +168,9 @@ class CompiledDecoder:
 
         Arguments are those of `decode_block`; `buffers` holds keys and values of each block.
         """
-        for (_, _, run), weights, (keys, values) in zip(self._runs, self._weights, buffers, strict=True):
+        few = hidden.shape[0] * hidden.shape[1] <= _MOST_SERIAL_TOKENS
+        for compiled, weights, (keys, values) in zip(self._runs, self._weights, buffers, strict=True):
+            run = compiled.decode_few if few else compiled.decode
             hidden = run([*weights, hidden, cos, sin, mask, slots, keys, values])[0]
         return rms_norm(self._language_model.norm, hidden)
 

@@ -5,9 +5,11 @@ image, the image tokens, the prompt, and the text that the caption begins with.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary, proxy
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ Prefixes: TypeAlias = Tensor | Sequence[Tensor]
 """Embeddings of prefixes, `[rows, tokens, hidden]`; or rows of different lengths, `[tokens, hidden]` each."""
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token of one byte in vocabularies of SentencePiece
+_KEPT_PROMPTS = 64  # of each captioner: most of its captions have the same prompt
 _CLEANED = 8  # characters at the end that `clean_up_tokenization_spaces` may still change: it joins "do n't"
 
 
@@ -50,6 +53,11 @@ class TokenizedPrompt:
     def shape(self) -> tuple[int, int]:
         """Numbers of tokens before and after the image tokens; prompts of equal shape form a batch without padding."""
         return len(self.before), len(self.after)
+
+
+_kept_prompts: "WeakKeyDictionary[ImageCaptioner, Callable[[str, GenerateSettings], TokenizedPrompt]]" = (
+    WeakKeyDictionary()
+)
 
 
 def resolve_prompt(
@@ -87,13 +95,22 @@ def prompt_language(info: Mapping[str, Any], settings: GenerateSettings) -> Lang
 def tokenize_prompt(model: "ImageCaptioner", prompt: str, settings: GenerateSettings) -> TokenizedPrompt:
     """Tokenize a prompt, followed by `settings.caption_start`. Marks of the picture around the prompt are left out.
 
-    The fields `{length}` and `{tags}` of the prompt are filled from the settings.
+    The fields `{length}` and `{tags}` of the prompt are filled from the settings. The last results for a captioner are
+    kept, so they must not be changed.
 
     Raises:
         ImageCapError: the prompt contains a special token, or one that the language model does not have;
             `caption_start` has more than `MAX_START_TOKENS` tokens; prompt and caption have more tokens than the
             language model has positions; or the language model does not support these settings.
     """
+    kept = _kept_prompts.get(model)
+    if kept is None:
+        captioner: Any = proxy(model)  # what refers to the captioner itself would keep it here for ever
+        kept = _kept_prompts[model] = lru_cache(_KEPT_PROMPTS)(partial(_tokenize, captioner))
+    return kept(prompt, settings)
+
+
+def _tokenize(model: "ImageCaptioner", prompt: str, settings: GenerateSettings) -> TokenizedPrompt:
     prompt = fill(without_picture_mark(prompt), settings.target_length, settings.wanted_tags)
     ids = model.prompt_ids(prompt)
     start = model.text_ids(settings.caption_start)

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from imagecap.generate.rules import Rules, without_choice
+from imagecap.generate.rules import Rules
 from imagecap.generate.static_batch import Finished, StaticBatch
 from imagecap.model.tiles.tiled import Pixels
 
@@ -106,12 +106,13 @@ class Sampling:
         """
         step, logits = self._step, self._logits
         scores = self._rules.apply(logits, self._tokens[:, :step])
-        chosen = scores.argmax(-1) if self._uniforms is None else sample(scores, self._uniforms[:, step])
+        best, chosen = scores.max(-1)
+        if self._uniforms is not None:
+            chosen = sample(scores, self._uniforms[:, step])
         self._tokens[:, step] = chosen
-        log_probabilities = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        self._log_probabilities -= nn.functional.cross_entropy(logits, chosen, reduction="none")
         if self._rules.active:
-            log_probabilities = log_probabilities.masked_fill(without_choice(scores), torch.nan)
-        self._log_probabilities += log_probabilities
+            self._log_probabilities += best * 0  # NaN where no score is finite, so that no token can be chosen
         self._step += 1
         last = self._step == self._max_length
         tokens = chosen.tolist()

@@ -65,6 +65,7 @@ def compile_block(
     dynamic_dimensions: list[dict[int, str]],
     *used_modules: ModuleType,
     single_threaded: bool = False,
+    serial_loops: bool = False,
 ) -> CompiledBlock:
     """Compile `function(block, *inputs)`, or load it from the cache.
 
@@ -80,6 +81,8 @@ def compile_block(
         *used_modules: modules of ours, beside the function's own, whose code the function runs. The cache key depends
             on their source.
         single_threaded: leave out what lets several threads call the block at once.
+        serial_loops: run every loop in one thread, as is faster for inputs of a few tokens. Matrix products are not
+            concerned.
 
     Raises:
         ImageCapError: compilation fails; says why, and what to do.
@@ -90,7 +93,7 @@ def compile_block(
     source = [inspect.getsource(module) for module in modules]
     shapes = [(name, *weight.shape, weight.dtype) for name, weight in block.named_parameters()]
     traced = [(tuple(tensor.shape), tensor.dtype) for tensor in inputs]
-    structure = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced)
+    structure = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced, serial_loops)
     key = hashlib.sha256(repr((environment, source, structure)).encode()).hexdigest()
     name = function.__name__.strip("_")
     try:
@@ -101,7 +104,8 @@ def compile_block(
                 return _load(file, single_threaded)
         print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as work:
-            package = _compile(function, block, inputs, dynamic_dimensions, str(Path(work) / file.name))
+            path = str(Path(work) / file.name)
+            package = _compile(function, block, inputs, dynamic_dimensions, path, serial_loops=serial_loops)
             atomic_write_bytes(file, Path(package).read_bytes())
         return _load(file, single_threaded)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
@@ -127,7 +131,13 @@ def _load(file: Path, single_threaded: bool) -> CompiledBlock:
 
 
 def _compile(
-    function: Callable[..., Any], block: Any, inputs: list[Tensor], dynamic_dimensions: list[dict[int, str]], path: str
+    function: Callable[..., Any],
+    block: Any,
+    inputs: list[Tensor],
+    dynamic_dimensions: list[dict[int, str]],
+    path: str,
+    *,
+    serial_loops: bool,
 ) -> str:
     weights = [weight.detach() for weight in block.parameters()]
     sizes = {name: Dim(name, min=1) for names in dynamic_dimensions for name in names.values()}
@@ -141,7 +151,8 @@ def _compile(
             prefer_deferred_runtime_asserts_over_guards=True,
         )
         options = {
-            "cpp.dynamic_threads": True,  # the number of threads is read at run time, not fixed at compile time
+            # Unless it is 1, the number of threads is read at run time, not fixed at compile time.
+            **({"cpp.threads": 1} if serial_loops else {"cpp.dynamic_threads": True}),
             "aot_inductor.check_lowerbound": False,  # export assumes sizes of 2 or more; a test shows that 1 works too
         }
         return str(torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options))

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MAX_ROWS = 32  # pictures decoded together; more wait in the queue
-_KEPT_PROMPTS = 64  # tokenized prompts that are kept: most requests have the same one
 MOST_WAITING = 16  # resized pictures of a request that wait at once; the next one is not read before
 
 _log = logging.getLogger(NAME)
@@ -82,7 +80,6 @@ class Scheduler:
         self._model, self._monitor = model, monitor or Monitor()
         self._waiting = WaitingPictures(continuous=supports_continuous_batching(model), max_rows=max_rows)
         self._on_death = on_death
-        self._tokenize = lru_cache(_KEPT_PROMPTS)(partial(tokenize_prompt, model))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked: dict[CaptionRequest, list[PictureJob]] = {}  # of the requests that somebody waits for
@@ -145,7 +142,7 @@ class Scheduler:
         """
         missing = "params: prompt: give a prompt; none is saved with the model"
         text = resolve_prompt(self._model, settings, prompt, missing=missing)
-        request = CaptionRequest(self._tokenize(text, settings), settings, count, deadline, watch=watch)
+        request = CaptionRequest(tokenize_prompt(self._model, text, settings), settings, count, deadline, watch=watch)
         jobs: list[PictureJob] = []
         try:
             for pixel_values in pictures:

@@ -1,5 +1,8 @@
 """Captions that begin with a given text, and the text of unfinished captions, with tokenizers of every kind."""
 
+import copy
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,3 +154,15 @@ def test_special_tokens_in_prompts_and_starts(tiny_model: "ImageCaptioner") -> N
     for prompt in ("Describe.<|im_end|>", "<|endoftext|>", "a <|image_pad|> b"):
         with pytest.raises(ImageCapError, match=r"the prompt .* holds <\|.*\|>, .*: remove it"):
             tokenize_prompt(tiny_model, prompt, settings)
+
+
+def test_tokenized_prompts_are_kept_as_long_as_their_captioner(tiny_model: ImageCaptioner) -> None:
+    model = copy.copy(tiny_model)
+    kept = tokenize_prompt(model, "a", GenerateSettings())
+    assert tokenize_prompt(model, "a", GenerateSettings()) is kept
+    assert tokenize_prompt(model, "a", GenerateSettings(caption_start="two")) is not kept
+    assert tokenize_prompt(tiny_model, "a", GenerateSettings()) is not kept
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
