@@ -33,6 +33,42 @@ ENCODER_RECIPE: dict[str, Any] = {
 CIDER_RECIPE: dict[str, Any] = {**RECIPE, "cider_rate": 0.2}
 """The settings of epochs by CIDEr, with the vision encoder frozen."""
 
+SMALL_RECIPE: dict[str, Any] = {
+    "vision_feature_layer": -2,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "language_model_learning_rate": 1e-3,
+    "warmup_ratio": 0.05,
+    "weight_decay": 0.1,
+    "token_dropout": 0.2,
+    "validation_pictures": 300,
+    "log_every": 50,
+}
+"""The settings with a small language model of random weights, while the vision encoder stays frozen."""
+
+SMALL_ENCODER_RECIPE: dict[str, Any] = {
+    **SMALL_RECIPE,
+    "freeze_vision_model": False,
+    "vision_model_learning_rate": 5e-5,
+    "learning_rate": 4e-4,
+    "language_model_learning_rate": 4e-4,
+    "token_dropout": 0.3,
+    "augment_crop": 0.3,
+    "augment_colour": 0.3,
+    "augment_flip": True,
+}
+"""The settings that continue with a trained encoder."""
+
+SMALL_CIDER_RECIPE: dict[str, Any] = {
+    **SMALL_ENCODER_RECIPE,
+    "batch_size": 32,
+    "vision_model_learning_rate": 2e-4,
+    "learning_rate": 5e-4,
+    "language_model_learning_rate": 5e-4,
+    "token_dropout": 0,
+}
+"""The settings of epochs by CIDEr after that. Their rates are a tenth of these."""
+
 CHOICES: dict[str, dict[str, Any]] = {
     "the recipe": {},
     "language model's rate 3e-5": {"language_model_learning_rate": 3e-5},

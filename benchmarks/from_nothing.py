@@ -41,19 +41,13 @@ def write_bases(
         language_blocks: blocks of the Qwen3.
         seed: of the random weights.
     """
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-    )
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
     vision, language = folder / "vision", folder / "language"
-    common: dict[str, Any] = {"hidden_size": width, "num_attention_heads": width // 64}
     torch.manual_seed(seed)
     vision_config = CLIPVisionConfig(
-        **common,
+        hidden_size=width,
+        num_attention_heads=width // 64,
         intermediate_size=4 * width,
         num_hidden_layers=vision_blocks,
         image_size=INPUT_SIDE,
@@ -64,19 +58,29 @@ def write_bases(
     image_processor: Any = CLIPImageProcessorPil
     # The whole picture is resized to a square: a crop would cut off things that captions mention.
     image_processor(size={"height": INPUT_SIDE, "width": INPUT_SIDE}, do_center_crop=False).save_pretrained(vision)
-    size = _write_tokenizer(captions, language)
-    language_config = Qwen3Config(
-        **common,
+    write_language(captions, language, width, language_blocks, seed)
+    return vision, language
+
+
+def write_language(captions: Sequence[str], folder: Path, width: int, blocks: int, seed: int) -> Path:
+    """Write a Qwen3 and its tokenizer; arguments are those of `write_bases`, and the folder is returned."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    size = _write_tokenizer(captions, folder)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        hidden_size=width,
+        num_attention_heads=width // 64,
         vocab_size=size,
         intermediate_size=3 * width,
-        num_hidden_layers=language_blocks,
+        num_hidden_layers=blocks,
         num_key_value_heads=width // 64,
         head_dim=64,
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
-    Qwen3ForCausalLM(language_config).save_pretrained(language)
-    return vision, language
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 def _write_tokenizer(captions: Sequence[str], folder: Path) -> int:

@@ -3,10 +3,11 @@
 Without `--bases`, `run.py train` trains a small CLIP and a small Qwen3 with random weights on the training pictures.
 With it, the base models in that folder are trained. The part `likelihood` learns the captions that people wrote, the
 part `cider` then maximises the CIDEr of captions that the model generates. The part `peer` is transformers' `Trainer`
-on the stock model, from the same initial weights and for the same time. With bases there are three more: `encoder`
-continues from `likelihood` and trains the vision encoder too, `twin` is `likelihood` with random weights in the vision
-encoder, and `choices` trains each deviation from the recipe on some of the pictures. `--go_on encoder` lets `cider`
-continue from `encoder`.
+on the stock model, from the same initial weights and for the same time. With bases there are more: `encoder` continues
+from `likelihood` and trains the vision encoder too, `small` trains the encoder with a small language model instead,
+`twin` is `likelihood` with random weights in the vision encoder, and `choices` trains each deviation from the recipe on
+some of the pictures. With `--trained_encoder` parts begin with the encoder of `small`. `--go_on` names the part that
+`cider` continues from.
 
 Numbers are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the
 bootstrap confidence interval of the difference in CIDEr. Every part is also compared with `likelihood` or `cider`,
@@ -18,8 +19,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import from_bases, from_nothing, machine
 from benchmarks.photograph_data import write_data
-from benchmarks.stock_trainer import PROMPT, Row, train_stock
+from benchmarks.photograph_parts import PARTS, STAGES, Start, choices
 from imagecap.eval.bootstrap import resample_weights
 from imagecap.eval.compare import compare_results
 from imagecap.eval.floors import best_constant
@@ -35,159 +35,11 @@ from imagecap.languages import language_of
 from imagecap.metrics import prepare_references, score
 
 BEAMS = 4
-TIMED_PICTURES = 480  # to train on once, to find out how many epochs fit
 SHOWN_PICTURES = 20
 HEADER = (
     f"| | CIDEr, greedy | CIDEr, {BEAMS} beams | BLEU-4 | on other pictures | the constant caption's CIDEr | ratio "
     "| difference, 95 % | empty captions |"
 )
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where trainings begin.
-
-    Attributes:
-        bases: the settings that name the base models.
-        recipe: settings of `run.py train` for the part `likelihood`.
-        encoder_recipe: the same for the part `encoder`.
-        cider_recipe: the same for the part `cider`.
-    """
-
-    bases: dict[str, Path]
-    recipe: dict[str, Any]
-    encoder_recipe: dict[str, Any]
-    cider_recipe: dict[str, Any]
-
-
-def train_ours(start: dict[str, Path], data: Path, output: Path, **settings: Any) -> dict[str, Any]:
-    """Call `run.py train` and return its summary."""
-    settings = {**settings, **start, "data_path": data, "output_dir": output}
-    command = [sys.executable, "run.py", "train"]
-    for name, value in settings.items():
-        command += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    subprocess.run(command, check=True)
-    summary: dict[str, Any] = json.loads((output / "train_summary.json").read_text())
-    return summary
-
-
-def epochs_in(minutes: float, pictures: int, start: dict[str, Path], data: Path, output: Path, **settings: Any) -> int:
-    """Return how many epochs fit into `minutes`, by a short run."""
-    summary = train_ours(start, data, output, **{**settings, "max_samples": TIMED_PICTURES})
-    step_seconds = summary["captions"] / summary["captions_per_second"]
-    other_seconds = summary["seconds"] - step_seconds
-    return max(1, int(minutes * 60 / (step_seconds * pictures / TIMED_PICTURES + other_seconds)))
-
-
-def likelihood(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
-    """Train on the captions that people wrote; return a description and the folder."""
-    return _likelihood(arguments, start, pictures, arguments.work / "likelihood", "ours")
-
-
-def twin(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
-    """Train as `likelihood` does, from a vision encoder with random weights; return a description and the folder."""
-    work = arguments.work / "twin"
-    encoder = from_bases.write_random_twin(start.bases["vision_model_name"], work / "vision", arguments.seed)
-    random = replace(start, bases={**start.bases, "vision_model_name": encoder})
-    return _likelihood(arguments, random, pictures, work, "the encoder's random twin")
-
-
-def _likelihood(arguments: argparse.Namespace, start: Start, pictures: int, work: Path, name: str) -> tuple[str, Path]:
-    epochs, summary = _train(arguments, start.bases, start.recipe, pictures, work)
-    return f"{name}, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
-
-
-def encoder(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
-    """Continue from `likelihood` with a trained vision encoder; return a description and the folder."""
-    work, recipe = arguments.work / "encoder", {**start.encoder_recipe, "train_seed": arguments.seed + 1}
-    epochs, _ = _train(arguments, _model_of(arguments, "likelihood"), recipe, pictures, work)
-    return f"ours, then {epochs} epochs with the encoder", work
-
-
-def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
-    """Continue by the CIDEr of generated captions; return a description and the folder."""
-    work, model, recipe = arguments.work / "cider", _model_of(arguments, arguments.go_on), start.cider_recipe
-    if arguments.pictures is not None:
-        recipe = {**recipe, "max_samples": arguments.pictures}
-    epochs, _ = _train(arguments, model, recipe, pictures, work, ("num_epochs", "cider_epochs"))
-    return f"{arguments.go_on}, then {epochs} epochs by CIDEr", work
-
-
-def _train(
-    arguments: argparse.Namespace,
-    start: dict[str, Path],
-    recipe: dict[str, Any],
-    pictures: int,
-    work: Path,
-    counts: Sequence[str] = ("num_epochs",),
-) -> tuple[int, dict[str, Any]]:
-    """Train for the epochs that were asked for or fit; `counts` are the settings that take their number.
-
-    Returns:
-        The number of epochs, and the summary of `run.py train`.
-    """
-    data = arguments.work / "data"
-    settings = {"dtype": arguments.dtype, "train_seed": arguments.seed, **recipe, **dict.fromkeys(counts, 1)}
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **settings)
-    return epochs, train_ours(start, data, work, **{**settings, **dict.fromkeys(counts, epochs)})
-
-
-def _model_of(arguments: argparse.Namespace, part: str) -> dict[str, Path]:
-    folder = arguments.work / part / "final"
-    if not folder.exists():
-        raise SystemExit(f"there is no {folder}: --parts {part} makes it")
-    return {"model_path": folder}
-
-
-def peer(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[str, Path]:
-    """Train the stock model, without adapters, at our rate for the language model; return as `likelihood` does."""
-    from imagecap.config import ModelSettings
-    from imagecap.model.builder import build
-    from imagecap.model.imagecap_arch import ImageCaptioner
-
-    data, output = arguments.work / "data", arguments.work / "peer"
-    adapters = ("lora_rank", "lora_alpha")
-    fields = [name for name in ModelSettings.model_fields if name not in adapters]
-    choices = {name: value for name, value in start.recipe.items() if name in fields}
-
-    def initial_model() -> ImageCaptioner:
-        names = {name: str(folder) for name, folder in start.bases.items()}
-        model = build(ModelSettings(**names, **choices), seed=arguments.seed)
-        model.info |= {"prompt": PROMPT, "prompts": {"en": PROMPT}}
-        model.llava.train()
-        return model
-
-    model = initial_model()
-    rows = [
-        Row(data / "images" / row["image"], row["caption"])
-        for row in json.loads((data / "captions.json").read_text(encoding="utf-8"))
-        if row["split"] == "train"
-    ]
-    batch = 5 * start.recipe["batch_size"]  # captions, as many as one of our steps has
-    stock: dict[str, Any] = {
-        "bf16": arguments.dtype == "bfloat16",
-        "learning_rate": start.recipe["language_model_learning_rate"],
-        "folder": output / "work",
-    }
-    ends, _ = train_stock(model.llava, model.processor, rows, batch, max_steps=6, **stock)
-    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    model = initial_model()
-    steps = int(arguments.minutes * 60 / seconds)
-    train_stock(model.llava, model.processor, rows, batch, max_steps=steps, **stock)
-    model.eval()
-    model.save(output / "final")
-    return f"Trainer, {steps * batch / len(rows):.1f} epochs of {batch} rows a step", output
-
-
-PARTS: dict[str, Callable[[argparse.Namespace, Start, int], tuple[str, Path]]] = {
-    "likelihood": likelihood,
-    "encoder": encoder,
-    "cider": cider,
-    "peer": peer,
-    "twin": twin,
-}
-
-STAGES = ("likelihood", "encoder", "cider")  # of our model; each may continue from one before it
 
 
 def evaluate(model: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:
@@ -240,32 +92,33 @@ def write_pictures(work: Path, part: str, seed: int) -> None:
     from imagecap.report.gallery import gallery_png
 
     results = json.loads((work / part / f"results_{BEAMS}.json").read_text(encoding="utf-8"))["results"]
-    places = np.random.default_rng(seed).choice(len(results), SHOWN_PICTURES, replace=False)
+    places = np.random.default_rng(seed).choice(len(results), min(SHOWN_PICTURES, len(results)), replace=False)
     shown = [results[place] for place in places]
     pictures = [work / "data/images" / row["image"] for row in shown]
     gallery_png(pictures, [row["caption"] for row in shown], work / part / "pictures.png")
-
-
-def choices(arguments: argparse.Namespace, start: Start) -> None:
-    """Train every deviation from the recipe on some of the pictures, and print the validation losses."""
-    print("| choice | validation loss | captions/s |\n| --- | --- | --- |")
-    for number, (name, change) in enumerate(from_bases.CHOICES.items()):
-        settings = {**start.recipe, "num_epochs": 1, "max_samples": from_bases.CHOICE_PICTURES, **change}
-        settings |= {"dtype": arguments.dtype, "train_seed": arguments.seed}
-        summary = train_ours(start.bases, arguments.work / "data", arguments.work / f"choices/{number}", **settings)
-        print(f"| {name} | {summary['val_loss']:.3f} | {summary['captions_per_second']:.1f} |", flush=True)
 
 
 def prepare_start(arguments: argparse.Namespace, training: dict[str, list[str]]) -> Start:
     """Find the base models, or write those with random weights."""
     if arguments.bases is not None:
         found = from_bases.find_bases(arguments.bases)
-        if arguments.side is not None:
+        if arguments.trained_encoder:
+            found["vision_model_name"] = arguments.work / "small/encoder"
+            if not found["vision_model_name"].exists():
+                raise SystemExit(f"there is no {found['vision_model_name']}: --parts small makes it")
+        elif arguments.side is not None:
             smaller = arguments.work / f"vision-{arguments.side}"
             found["vision_model_name"] = from_bases.write_with_side(found["vision_model_name"], smaller, arguments.side)
         change = dict(arguments.change)
-        recipe = from_bases.RECIPE | change
-        return Start(found, recipe, from_bases.ENCODER_RECIPE | change, from_bases.CIDER_RECIPE | change)
+        return Start(
+            found,
+            recipe=from_bases.RECIPE | change,
+            encoder_recipe=from_bases.ENCODER_RECIPE | change,
+            cider_recipe=from_bases.CIDER_RECIPE | change,
+            small_recipe=from_bases.SMALL_RECIPE | change,
+            small_encoder_recipe=from_bases.SMALL_ENCODER_RECIPE | change,
+            small_cider_recipe=from_bases.SMALL_CIDER_RECIPE | change,
+        )
     captions = [caption for each in training.values() for caption in each]
     sizes = arguments.width, arguments.vision_blocks, arguments.language_blocks
     vision, language = from_nothing.write_bases(captions, arguments.work / "bases", *sizes, arguments.seed)
@@ -299,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
     parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
     parser.add_argument("--epochs", type=int, help="epochs of ours in each part, instead of as many as fit")
-    parser.add_argument("--go_on", choices=STAGES[:2], default=STAGES[0], help="start of cider")
+    parser.add_argument("--trained_encoder", action="store_true", help="begin with the encoder of the part small")
+    parser.add_argument("--go_on", choices=STAGES[:-1], default="likelihood", help="start of cider")
     parser.add_argument("--pictures", type=int, help="training pictures of the part cider; absent: all")
     parser.add_argument("--width", type=int, default=192, help="hidden size of random models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
@@ -307,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    if arguments.bases is None and {"encoder", "twin", "choices"} & set(arguments.parts):
-        parser.error("the parts encoder, twin and choices need --bases")
+    if arguments.bases is None and {"small", "encoder", "twin", "choices"} & set(arguments.parts):
+        parser.error("the parts small, encoder, twin and choices need --bases")
     data, work = arguments.work / "data", arguments.work
     training = write_data(arguments.data, arguments.splits, data, small=arguments.bases is None)
     start = prepare_start(arguments, training)
