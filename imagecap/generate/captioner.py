@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
     from imagecap.model.imagecap_arch import ImageCaptioner
 
-# Compiled blocks call MKL. Up to so many pictures they are faster than uncompiled ones that call oneDNN.
-_FEW_PICTURES = 2
-
 
 @dataclass(frozen=True)
 class _Task:
@@ -65,12 +62,12 @@ def prepare_to_caption(model: "ImageCaptioner", *, compiled: bool) -> None:
     Raises:
         ImageCapError: the blocks cannot be compiled on this machine.
     """
-    onednn = model.dtype == torch.float32 and model.device.type == "cpu" and use_onednn(model.llava)
+    if model.dtype == torch.float32 and model.device.type == "cpu":
+        use_onednn(model.llava)
     if compiled:
         from imagecap.model.vision_encoder.clip_encoder import compile_encoder
 
         model.compiled_encoder = compile_encoder(model.vision_tower, model.llava.config.vision_feature_layer)
-        model.most_compiled_pictures = _FEW_PICTURES if onednn else None
     model.decoder = choose_decoder(model.language_model, compiled=compiled)
 
 

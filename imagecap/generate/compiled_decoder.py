@@ -29,8 +29,7 @@ from imagecap.model.attention import group_queries, ungroup_queries
 # Sizes of the example inputs for tracing; see `ahead_of_time.compile_block`.
 _ROWS, _TOKENS, _SLOTS, _BUFFER_SLOTS = 24, 5, 61, 96
 _FEW_ROWS, _FEW_TOKENS = 4, 3
-# Up to so many tokens in all rows, a CPU needs longer to share a loop out to its threads than for the loop.
-_MOST_SERIAL_TOKENS = 32
+_MOST_FEW_TOKENS = 32  # in all rows, up to which `decode_few` is faster
 
 
 class _CompiledFunctions(NamedTuple):
@@ -108,7 +107,7 @@ class CompiledDecoder:
             inputs = hidden_cos_sin(_ROWS, _SLOTS)
             return compile_block(function, block, config, inputs, [token_dims] * 3, attention, *modules)
 
-        def compile_step(rows: int, tokens: int, *, serial_loops: bool) -> CompiledBlock:
+        def compile_step(rows: int, tokens: int, *, few_rows: bool) -> CompiledBlock:
             mask, slots = like.new_zeros(rows, 1, tokens, _SLOTS), like.new_zeros(rows, tokens, dtype=torch.long)
             buffers = [like.new_zeros(rows + 1, key_heads, _BUFFER_SLOTS, dim) for _ in range(2)]
             inputs = [*hidden_cos_sin(rows, tokens), mask, slots, *buffers]
@@ -116,15 +115,15 @@ class CompiledDecoder:
                 *(decode_block, block, config, inputs, step_dims, decoder_blocks, attention),
                 # The synchronization of threads queries events, which a CUDA graph cannot capture.
                 single_threaded=like.device.type == "cuda",
-                serial_loops=serial_loops,
+                few_rows=few_rows,
             )
 
-        decode = compile_step(_ROWS, _TOKENS, serial_loops=False)
+        decode = compile_step(_ROWS, _TOKENS, few_rows=False)
         return _CompiledFunctions(
             compile_prefill(prefill_block, causal_attention),
             compile_prefill(prefill_last_block),
             decode,
-            compile_step(_FEW_ROWS, _FEW_TOKENS, serial_loops=True) if like.device.type == "cpu" else decode,
+            compile_step(_FEW_ROWS, _FEW_TOKENS, few_rows=True) if like.device.type == "cpu" else decode,
         )
 
     def prefill(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
@@ -168,7 +167,7 @@ class CompiledDecoder:
 
         Arguments are those of `decode_block`; `buffers` holds keys and values of each block.
         """
-        few = hidden.shape[0] * hidden.shape[1] <= _MOST_SERIAL_TOKENS
+        few = hidden.shape[0] * hidden.shape[1] <= _MOST_FEW_TOKENS
         for compiled, weights, (keys, values) in zip(self._runs, self._weights, buffers, strict=True):
             run = compiled.decode_few if few else compiled.decode
             hidden = run([*weights, hidden, cos, sin, mask, slots, keys, values])[0]

@@ -27,7 +27,9 @@ from torch.export import Dim, export
 
 from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_write_bytes, user_cache_folder
+from imagecap.model import onednn_linear
 from imagecap.model.checkpoint import quiet_transformers
+from imagecap.model.onednn_linear import compiling_for_many_rows, let_inductor_call_onednn
 
 # Takes the block's weights, then its inputs, which must be contiguous; returns the outputs.
 CompiledBlock = Callable[[list[Tensor]], list[Tensor]]
@@ -65,7 +67,7 @@ def compile_block(
     dynamic_dimensions: list[dict[int, str]],
     *used_modules: ModuleType,
     single_threaded: bool = False,
-    serial_loops: bool = False,
+    few_rows: bool = False,
 ) -> CompiledBlock:
     """Compile `function(block, *inputs)`, or load it from the cache.
 
@@ -81,19 +83,19 @@ def compile_block(
         *used_modules: modules of ours, beside the function's own, whose code the function runs. The cache key depends
             on their source.
         single_threaded: leave out what lets several threads call the block at once.
-        serial_loops: run every loop in one thread, as is faster for inputs of a few tokens. Matrix products are not
-            concerned.
+        few_rows: compile for inputs of few tokens, up to 32 in all rows: every loop runs in one thread, since to share
+            it out takes longer, and `OneDnnLinear` calls MKL.
 
     Raises:
         ImageCapError: compilation fails; says why, and what to do.
     """
     device = inputs[0].device
     environment = (torch.__version__, transformers.__version__, sys.version, _hardware(device))
-    modules = (sys.modules[__name__], sys.modules[function.__module__], *used_modules)
+    modules = (sys.modules[__name__], onednn_linear, sys.modules[function.__module__], *used_modules)
     source = [inspect.getsource(module) for module in modules]
     shapes = [(name, *weight.shape, weight.dtype) for name, weight in block.named_parameters()]
     traced = [(tuple(tensor.shape), tensor.dtype) for tensor in inputs]
-    structure = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced, serial_loops)
+    structure = (repr(block), shapes, config.to_json_string(), config._attn_implementation, traced, few_rows)
     key = hashlib.sha256(repr((environment, source, structure)).encode()).hexdigest()
     name = function.__name__.strip("_")
     try:
@@ -105,7 +107,7 @@ def compile_block(
         print(f"compiling {type(block).__name__} ({name}) for this machine, once", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as work:
             path = str(Path(work) / file.name)
-            package = _compile(function, block, inputs, dynamic_dimensions, path, serial_loops=serial_loops)
+            package = _compile(function, block, inputs, dynamic_dimensions, path, few_rows=few_rows)
             atomic_write_bytes(file, Path(package).read_bytes())
         return _load(file, single_threaded)
     except Exception as error:  # no compiler, no headers, no Triton, no AOTInductor for this Python: no common base
@@ -137,12 +139,13 @@ def _compile(
     dynamic_dimensions: list[dict[int, str]],
     path: str,
     *,
-    serial_loops: bool,
+    few_rows: bool,
 ) -> str:
     weights = [weight.detach() for weight in block.parameters()]
     sizes = {name: Dim(name, min=1) for names in dynamic_dimensions for name in names.values()}
     shapes = [{dimension: sizes[name] for dimension, name in names.items()} for names in dynamic_dimensions]
-    with torch.no_grad(), quiet_transformers(), warnings.catch_warnings():
+    let_inductor_call_onednn()
+    with torch.no_grad(), quiet_transformers(), warnings.catch_warnings(), compiling_for_many_rows(not few_rows):
         warnings.simplefilter("ignore")
         program = export(
             _FunctionOfWeights(block, function),
@@ -152,7 +155,7 @@ def _compile(
         )
         options = {
             # Unless it is 1, the number of threads is read at run time, not fixed at compile time.
-            **({"cpp.threads": 1} if serial_loops else {"cpp.dynamic_threads": True}),
+            **({"cpp.threads": 1} if few_rows else {"cpp.dynamic_threads": True}),
             "aot_inductor.check_lowerbound": False,  # export assumes sizes of 2 or more; a test shows that 1 works too
         }
         return str(torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options))

@@ -74,7 +74,6 @@ class ImageCaptioner(nn.Module):
         num_image_tokens: tokens of one picture in the language model; with tiles the largest number that one may have.
         feature_width: width of the features of a patch, of all used layers together.
         compiled_encoder: compiled blocks of the vision tower, used instead of its own where set.
-        most_compiled_pictures: number of pictures or tiles up to which `compiled_encoder` is used; None: for any.
         decoder: what generates captions (`generate.decoders.Decoder`), where the captioner was opened for that.
     """
 
@@ -88,7 +87,6 @@ class ImageCaptioner(nn.Module):
         self.eos_token_id: int = self.tokenizer.eos_token_id
         self.image_token_id: int = llava.config.image_token_id
         self.compiled_encoder: Any = None
-        self.most_compiled_pictures: int | None = None
         self.decoder: Any = None
         self.token_texts: Any = None
         self._projector_name = projector_name(llava.config)
@@ -193,8 +191,7 @@ class ImageCaptioner(nn.Module):
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
         layer = self.llava.config.vision_feature_layer
-        few = self.most_compiled_pictures is None or len(pixel_values) <= self.most_compiled_pictures
-        features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder if few else None)
+        features = hidden_state(self.vision_tower, pixel_values, layer, self.compiled_encoder)
         return features[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else features
 
     def project(self, features: Pixels) -> Tensor | list[Tensor]:

@@ -1,12 +1,17 @@
 """Linear layers in float32 by oneDNN, on processors where torch's own choice, MKL, is slower.
 
 MKL uses AVX-512 on processors of Intel only. On others that have it, oneDNN multiplies matrices of many rows at twice
-the speed, with weights as they are. For few rows, as in a step of decoding, MKL stays faster.
+the speed, with weights as they are. For few rows, as in a step of decoding, MKL stays faster. In code that is compiled
+ahead of time, the numbers of rows are not known: whoever compiles says that there are many.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +36,12 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map `[..., in]` to `[..., out]`."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_wide(inputs):
+        if torch.compiler.is_compiling():
+            # one token of each row, as behind the attention of the last block, is few rows
+            if _compiling_for_many_rows.get() and _can_multiply(inputs) and inputs.shape[-2] != 1:
+                return _product(inputs, self.weight, self.bias)
+            return super().forward(inputs)
+        if torch.is_grad_enabled() or not _is_wide(inputs):
             return super().forward(inputs)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
         return product
@@ -69,4 +79,45 @@ def is_onednn_faster() -> bool:
 
 def _is_wide(inputs: Tensor) -> bool:
     rows = inputs.numel() // max(1, inputs.shape[-1])
-    return rows >= _FEWEST_ROWS and inputs.dtype == torch.float32 and inputs.device.type == "cpu"
+    return rows >= _FEWEST_ROWS and _can_multiply(inputs)
+
+
+def _can_multiply(inputs: Tensor) -> bool:
+    return inputs.dtype == torch.float32 and inputs.device.type == "cpu"
+
+
+_compiling_for_many_rows: ContextVar[bool] = ContextVar("_compiling_for_many_rows", default=False)
+
+
+@contextmanager
+def compiling_for_many_rows(many: bool) -> Iterator[None]:
+    """Say, while code is compiled ahead of time, whether it is for many rows, whose products oneDNN shall compute."""
+    token = _compiling_for_many_rows.set(many)
+    try:
+        yield
+    finally:
+        _compiling_for_many_rows.reset(token)
+
+
+@torch.library.custom_op("imagecap::onednn_linear", mutates_args=())
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product in compiled code. torch compiles its own operator only for weights that are constants."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return product
+
+
+@_product.register_fake
+def _(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], weight.shape[0])
+
+
+@cache
+def let_inductor_call_onednn() -> None:
+    """Let torch's compiler, which must be loaded, translate `_product` to oneDNN's function in C++."""
+    from torch._inductor.ir import TensorBox
+    from torch._inductor.lowering import register_lowering
+    from torch._inductor.mkldnn_ir import LinearUnary
+
+    @register_lowering(torch.ops.imagecap.onednn_linear.default, type_promotion_kind=None)
+    def product(inputs: Any, weight: Any, bias: Any) -> Any:
+        return TensorBox.create(LinearUnary.create(inputs, weight, bias, "none", [], ""))

@@ -1,8 +1,10 @@
 """Linear layers by oneDNN: the products of stock layers, and the captions of stock models."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,8 @@ from imagecap.config import GenerateSettings
 from imagecap.generate.captioner import caption, prepare_to_caption
 from imagecap.model import onednn_linear
 from imagecap.model.int8 import Int8Linear, quantize
-from imagecap.model.onednn_linear import OneDnnLinear, use_onednn
+from imagecap.model.onednn_linear import OneDnnLinear, compiling_for_many_rows, use_onednn
+from imagecap.model.vision_encoder.clip_encoder import compile_encoder, hidden_state
 from tests.conftest import ROOT
 from tests.generate.conftest import sharpened
 from tests.tiny import picture
@@ -56,6 +59,33 @@ def test_onednn_multiplies_what_is_large(shape: tuple[int, ...], seen: list[int]
         with torch.set_grad_enabled(gradients), _Rows() as rows:
             layer(torch.randn(shape))
         assert rows.seen == expected
+
+
+@pytest.mark.parametrize(("many", "tokens", "called"), [(True, 8, True), (True, 1, False), (False, 8, False)])
+def test_code_compiled_for_many_rows_calls_onednn(many: bool, tokens: int, called: bool) -> None:
+    layer = OneDnnLinear(nn.Linear(24, 40))
+    with torch.no_grad(), compiling_for_many_rows(many):
+        program = torch.export.export(layer, (torch.zeros(3, tokens, 24),))
+    assert ("onednn_linear" in program.graph_module.code) == called
+    inputs = torch.randn(3, tokens, 24)
+    torch.testing.assert_close(program.module()(inputs), nn.Linear.forward(layer, inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="compiling needs a C++ compiler")
+def test_compiled_blocks_equal_stock_ones(
+    tiny_model: "ImageCaptioner", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(onednn_linear, "is_onednn_faster", lambda: True)
+    tower, pixels = tiny_model.vision_tower, torch.randn(5, 3, 32, 32)
+    with torch.inference_mode():
+        expected = hidden_state(tower, pixels, -2)
+        use_onednn(tower)
+        compiled = compile_encoder(tower, -2)
+        for count in (5, 1):
+            found = hidden_state(tower, pixels[:count], -2, compiled)
+            torch.testing.assert_close(found, expected[:count], atol=1e-5, rtol=1e-5)
 
 
 _MANY_SHAPES = """\
