@@ -29,7 +29,7 @@ from imagecap.errors import ImageCapError, one_line
 from imagecap.files import atomic_write_bytes, user_cache_folder
 from imagecap.model import onednn_linear
 from imagecap.model.checkpoint import quiet_transformers
-from imagecap.model.onednn_linear import compiling_for_many_rows, let_inductor_call_onednn
+from imagecap.model.onednn_linear import compiling_for_many_rows, inductor_calls_onednn
 
 # Takes the block's weights, then its inputs, which must be contiguous; returns the outputs.
 CompiledBlock = Callable[[list[Tensor]], list[Tensor]]
@@ -144,8 +144,8 @@ def _compile(
     weights = [weight.detach() for weight in block.parameters()]
     sizes = {name: Dim(name, min=1) for names in dynamic_dimensions for name in names.values()}
     shapes = [{dimension: sizes[name] for dimension, name in names.items()} for names in dynamic_dimensions]
-    let_inductor_call_onednn()
-    with torch.no_grad(), quiet_transformers(), warnings.catch_warnings(), compiling_for_many_rows(not few_rows):
+    many_rows = not few_rows and inductor_calls_onednn()
+    with torch.no_grad(), quiet_transformers(), warnings.catch_warnings(), compiling_for_many_rows(many_rows):
         warnings.simplefilter("ignore")
         program = export(
             _FunctionOfWeights(block, function),

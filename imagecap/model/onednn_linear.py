@@ -112,12 +112,21 @@ def _(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
-def let_inductor_call_onednn() -> None:
-    """Let torch's compiler, which must be loaded, translate `_product` to oneDNN's function in C++."""
-    from torch._inductor.ir import TensorBox
-    from torch._inductor.lowering import register_lowering
-    from torch._inductor.mkldnn_ir import LinearUnary
+def inductor_calls_onednn() -> bool:
+    """Let torch's compiler, which must be loaded, translate `_product` to oneDNN's function in C++.
+
+    Returns:
+        Whether it can. The names that are imported are not part of torch's documented interface.
+    """
+    try:
+        from torch._inductor.ir import TensorBox
+        from torch._inductor.lowering import register_lowering
+        from torch._inductor.mkldnn_ir import LinearUnary
+    except ImportError:
+        return False
 
     @register_lowering(torch.ops.imagecap.onednn_linear.default, type_promotion_kind=None)
     def product(inputs: Any, weight: Any, bias: Any) -> Any:
         return TensorBox.create(LinearUnary.create(inputs, weight, bias, "none", [], ""))
+
+    return True
