@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 _FEWEST_ROWS = 32  # from which oneDNN is faster
-# OneDNN generates code for each pair of shapes, in 0.1 ms, and keeps more than half a megabyte of it. Both it and torch
-# remember the last 1024, by default. A captioner meets that many in time, but few at a time.
-_CACHES, _KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 128
+# OneDNN generates code for each pair of shapes, in 0.1 ms, and keeps half a megabyte of it. Both it and torch remember
+# the last 1024, by default. A batch of 32 pictures with beams, which end one by one, has about 200.
+_CACHES, _KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 512
 
 
 class OneDnnLinear(nn.Linear):
