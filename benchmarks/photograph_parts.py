@@ -114,9 +114,10 @@ def small(arguments: argparse.Namespace, start: Start, _pictures: int) -> tuple[
     bases = {**start.bases, "language_model_name": language}
     epochs = (2 * arguments.epochs, arguments.epochs) if arguments.epochs else SMALL_EPOCHS
     common = {"dtype": arguments.dtype, "train_seed": arguments.seed}
-    train_ours(bases, data, work / "frozen", **common, **start.small_recipe, num_epochs=epochs[0])
-    model_path = {"model_path": work / "frozen/final"}
-    summary = train_ours(model_path, data, work, **common, **start.small_encoder_recipe, num_epochs=epochs[1])
+    frozen = {**common, **start.small_recipe, "num_epochs": epochs[0]}
+    trained = {**common, **start.small_encoder_recipe, "num_epochs": epochs[1]}
+    train_ours(bases, data, work / "frozen", **frozen)
+    summary = train_ours({"model_path": work / "frozen/final"}, data, work, **trained)
     model = load(work / "final", ComputeSettings(dtype="float32", device="cpu"))
     model.vision_tower.save_pretrained(work / "encoder")
     model.image_processor.save_pretrained(work / "encoder")

@@ -112,7 +112,7 @@ class Sampling:
         self._tokens[:, step] = chosen
         self._log_probabilities -= nn.functional.cross_entropy(logits, chosen, reduction="none")
         if self._rules.active:
-            self._log_probabilities += best * 0  # NaN where no score is finite, so that no token can be chosen
+            self._log_probabilities.masked_fill_(~best.isfinite(), torch.nan)  # no token can be chosen
         self._step += 1
         last = self._step == self._max_length
         tokens = chosen.tolist()
