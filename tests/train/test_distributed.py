@@ -17,6 +17,7 @@ from tests.model.stock_captioners import SIZES
 from tests.train.helpers import free_port, write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
+CIDER_EPOCH = ("--cider_epochs", "1", "--cider_beams", "2")
 
 
 @pytest.fixture
@@ -45,10 +46,11 @@ def trainable_weights(bases: ModelSettings, data: Path, output: Path, processes:
     [
         (("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"), "45"),
         (("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"), None),
-        (("--cider_epochs", "1", "--cider_beams", "2", "--max_caption_tokens", "6"), "45"),
+        ((*CIDER_EPOCH, "--max_caption_tokens", "6"), "45"),
+        ((*CIDER_EPOCH, "--freeze_vision_model", "false"), None),
         (("--tiles", "4", "--freeze_vision_model", "false"), "150"),
     ],
-    ids=["accumulated", "stages", "self-critical", "tiles"],
+    ids=["accumulated", "stages", "self-critical", "self-critical with the encoder", "tiles"],
 )
 @pytest.mark.long
 def test_two_processes_equal_one(

@@ -13,6 +13,7 @@ from imagecap.data.images import load_image
 from imagecap.errors import ImageCapError
 from imagecap.metrics import Cider
 from imagecap.model.builder import build
+from imagecap.model.tiles.tiled import Pixels
 from imagecap.train.loader import Loader
 from imagecap.train.packing import Branch
 from imagecap.train.plan import Plan, Step
@@ -24,9 +25,18 @@ from tests.train.conftest import MakeSamples
 from tests.train.helpers import assert_close, gradients, history, plain_losses, run, stopped_and_resumed
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    ("frozen", "accumulated", "encoded"),
+    [(True, True, 1), (False, True, 2), (False, False, 1)],
+    ids=["frozen", "trained", "trained, one micro-batch"],
+)
 def test_step_is_the_gradient_of_the_expected_reward(
-    tiny_bases: ModelSettings, make_samples: MakeSamples, monkeypatch: pytest.MonkeyPatch, frozen: bool
+    tiny_bases: ModelSettings,
+    make_samples: MakeSamples,
+    monkeypatch: pytest.MonkeyPatch,
+    frozen: bool,
+    accumulated: bool,
+    encoded: int,
 ) -> None:
     # these weights say nothing that scores
     monkeypatch.setattr(Cider, "score", lambda _, images, texts: np.array([*map(worth_of, images, texts)]))
@@ -42,13 +52,23 @@ def test_step_is_the_gradient_of_the_expected_reward(
     critic = SelfCritical(train_step, plan)
     said: list[list[str]] = [[] for _ in samples]
     first = [(bilingual[0], [0, 1, 2, 3]), (english[0], [0, 1, 2])]
-    step = Step([first, [(bilingual[1], [0, 1, 2, 3]), (english[1], [0])]])
+    second = [(bilingual[1], [0, 1, 2, 3]), (english[1], [0])]
+    step = Step([first, second] if accumulated else [first + second])
     parts = [loader.micro_batch(part, [1] * len(part)) for part in step.micro]
+    encode = train_step.encode
+    sizes: list[int] = []
+
+    def counting(pixels: Pixels) -> Pixels:
+        sizes.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(train_step, "encode", counting)
     micro_steps, weight, reward = critic.step(step, parts)
     assert weight == 3 * (2 + 1 + 2 + 1), "three beams of every language of every picture"
     for micro in micro_steps:
         train_step.loss(micro, 1 / weight).backward()
     found = gradients(model)
+    assert sum(sizes) == encoded * 4, "four pictures"
 
     expected, rewards = torch.zeros((), dtype=torch.float64), []
     for micro in micro_steps:
