@@ -14,7 +14,8 @@ from benchmarks.from_nothing import write_language
 from benchmarks.stock_trainer import PROMPT, Row, train_stock
 
 TIMED_PICTURES = 480  # to train on once, to find out how many epochs fit
-SMALL_EPOCHS = 8, 4  # of the part `small`: with a frozen vision encoder, then with a trained one
+SMALL_EPOCHS = 8, 10  # of the part `small`: with a frozen vision encoder, then with a trained one
+SMALL_CIDER_EPOCHS = 8  # of the part `cider` after it
 SMALL_WIDTH, SMALL_BLOCKS = 192, 2  # of its language model
 
 
@@ -74,24 +75,26 @@ def twin(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[st
 
 
 def _likelihood(arguments: argparse.Namespace, start: Start, pictures: int, work: Path, name: str) -> tuple[str, Path]:
-    epochs, summary = _train(arguments, start.bases, start.recipe, pictures, work)
+    epochs, summary = _train(arguments, start.bases, start.recipe, pictures, work, arguments.epochs)
     return f"{name}, {summary['total_parameters'] / 1e6:.1f} M weights, {epochs} epochs", work
 
 
 def encoder(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
     """Continue from `likelihood` with a trained vision encoder; return a description and the folder."""
     work, recipe = arguments.work / "encoder", {**start.encoder_recipe, "train_seed": arguments.seed + 1}
-    epochs, _ = _train(arguments, _model_of(arguments, "likelihood"), recipe, pictures, work)
+    epochs, _ = _train(arguments, _model_of(arguments, "likelihood"), recipe, pictures, work, arguments.epochs)
     return f"ours, then {epochs} epochs with the encoder", work
 
 
 def cider(arguments: argparse.Namespace, start: Start, pictures: int) -> tuple[str, Path]:
     """Continue by the CIDEr of generated captions; return a description and the folder."""
     work, model = arguments.work / "cider", _model_of(arguments, arguments.go_on)
-    recipe = start.small_cider_recipe if arguments.go_on == "small" else start.cider_recipe
+    recipe, epochs = start.cider_recipe, arguments.epochs
+    if arguments.go_on == "small":
+        recipe, epochs = start.small_cider_recipe, epochs or SMALL_CIDER_EPOCHS
     if arguments.pictures is not None:
         recipe = {**recipe, "max_samples": arguments.pictures}
-    epochs, _ = _train(arguments, model, recipe, pictures, work, ("num_epochs", "cider_epochs"))
+    epochs, _ = _train(arguments, model, recipe, pictures, work, epochs, ("num_epochs", "cider_epochs"))
     return f"{arguments.go_on}, then {epochs} epochs by CIDEr", work
 
 
@@ -131,16 +134,17 @@ def _train(
     recipe: dict[str, Any],
     pictures: int,
     work: Path,
+    epochs: int | None,
     counts: Sequence[str] = ("num_epochs",),
 ) -> tuple[int, dict[str, Any]]:
-    """Train for the epochs that were asked for or fit; `counts` are the settings that take their number.
+    """Train for so many epochs, or for those that fit; `counts` are the settings that take their number.
 
     Returns:
         The number of epochs, and the summary of `run.py train`.
     """
     data = arguments.work / "data"
     settings = {"dtype": arguments.dtype, "train_seed": arguments.seed, **recipe, **dict.fromkeys(counts, 1)}
-    epochs = arguments.epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **settings)
+    epochs = epochs or epochs_in(arguments.minutes, pictures, start, data, work / "measured", **settings)
     return epochs, train_ours(start, data, work, **{**settings, **dict.fromkeys(counts, epochs)})
 
 
