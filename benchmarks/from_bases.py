@@ -33,6 +33,8 @@ ENCODER_RECIPE: dict[str, Any] = {
 CIDER_RECIPE: dict[str, Any] = {**RECIPE, "cider_rate": 0.2}
 """The settings of epochs by CIDEr, with the vision encoder frozen."""
 
+SMALL_SIDE = 112  # pixels of the pictures of the part `small`, unless --side says otherwise
+
 SMALL_RECIPE: dict[str, Any] = {
     "vision_feature_layer": -2,
     "batch_size": 16,

@@ -7,7 +7,8 @@ on the stock model, from the same initial weights and for the same time. With ba
 from `likelihood` and trains the vision encoder too, `small` trains the encoder with a small language model instead,
 `twin` is `likelihood` with random weights in the vision encoder, and `choices` trains each deviation from the recipe on
 some of the pictures. With `--trained_encoder` parts begin with the encoder of `small`. `--go_on` names the part that
-`cider` continues from.
+`cider` continues from. The default parts are those with the best captions: `small` on pictures of 112 pixels and
+`cider` with bases, and `likelihood` and `cider` without.
 
 Numbers are scores on the validation pictures by `run.py eval`. They stand beside the best constant caption, with the
 bootstrap confidence interval of the difference in CIDEr. Every part is also compared with `likelihood` or `cider`,
@@ -146,14 +147,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
-    parser.add_argument("--side", type=int, help="pixels of the encoder's pictures, instead of its own")
+    parser.add_argument("--side", type=int, help="pixels of the encoder's pictures (default: its own)")
     parser.add_argument("--change", type=_setting, nargs="+", default=[], metavar="NAME=VALUE", help="of the recipe")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, models and results")
-    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"), default=["likelihood", "cider"])
-    parser.add_argument("--minutes", type=float, default=26, help="training time of each part (default: 26)")
-    parser.add_argument("--epochs", type=int, help="epochs of ours in each part, instead of as many as fit")
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"))
+    parser.add_argument(
+        "--minutes", type=float, default=26, help="training time of a part (default: 26); small has epochs"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of a part; small: twice as many before, frozen")
     parser.add_argument("--trained_encoder", action="store_true", help="begin with the encoder of the part small")
-    parser.add_argument("--go_on", choices=STAGES[:-1], default="likelihood", help="start of cider")
+    parser.add_argument("--go_on", choices=STAGES[:-1], help="start of cider (default: small if trained)")
     parser.add_argument("--pictures", type=int, help="training pictures of the part cider; absent: all")
     parser.add_argument("--width", type=int, default=192, help="hidden size of random models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
@@ -161,8 +164,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    if arguments.parts is None:
+        arguments.parts = ["likelihood" if arguments.bases is None else "small", "cider"]
+        if arguments.bases is not None and arguments.side is None:
+            arguments.side = from_bases.SMALL_SIDE
+    arguments.go_on = arguments.go_on or ("small" if "small" in arguments.parts else "likelihood")
     if arguments.bases is None and {"small", "encoder", "twin", "choices"} & set(arguments.parts):
         parser.error("the parts small, encoder, twin and choices need --bases")
+    if arguments.trained_encoder and "small" in arguments.parts:
+        parser.error("--trained_encoder: the encoder that the part small makes cannot be its start")
     data, work = arguments.work / "data", arguments.work
     training = write_data(arguments.data, arguments.splits, data, small=arguments.bases is None)
     start = prepare_start(arguments, training)
