@@ -116,9 +116,16 @@ def write_with_side(vision: Path, folder: Path, side: int) -> Path:
         vision: folder of a Dinov2 encoder.
         folder: gets the encoder and its preprocessor.
         side: pixels of its pictures, a multiple of its patch size.
-    """
-    from transformers import Dinov2Model
 
+    Raises:
+        SystemExit: the encoder is of another kind.
+    """
+    from transformers import AutoConfig, Dinov2Model
+
+    if (kind := AutoConfig.from_pretrained(vision).model_type) != "dinov2":
+        raise SystemExit(
+            f"{vision} is a {kind}: pictures of {side} pixels are for dinov2 encoders; name --parts other than small"
+        )
     model: Any = Dinov2Model.from_pretrained(vision)
     embeddings, patches = model.embeddings, (side // model.config.patch_size) ** 2
     tokens = torch.zeros(1, 1 + patches, model.config.hidden_size)

@@ -147,16 +147,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--splits", type=Path, help="CSV of image and split, where the rows of captions.json have none")
     parser.add_argument("--bases", type=Path, help="folder with a vision encoder and a language model to start from")
-    parser.add_argument("--side", type=int, help="pixels of the encoder's pictures (default: its own)")
+    parser.add_argument(
+        "--side", type=int, help=f"pixels of the encoder's pictures (default: its own; small: {from_bases.SMALL_SIDE})"
+    )
     parser.add_argument("--change", type=_setting, nargs="+", default=[], metavar="NAME=VALUE", help="of the recipe")
     parser.add_argument("--work", type=Path, required=True, help="folder for data, models and results")
-    parser.add_argument("--parts", nargs="+", choices=(*PARTS, "choices"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=(*PARTS, "choices"), help="default: likelihood cider; with --bases: small cider"
+    )
     parser.add_argument(
         "--minutes", type=float, default=26, help="training time of a part (default: 26); small has epochs"
     )
     parser.add_argument("--epochs", type=int, help="epochs of a part; small: twice as many before, frozen")
     parser.add_argument("--trained_encoder", action="store_true", help="begin with the encoder of the part small")
-    parser.add_argument("--go_on", choices=STAGES[:-1], help="start of cider (default: small if trained)")
+    parser.add_argument("--go_on", choices=STAGES[:-1], help="start of cider (default: small if it is a part)")
     parser.add_argument("--pictures", type=int, help="training pictures of the part cider; absent: all")
     parser.add_argument("--width", type=int, default=192, help="hidden size of random models, a multiple of 64")
     parser.add_argument("--vision_blocks", type=int, default=6)
@@ -166,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.parts is None:
         arguments.parts = ["likelihood" if arguments.bases is None else "small", "cider"]
-        if arguments.bases is not None and arguments.side is None:
-            arguments.side = from_bases.SMALL_SIDE
-    arguments.go_on = arguments.go_on or ("small" if "small" in arguments.parts else "likelihood")
+    if "small" in arguments.parts:
+        arguments.side, arguments.go_on = arguments.side or from_bases.SMALL_SIDE, arguments.go_on or "small"
+    arguments.go_on = arguments.go_on or "likelihood"
     if arguments.bases is None and {"small", "encoder", "twin", "choices"} & set(arguments.parts):
         parser.error("the parts small, encoder, twin and choices need --bases")
     if arguments.trained_encoder and "small" in arguments.parts:
