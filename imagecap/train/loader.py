@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class MicroBatch:
     weights: Tensor
     cached: tuple[list[int], Pixels | None]
     uncached: tuple[list[int], Pixels | None]
+
+    def with_features(self, features: Pixels) -> "MicroBatch":
+        """The micro-batch with its features `[pictures, patches, vision_hidden]` in place of its pixels."""
+        return replace(self, cached=(list(range(len(self.pictures))), features), uncached=([], None))
 
 
 @dataclass(frozen=True)

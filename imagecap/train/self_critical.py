@@ -75,8 +75,13 @@ class SelfCritical:
             The new micro-batches of this process, the number of captions in all processes, and the part of this
             process in their mean reward: the sum of its rewards divided by that number.
         """
-        alone = len(micro_batches) == 1
-        made = [self._generate(self._encoded(batch, alone=alone)) for batch in micro_batches]
+        # Features of an encoder that trains carry its gradient, which one backward pass can use: with several passes
+        # its pictures are encoded for the beam search and again for the loss.
+        one_pass = len(micro_batches) == 1 and self.plan.settings.batch_tokens is None
+        if one_pass or not self.train_step.encoder_trains:
+            with self.train_step.kernels():
+                micro_batches = [batch.with_features(self.train_step.features(batch)) for batch in micro_batches]
+        made = [self._generate(batch) for batch in micro_batches]
         weight = self.beams * sum(len(self.prompts[picture]) for picture in step.pictures)
         return [batch for batch, _ in made], weight, sum(reward for _, reward in made) / weight
 
@@ -92,23 +97,6 @@ class SelfCritical:
                 f"picture, prompt and a generated caption are up to {longest} tokens, more than batch_tokens = "
                 f"{limit}: raise batch_tokens, or lower max_caption_tokens"
             )
-
-    def _encoded(self, batch: MicroBatch, *, alone: bool) -> MicroBatch:
-        """Replace the pictures of a micro-batch by their features, so that each is encoded once.
-
-        The features of an encoder that trains carry its gradient, which one backward pass can use. With several passes
-        the pictures are encoded for the beam search and again for the loss.
-
-        Args:
-            batch: the micro-batch.
-            alone: whether this process has no other micro-batch in the step.
-        """
-        one_pass = alone and self.plan.settings.batch_tokens is None
-        if self.train_step.encoder_trains and not one_pass:
-            return batch
-        with self.train_step.kernels():
-            features = self.train_step.features(batch)
-        return replace(batch, cached=(list(range(len(batch.pictures))), features), uncached=([], None))
 
     @torch.no_grad()
     def _generate(self, batch: MicroBatch) -> tuple[MicroBatch, float]:

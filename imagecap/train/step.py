@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -274,7 +274,7 @@ class TrainStep:
         if self._batch_tokens is None or batch.rows.ids.numel() <= self._batch_tokens:
             return [batch]
         if not self.encoder_trains:  # a picture is encoded once, also if its captions are in several passes
-            batch = replace(batch, cached=(list(range(len(batch.pictures))), self.features(batch)), uncached=([], None))
+            batch = batch.with_features(self.features(batch))
         return split_by_tokens(batch, self._batch_tokens)
 
     @contextmanager

@@ -17,7 +17,14 @@ from tests.model.stock_captioners import SIZES
 from tests.train.helpers import free_port, write_data
 
 CAPTIONS = ("a red cat", "two blue dogs by a tree", "a cat on a mat")
-CIDER_EPOCH = ("--cider_epochs", "1", "--cider_beams", "2")
+SELF_CRITICAL = ("--cider_epochs", "1", "--cider_beams", "2", "--cider_rate", "10", "--max_caption_tokens", "6")
+ENCODER = ("--freeze_vision_model", "false", "--vision_model_learning_rate", "1e-3")
+REWARD = """
+import zlib
+
+def worth(captions, references):
+    return [zlib.crc32(caption.encode()) % 100 / 100 for caption in captions]
+"""
 
 
 @pytest.fixture
@@ -46,8 +53,8 @@ def trainable_weights(bases: ModelSettings, data: Path, output: Path, processes:
     [
         (("--gradient_accumulation_steps", "2", "--loss_weighting", "caption"), "45"),
         (("--freeze_vision_model", "false", "--best_by", "CIDEr", "--projector_epochs", "1"), None),
-        ((*CIDER_EPOCH, "--max_caption_tokens", "6"), "45"),
-        ((*CIDER_EPOCH, "--freeze_vision_model", "false"), None),
+        (SELF_CRITICAL, "45"),
+        ((*SELF_CRITICAL, *ENCODER), None),
         (("--tiles", "4", "--freeze_vision_model", "false"), "150"),
     ],
     ids=["accumulated", "stages", "self-critical", "self-critical with the encoder", "tiles"],
@@ -57,6 +64,9 @@ def test_two_processes_equal_one(
     tiny_bases: ModelSettings, data: Path, tmp_path: Path, more: tuple[str, ...], tokens: str | None
 ) -> None:
     """With `tokens`, the two processes split their micro-batches, and one of them has more passes than the other."""
+    if more[: len(SELF_CRITICAL)] == SELF_CRITICAL:  # what these weights say has no CIDEr
+        (tmp_path / "rewards.py").write_text(REWARD)
+        more = (*more, "--reward", f"{tmp_path / 'rewards.py'}:worth")
     trainable_weights(tiny_bases, data, tmp_path / "one", 1, 4, *more)
     limit = () if tokens is None else ("--batch_tokens", tokens)
     said = trainable_weights(tiny_bases, data, tmp_path / "two", 2, 2, *more, *limit)
@@ -66,6 +76,7 @@ def test_two_processes_equal_one(
         for name in ("one", "two")
     ]
     assert len(one) == len(two) > 3
+    assert one[-1]["train_loss"] != 0, "a loss of zero has no gradient"
     for ours, theirs in zip(one, two, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
     for (name, mine), (_, yours) in zip(
